@@ -1,0 +1,120 @@
+"""The command line: python -m app train ...
+
+A user's mistake ends with one message from one rank and exit code 2; a bug, or a failure of the
+machine, with the traceback of the rank that met it and exit code 1.
+"""
+
+import argparse
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from app import config as configuration
+from app.distributed.launcher import Launched, read_launcher
+from app.errors import UserError, suggest
+
+USER_ERROR, FAILURE = 2, 1
+# The launcher stops all ranks as soon as one has ended. The rank that speaks must be first.
+WAIT_TO_BE_STOPPED_S = 10.0
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UserErrors, so that one rank reports them."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message)
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; returns the exit code."""
+    launched = read_launcher()
+    try:
+        options, overrides = parse(arguments)
+        config = configuration.load(options.recipe, overrides)
+        _quiet_tensorflow()
+        from app.train import train
+
+        train(config, resume=options.resume)
+    except UserError as error:
+        return _stop(f"error: {error}", USER_ERROR, launched, speaks=not error.shared)
+    except KeyboardInterrupt:
+        return _stop("interrupted", 130, launched, speaks=False)
+    except Exception as error:
+        return _failed(error, launched)
+    return 0
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """(options of the command, config keys given as flags)."""
+    parser = Parser(prog="python -m app", description=__doc__.partition("\n\n")[2])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train",
+        help="train, evaluate and keep a classifier",
+        description="Train, evaluate and keep an image or text classifier, on all ranks of the "
+        "launcher (horovodrun, mpirun, MPIJob) or in this process alone. Flags override the "
+        "recipe, a recipe overrides the defaults in [brackets].",
+        allow_abbrev=False,
+    )
+    train.add_argument("--recipe", type=Path, metavar="FILE", help="a TOML file of these keys")
+    train.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest checkpoint in --run-dir; start there if it holds none",
+    )
+    configuration.add_flags(train)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [flag for action in train._actions for flag in action.option_strings]
+        raise UserError(f"unknown argument '{unknown[0]}': {suggest(unknown[0], flags)}")
+    given = vars(options)
+    overrides = {key: given[key] for key in given.keys() - {"command", "recipe", "resume"}}
+    if options.resume and options.recipe is None and "run_dir" not in overrides:
+        raise UserError("--resume needs --run-dir, the directory of the run to go on with")
+    return options, overrides
+
+
+def _quiet_tensorflow() -> None:
+    """TensorFlow's start-up notes are not the user's; its errors still come through Python."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def _failed(error: Exception, launched: Launched) -> int:
+    """A failure: its traceback, unless it only echoes another rank's."""
+    from app.distributed.guard import ReplicasDiverged
+
+    if isinstance(error, ReplicasDiverged):
+        return _stop(f"error: {error}", FAILURE, launched, speaks=False)
+    if launched.size > 1 and "Horovod" in str(error) and "shut" in str(error):
+        return _stop(
+            f"rank {launched.rank} stops: another rank ended or cannot be reached",
+            FAILURE,
+            launched,
+            speaks=False,
+        )
+    who = f"rank {launched.rank} of {launched.size} failed:\n" if launched.size > 1 else ""
+    return _stop(who + traceback.format_exc(), FAILURE, launched, speaks=True)
+
+
+def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:
+    """Print the message on one rank, then end this process so that the launcher ends the others.
+
+    `speaks`: this rank has something of its own to say; otherwise rank 0 speaks for all.
+    """
+    if not speaks and launched.rank != 0:
+        time.sleep(WAIT_TO_BE_STOPPED_S)
+    else:
+        print(message, file=sys.stderr, flush=True)
+    if launched.size > 1:
+        # Without Horovod's orderly shutdown, in which ranks wait for each other.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

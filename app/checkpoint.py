@@ -1,0 +1,118 @@
+"""Checkpoints: one directory each, whole or absent.
+
+    checkpoints/epoch-0003/
+        state.safetensors   every saved variable, keyed by its path
+        state.json          where the run is, in which world, and the SHA-256 of the arrays
+
+A checkpoint is written under another name, flushed to disk and renamed. Knows a `TrainState` and
+files, nothing of workers. Which variables are saved, and why not the others: `app.state.Kind`.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from app.errors import UserError
+from app.state import Kind, TrainState
+
+FORMAT = 1
+SAVED = (Kind.REPLICATED, Kind.AVERAGED)
+
+
+class Checkpoints:
+    """The checkpoints of one run directory; the newest `keep` are kept."""
+
+    def __init__(self, directory: Path, keep: int):
+        self.directory = directory
+        self.keep = keep
+
+    def save(self, state: TrainState, about: dict[str, Any]) -> Path:
+        """Write the state, and `about` (plain JSON values) beside it; returns its directory.
+
+        Raises UserError if the disk refuses, with nothing half-written left under a final name.
+        """
+        final = self.directory / f"epoch-{state.epoch:04d}"
+        partial = self.directory / f".{final.name}.partial"
+        arrays = {e.path: np.asarray(e.variable.numpy()) for e in state.entries if e.kind in SAVED}
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            content = safetensors.numpy.save(arrays)
+            meta = {"format": FORMAT, **state.position, **about}
+            meta["sha256"] = hashlib.sha256(content).hexdigest()
+            _write(partial / "state.safetensors", content)
+            _write(partial / "state.json", json.dumps(meta, indent=2).encode())
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            _flush(self.directory)
+        except OSError as error:
+            raise UserError(f"cannot write checkpoint {final}: {error.strerror}") from None
+        for old in self.list()[: -self.keep]:
+            shutil.rmtree(old)
+        return final
+
+    def list(self) -> list[Path]:
+        """The checkpoints there are, oldest first."""
+        return sorted(self.directory.glob("epoch-*"), key=lambda path: int(path.name[6:]))
+
+    def restore_latest(self, state: TrainState) -> Path | None:
+        """Put the newest checkpoint into `state`, in place; None if there is none.
+
+        Raises UserError if it is damaged or belongs to another model.
+        """
+        found = self.list()
+        if not found:
+            return None
+        path = found[-1]
+        try:
+            meta = json.loads((path / "state.json").read_text())
+            content = (path / "state.safetensors").read_bytes()
+            if meta["format"] != FORMAT:
+                raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")
+            if hashlib.sha256(content).hexdigest() != meta["sha256"]:
+                raise ValueError("its checksum is wrong")
+            arrays = safetensors.numpy.load(content)
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            raise UserError(
+                f"checkpoint {path} is damaged ({error}): remove that directory to resume from "
+                "the one before it"
+            ) from None
+        _assign(path, arrays, state)
+        state.move_to({name: meta[name] for name in state.position})
+        return path
+
+
+def _assign(path: Path, arrays: dict[str, np.ndarray], state: TrainState) -> None:
+    entries = {e.path: e.variable for e in state.entries if e.kind in SAVED}
+    differing = sorted(set(entries) ^ set(arrays)) or sorted(
+        name for name, variable in entries.items() if tuple(variable.shape) != arrays[name].shape
+    )
+    if differing:
+        raise UserError(
+            f"{path} belongs to another model or optimizer: '{differing[0]}' is missing or has "
+            f"another shape ({len(differing)} such variables). Resume with the run's own config"
+        )
+    for name, variable in entries.items():
+        variable.assign(arrays[name])
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

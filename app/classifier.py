@@ -1,0 +1,133 @@
+"""Classifier: a network with the one training step and the one test step of Lockstep.
+
+Knows neither Horovod nor how many workers there are: the optimizer does.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from app.data.batches import Batch
+
+
+class Classifier(keras.Model):
+    """Train `network`, which gives logits (B, classes), on integer labels (B,).
+
+    `fit()` takes batches `(inputs, labels)` or `Batch`; compile it with a
+    `app.distributed.DistributedOptimizer`. Batches may be of different sizes on different ranks,
+    even empty, as long as all ranks have the same number of them.
+    """
+
+    # Horovod's collectives cannot be compiled by XLA; this turns off Keras' jit_compile="auto".
+    supports_jit = False
+
+    def __init__(self, network: keras.Model, label_smoothing: float = 0.0, name: str = "classifier"):
+        super().__init__(name=name)
+        self.network = network
+        self.label_smoothing = label_smoothing
+        self.loss_mean = keras.metrics.Mean(name="loss")
+        self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        self._gradient_kinds: list[Callable[[], Any]] | None = None
+        self.built = True
+
+    def compile(self, optimizer: Any, **options: Any) -> None:
+        """Keras' compile; the loss and the metrics are the classifier's own."""
+        if not hasattr(optimizer, "per_rank_variables"):
+            raise ValueError(
+                f"optimizer={optimizer!r}: expected app.distributed.DistributedOptimizer(...), "
+                "which also works with one process"
+            )
+        super().compile(optimizer=optimizer, **options)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What `fit()` resets at each epoch."""
+        return [self.loss_mean, self.accuracy]
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Logits float32 (B, classes)."""
+        return self.network(inputs, training=training)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One update from this rank's part of a global batch."""
+        batch = Batch(*data)
+        examples = tf.shape(batch.labels)[0]
+
+        def learn():
+            with tf.GradientTape() as tape:
+                logits = self(batch.inputs, training=True)
+                loss = tf.reduce_mean(self.losses_of(batch.labels, logits))
+                objective = self.optimizer.scale_loss(loss)
+            return loss, logits, tape.gradient(objective, self.trainable_variables)
+
+        loss, logits, gradients = self._unless_empty(learn, batch)
+        self.optimizer.apply(
+            gradients, self.trainable_variables, weight=examples, total_weight=batch.total
+        )
+        return self._update_metrics(loss, logits, batch.labels, examples)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """Loss and accuracy of one batch, with what training adds (dropout) turned off."""
+        batch = Batch(*data)
+        logits = self(batch.inputs, training=False)
+        loss = tf.reduce_mean(self.losses_of(batch.labels, logits))
+        return self._update_metrics(loss, logits, batch.labels, tf.shape(batch.labels)[0])
+
+    def losses_of(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """Cross-entropy of each example, float32 (B,), against smoothed labels if asked for."""
+        classes = logits.shape[-1]
+        targets = tf.one_hot(labels, classes, dtype=logits.dtype)
+        targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / classes
+        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+    def _update_metrics(self, loss, logits, labels, examples) -> dict[str, tf.Tensor]:
+        self.loss_mean.update_state(loss, sample_weight=tf.cast(examples, tf.float32))
+        self.accuracy.update_state(labels, logits)
+        return self.get_metrics_result()
+
+    def _unless_empty(self, learn: Callable, batch: Batch) -> tuple[Any, Any, list[Any]]:
+        """`learn()`, or zeros of the same structure if this rank has no example.
+
+        The forward pass is skipped then: the mean of nothing is NaN, and BatchNorm would take it
+        into its statistics.
+        """
+        rows = batch.labels.shape[0]
+        if rows is not None:
+            return learn() if rows else self._zeros(learn)
+        zeros = self._zeros(learn)
+        flat = tf.cond(
+            tf.shape(batch.labels)[0] > 0,
+            lambda: tf.nest.flatten(learn(), expand_composites=True),
+            lambda: tf.nest.flatten(zeros, expand_composites=True),
+        )
+        return tf.nest.pack_sequence_as(zeros, flat, expand_composites=True)
+
+    def _zeros(self, learn: Callable) -> tuple[tf.Tensor, tf.Tensor, list[Any]]:
+        """What `learn` gives for no example: loss 0, no logits, gradients of 0, sparse or dense.
+
+        All ranks must exchange a gradient in the same way, so its kind is read off a trace.
+        """
+        if self._gradient_kinds is None:
+            gradients = tf.function(learn).get_concrete_function().structured_outputs[2]
+            self._gradient_kinds = [_zero_like(gradient) for gradient in gradients]
+        logits = tf.zeros((0, self.network.output_shape[-1]))
+        return tf.constant(0.0), logits, [make() for make in self._gradient_kinds]
+
+
+def _zero_like(gradient: Any) -> Callable[[], Any]:
+    """A function that makes a zero gradient of the same type, shape and kind."""
+    if gradient is None:
+        return lambda: None
+    if not isinstance(gradient, tf.IndexedSlices):
+        shape, dtype = gradient.shape, gradient.dtype
+        return lambda: tf.zeros(shape, dtype)
+    row, dtype = gradient.values.shape[1:], gradient.values.dtype
+    index_dtype, shape = gradient.indices.dtype, gradient.shape
+    size_dtype = gradient.dense_shape.dtype
+    return lambda: tf.IndexedSlices(
+        tf.zeros([0, *row], dtype),
+        tf.zeros([0], index_dtype),
+        tf.constant(shape.as_list(), size_dtype),
+    )

@@ -1,0 +1,168 @@
+"""What a dataset is once it is in memory: inputs, labels, splits and a fingerprint.
+
+Knows NumPy and nothing of TensorFlow, workers or where the examples came from.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Labelled examples in a fixed order; row i of `inputs` has label `labels[i]`.
+
+    Args:
+        inputs: images as uint8 `(n, height, width, channels)`, or texts as `str` in an object
+            array `(n,)`.
+        labels: class ids, int64 `(n,)`.
+
+    Raises:
+        ValueError: a shape or dtype is another one, or the lengths differ.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        images = self.inputs.dtype == np.uint8 and self.inputs.ndim == 4
+        texts = self.inputs.dtype == object and self.inputs.ndim == 1
+        if not (images or texts):
+            raise ValueError(
+                "inputs must be uint8 images (n, height, width, channels) or an object array (n,) "
+                f"of str; got {self.inputs.dtype} {self.inputs.shape}"
+            )
+        if self.labels.dtype != np.int64 or self.labels.ndim != 1:
+            raise ValueError(
+                f"labels must be int64 (n,); got {self.labels.dtype} {self.labels.shape}"
+            )
+        if len(self.inputs) != len(self.labels):
+            raise ValueError(
+                "every input needs one label; "
+                f"got {len(self.inputs)} inputs and {len(self.labels)} labels"
+            )
+        if texts:
+            for row, text in enumerate(self.inputs):
+                if not isinstance(text, str):
+                    raise ValueError(f"texts must be str; row {row} is {type(text).__name__}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Examples":
+        """The examples at `indices` (int `(m,)`), in that order."""
+        return Examples(self.inputs[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A named dataset and its splits.
+
+    Args:
+        name: what the user calls it.
+        kind: what the inputs are.
+        class_names: the name of label i is `class_names[i]`.
+        train: the examples to learn from.
+        validation: the examples to choose settings by; None if the dataset has none of its own.
+        test: the examples to report on.
+        version: what else the content depends on, such as the version of its source.
+
+    Raises:
+        ValueError: a split is of the other kind, or has a label with no class name.
+    """
+
+    name: str
+    kind: Literal["image", "text"]
+    class_names: tuple[str, ...]
+    train: Examples
+    validation: Examples | None
+    test: Examples
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        for split, examples in self.splits.items():
+            if (examples.inputs.dtype == object) != (self.kind == "text"):
+                raise ValueError(
+                    f"{self.name}/{split}: the inputs of kind {self.kind!r} cannot be "
+                    f"{examples.inputs.dtype} {examples.inputs.shape}"
+                )
+            outside = (examples.labels < 0) | (examples.labels >= len(self.class_names))
+            if outside.any():
+                row = int(np.argmax(outside))
+                raise ValueError(
+                    f"{self.name}/{split}: row {row} has label {examples.labels[row]}, but there "
+                    f"are {len(self.class_names)} classes, numbered from 0"
+                )
+
+    @property
+    def splits(self) -> dict[str, Examples]:
+        """The splits that the dataset has, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: examples for name, examples in named.items() if examples is not None}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hex digits that change with the kind, a class name, the version, a split, an input or
+        a label, and with the order of any of them; the dataset's name is not part of it."""
+        digest = hashlib.blake2b(digest_size=16)
+        _add_texts(digest, (self.kind, self.version))
+        _add_texts(digest, self.class_names)
+        for split, examples in self.splits.items():
+            _add_texts(digest, (split, str(examples.inputs.shape)))
+            if self.kind == "text":
+                _add_texts(digest, examples.inputs)
+            else:
+                digest.update(np.ascontiguousarray(examples.inputs).data)
+            digest.update(np.ascontiguousarray(examples.labels, dtype="<i8").data)
+        return digest.hexdigest()
+
+
+def _add_texts(digest: "hashlib.blake2b", texts: "np.ndarray | tuple[str, ...]") -> None:
+    # Length first: without it ("ab", "c") and ("a", "bc") would be the same bytes.
+    digest.update(len(texts).to_bytes(8, "little"))
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "little"))
+        digest.update(encoded)
+
+
+def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hold out a share of the examples, the same share of every class.
+
+    Each class gives its share rounded down; the largest fractions give one more, until
+    `round(share * n)` are held out. Every class keeps at least one example, so a class of one
+    stays whole.
+
+    Args:
+        labels: class ids, int `(n,)`.
+        share: the share to hold out, between 0 and 1.
+        seed: the same seed always gives the same split, under every version of NumPy.
+
+    Returns:
+        Two int64 arrays of indices, each ascending: those kept and those held out.
+
+    Raises:
+        ValueError: `share` is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the share to hold out must be between 0 and 1; got {share}")
+    # NumPy keeps the raw stream of a bit generator from version to version, but not what
+    # Generator.permutation makes of it (NEP 19).
+    bits = np.random.PCG64(seed)
+    classes, counts = np.unique(labels, return_counts=True)
+    quota = share * counts
+    take = np.minimum(np.floor(quota), counts - 1).astype(np.int64)
+    missing = max(0, round(share * len(labels)) - int(take.sum()))
+    by_fraction = np.lexsort((bits.random_raw(len(classes)), take - quota))
+    can_give = by_fraction[take[by_fraction] < counts[by_fraction] - 1]
+    take[can_give[:missing]] += 1
+
+    held_out = np.zeros(len(labels), dtype=bool)
+    for class_id, number in zip(classes, take, strict=True):
+        members = np.flatnonzero(labels == class_id)
+        shuffled = members[np.argsort(bits.random_raw(len(members)), kind="stable")]
+        held_out[shuffled[:number]] = True
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

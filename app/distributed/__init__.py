@@ -1,0 +1,36 @@
+"""Everything that knows about workers. Nothing else in the project imports Horovod.
+
+Imported lazily, because the command line reads `launcher` before TensorFlow is loaded.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from app.distributed.callbacks import AverageMetrics, BroadcastInitialState
+    from app.distributed.guard import LockstepGuard
+    from app.distributed.optimizer import DistributedOptimizer
+    from app.distributed.world import World, connect
+
+_HOMES = {
+    "AverageMetrics": "callbacks",
+    "BroadcastInitialState": "callbacks",
+    "DistributedOptimizer": "optimizer",
+    "LockstepGuard": "guard",
+    "World": "world",
+    "connect": "world",
+}
+__all__ = [
+    "AverageMetrics",
+    "BroadcastInitialState",
+    "DistributedOptimizer",
+    "LockstepGuard",
+    "World",
+    "connect",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,83 @@
+"""Keras callbacks for a plain `fit()` script under Horovod."""
+
+from typing import Any
+
+import keras
+
+from app.distributed.replicas import broadcast_state, sum_metrics
+from app.distributed.world import World, current_world
+
+
+class BroadcastInitialState(keras.callbacks.Callback):
+    """Before the first step, give every rank rank 0's variables, the optimizer's included.
+
+    Dropout and augmentation layers then draw differently on each rank, from (seed, rank).
+    Raises ValueError if the model has no variables yet: give it an Input layer, or call it on
+    one batch before `fit()`.
+    """
+
+    def __init__(self, seed: int = 0, world: World | None = None):
+        super().__init__()
+        self.seed = seed
+        self._world = world
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Build the optimizer, then broadcast."""
+        world = self._world or current_world()
+        if not self.model.built:
+            raise ValueError(
+                "the model has no variables to broadcast yet: give it an Input layer, or call it "
+                "on one batch before fit()"
+            )
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        broadcast_state(world, self.model, self.model.optimizer, self.seed, epoch=0)
+
+
+class AverageMetrics(keras.callbacks.Callback):
+    """Make the metrics that callbacks and History see those of all ranks' examples together.
+
+    Put it first in the list of callbacks. Sums the metrics' states, so shards of different sizes
+    count rightly; see `sum_metrics` for which metrics that is exact.
+    """
+
+    def __init__(self, world: World | None = None):
+        super().__init__()
+        self._world = world
+        self._train: dict[str, float] = {}
+        self._test: dict[str, float] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Join the world of the script."""
+        self._world = self._world or current_world()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Forget the last epoch's results."""
+        self._train, self._test = {}, {}
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        """Validation resets the metrics: take the training results first."""
+        self._world = self._world or current_world()
+        if not self._train:
+            self._train = sum_metrics(self._world, self._metrics())
+
+    def on_test_end(self, logs: Any = None) -> None:
+        """The results of `evaluate()`."""
+        self._test = sum_metrics(self._world, self._metrics())
+        if logs is not None:
+            logs.update({name: self._test[name] for name in logs if name in self._test})
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """The results of the epoch, and of its validation as `val_*`."""
+        if not self._train:
+            self._train = sum_metrics(self._world, self._metrics())
+        if logs is not None:
+            averaged = self._train | {f"val_{name}": v for name, v in self._test.items()}
+            logs.update({name: averaged[name] for name in logs if name in averaged})
+
+    def _metrics(self) -> list[keras.metrics.Metric]:
+        """Leaf metrics under the names that logs use (CompileMetrics is a container)."""
+        leaves = []
+        for metric in self.model.metrics:
+            leaves += list(getattr(metric, "metrics", None) or [metric])
+        return leaves

@@ -1,0 +1,209 @@
+"""The workers: who they are, and the collectives that the application needs.
+
+`connect()` gives a `World`: of one process without Horovod, or of all the ranks that a launcher
+started. Both have the same interface, so no caller asks which one it has. This is the only file
+that imports Horovod. A collective must be called by every rank of the world.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from app.distributed.launcher import Launched, read_launcher
+from app.errors import UserError
+
+
+class World:
+    """A world of one process, and the interface of every world."""
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+    backend = "none"
+
+    @property
+    def is_chief(self) -> bool:
+        """True on the rank that writes files and speaks to the user."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's `value` (any picklable object), in the order of ranks, on every rank."""
+        return [value]
+
+    def broadcast(self, value: Any) -> Any:
+        """The chief's `value` (any picklable object), on every rank."""
+        return value
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        self.gather(None)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Elementwise sum over ranks; int64 and float64 stay exact and keep their dtype."""
+        return values
+
+    def broadcast_variables(self, variables: Sequence[Any]) -> None:
+        """Overwrite Keras variables with the chief's values, in place."""
+
+    def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """Sum over ranks, inside or outside a graph; shape and dtype must agree."""
+        return tensor
+
+    def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """Every rank's rows, concatenated in the order of ranks; row counts may differ."""
+        return tensor
+
+    def size_tensor(self) -> tf.Tensor:
+        """The number of ranks as float32 (), read when the graph runs, not when it is traced."""
+        return tf.constant(1.0)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block that may raise UserError so that all ranks fail, or none does.
+
+        The same error is raised on every rank; it names the rank if not all of them failed.
+        """
+        error = None
+        try:
+            yield
+        except UserError as raised:
+            error = str(raised)
+        errors = self.gather(error)
+        failed = [rank for rank, message in enumerate(errors) if message is not None]
+        if failed:
+            where = "" if len(failed) == self.size else f"rank {failed[0]}: "
+            raise UserError(where + errors[failed[0]], shared=True)
+
+    def from_chief(self, make: Callable[[], Any]) -> Any:
+        """`make()` is called on the chief alone; its result (picklable) is given to every rank.
+
+        A UserError that it raises is raised on every rank.
+        """
+        outcome = None
+        if self.is_chief:
+            try:
+                outcome = (make(), None)
+            except UserError as error:
+                outcome = (None, str(error))
+        result, error = self.broadcast(outcome)
+        if error is not None:
+            raise UserError(error, shared=True)
+        return result
+
+    def verify_same(self, facts: Mapping[str, str]) -> None:
+        """Raise UserError on every rank if a fact differs between ranks; it names fact and rank."""
+        rows = self.gather(dict(facts))
+        for rank, row in enumerate(rows):
+            for name in sorted(rows[0].keys() | row.keys()):
+                if row.get(name) != rows[0].get(name):
+                    raise UserError(
+                        f"rank {rank} has another {name} than rank 0: {row.get(name)!r} instead of "
+                        f"{rows[0].get(name)!r}. Start all ranks with the same command, code, "
+                        "package versions and data",
+                        shared=True,
+                    )
+
+
+class HorovodWorld(World):
+    """All ranks of a Horovod process set (default: every rank that the launcher started)."""
+
+    def __init__(self, process_set: Any = None):
+        import horovod.tensorflow as hvd
+
+        self._hvd = hvd
+        self._set = process_set or hvd.global_process_set
+        self.rank = self._set.rank()
+        self.size = self._set.size()
+        self.local_rank = hvd.local_rank()
+        self.local_size = hvd.local_size()
+        self.backend = "mpi" if hvd.mpi_enabled() else "gloo"
+
+    def gather(self, value: Any) -> list[Any]:
+        return self._hvd.allgather_object(value, process_set=self._set)
+
+    def broadcast(self, value: Any) -> Any:
+        return self._hvd.broadcast_object(value, root_rank=self._root(), process_set=self._set)
+
+    def _root(self) -> int:
+        return self._set.ranks[0] if self._set.ranks else 0
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        total = self._hvd.allreduce(
+            tf.constant(values), op=self._hvd.Sum, name="world.sum", process_set=self._set
+        )
+        return total.numpy()
+
+    def broadcast_variables(self, variables: Sequence[Any]) -> None:
+        for index, variable in enumerate(variables):
+            value = self._hvd.broadcast(
+                tf.convert_to_tensor(variable.value),
+                root_rank=self._root(),
+                name=f"world.variable.{index}",
+                process_set=self._set,
+            )
+            variable.assign(value)
+
+    def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._hvd.allreduce(
+            tensor, op=self._hvd.Sum, name=name, process_set=self._set, ignore_name_scope=True
+        )
+
+    def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._hvd.allgather(
+            tensor, name=name, process_set=self._set, ignore_name_scope=True
+        )
+
+    def size_tensor(self) -> tf.Tensor:
+        size = self._hvd.size_op(process_set_id=self._set.process_set_id)
+        return tf.cast(size, tf.float32)
+
+
+def connect(launched: Launched | None = None) -> World:
+    """Join the ranks that the launcher started; without a launcher, a world of one.
+
+    Raises UserError when a launcher started several ranks that Horovod cannot join: they would
+    otherwise train as separate runs.
+    """
+    launched = launched or read_launcher()
+    if launched.size == 1:
+        return World()
+    try:
+        import horovod.tensorflow as hvd
+    except ImportError as reason:
+        raise UserError(
+            f"{launched.launcher} started {launched.size} ranks, but Horovod cannot be imported "
+            f"({reason}), so each would train alone. Run 'make setup', or start one process.",
+            shared=True,
+        ) from None
+    hvd.init()
+    if hvd.size() != launched.size:
+        raise UserError(
+            f"{launched.launcher} started {launched.size} ranks, but Horovod joined "
+            f"{hvd.size()}: it was built without MPI. Install Open MPI and its headers (Debian: "
+            "libopenmpi-dev openmpi-bin) and run 'make setup', or use horovodrun --gloo.",
+            shared=True,
+        )
+    return HorovodWorld()
+
+
+def current_world(process_set: Any = None) -> World:
+    """The world of a script that called `hvd.init()` (or `connect()`) itself.
+
+    Raises UserError if a launcher started several ranks and neither was called.
+    """
+    launched = read_launcher()
+    if launched.size == 1 and process_set is None:
+        return World()
+    import horovod.tensorflow as hvd
+
+    if not hvd.is_initialized():
+        raise UserError(
+            f"{launched.launcher} started {launched.size} ranks, but Horovod is not initialised: "
+            "call app.distributed.connect() or hvd.init() first.",
+            shared=True,
+        )
+    return HorovodWorld(process_set)

@@ -1,0 +1,24 @@
+"""A user's mistake: one clear message, exit code 2, no traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """What was given, what was expected and how to fix it.
+
+    `shared` says that every rank raises this same error at the same point, so that one rank
+    prints it for all; otherwise the rank that raises it prints it.
+    """
+
+    def __init__(self, message: str, *, shared: bool = False):
+        super().__init__(message)
+        self.shared = shared
+
+
+def suggest(given: str, valid: Iterable[str]) -> str:
+    """`did you mean 'cifar10'? Valid: ...`, for the end of a message about an unknown name."""
+    names = sorted(valid)
+    near = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.5)
+    question = f"did you mean '{near[0]}'? " if near else ""
+    return f"{question}Valid: {', '.join(names)}"

@@ -1,0 +1,202 @@
+"""The training loop: drives `Classifier.train_step` over the epochs of a run, on every rank.
+
+Its own loop and not `fit()`, because it resumes, times and counts what `fit()` hides. Any Keras
+callback works in it: `on_train_batch_*` come once per pass with this rank's own running metrics in
+`logs`; `on_epoch_end` has those of all ranks, and exact `val_*`.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from app.classifier import Classifier
+from app.config import Config
+from app.data.batches import Loaded, training_batches
+from app.data.order import EpochPlan, epoch_permutation
+from app.distributed.replicas import average_statistics, sum_metrics
+from app.distributed.world import World
+from app.evaluate import Scores, evaluate
+from app.state import TrainState, reseed
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training is: means over the epoch so far and all ranks, and examples/s since the
+    last report of all ranks together."""
+
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+    examples_per_second: float
+    learning_rate: float
+
+
+class Show(Protocol):
+    """Something that shows training; called on the chief only, with values of all ranks."""
+
+    def trained(self, progress: Progress) -> None:
+        """Every `log_every_steps` steps."""
+
+    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
+        """After each epoch and its validation."""
+
+
+class Loop:
+    """Train for the epochs that `state` has not seen yet.
+
+    Args:
+        config, world: the run and its ranks.
+        state: holds a compiled `Classifier`; advanced in place.
+        splits: "train", and "validation" if there is one.
+        shows: the chief's shows, `Nothing` elsewhere.
+        save: called on every rank after each epoch.
+        callbacks: Keras callbacks.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        state: TrainState,
+        splits: dict[str, Loaded],
+        shows: Sequence[Show],
+        save: Callable[[], Any],
+        callbacks: Sequence[keras.callbacks.Callback] = (),
+    ):
+        self.config = config
+        self.world = world
+        self.state = state
+        self.splits = splits
+        self.shows = shows
+        self.save = save
+        self.classifier: Classifier = state.model
+        self.batch_size = config.training.examples_per_step(world.size)
+        self.passes = config.training.backward_passes_per_step
+        steps = -(-len(splits["train"]) // self.batch_size)
+        self.total_steps = config.training.epochs * steps
+        self.callbacks = keras.callbacks.CallbackList(
+            list(callbacks),
+            add_history=True,
+            add_progbar=False,
+            model=self.classifier,
+            epochs=config.training.epochs,
+            steps=steps * self.passes,
+        )
+        self.clock = Clock()
+        self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
+
+    def run(self) -> None:
+        """Train to the last epoch, or until a callback on any rank asks to stop."""
+        self.classifier.stop_training = False
+        self.callbacks.on_train_begin()
+        logs: dict[str, float] = {}
+        while self.state.epoch < self.config.training.epochs:
+            logs = self._epoch()
+            if any(self.world.gather(bool(self.classifier.stop_training))):
+                break
+        self.callbacks.on_train_end(logs)
+
+    def _epoch(self) -> dict[str, float]:
+        """One epoch: train, validate, save; returns the logs of its end."""
+        state = self.state
+        reseed(self.classifier, state.seed, self.world.rank, state.epoch)
+        self.classifier.reset_metrics()
+        self.callbacks.on_epoch_begin(state.epoch)
+        for number, (batch, last_pass) in enumerate(self._batches()):
+            self.callbacks.on_train_batch_begin(number)
+            logs = self._step(batch)
+            self.clock.count(batch)
+            self.callbacks.on_train_batch_end(number, logs)
+            if last_pass:
+                self._count_step()
+        progress = self._report()
+        state.epoch, state.examples_seen = state.epoch + 1, 0
+        average_statistics(self.world, self.classifier)
+        validation = None
+        if "validation" in self.splits:
+            validation = evaluate(self.classifier, self.splits["validation"], self.world)
+        self.clock.pause()
+        logs = dict(progress.metrics)
+        if validation:
+            logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+        self.callbacks.on_epoch_end(state.epoch - 1, logs)
+        self.save()
+        for show in self.shows:
+            show.epoch_ended(progress, validation)
+        return logs
+
+    def _batches(self) -> Iterator[tuple[Any, bool]]:
+        """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
+        state, train = self.state, self.splits["train"]
+        order = epoch_permutation(len(train), state.seed, state.epoch)
+        plan = EpochPlan(order, self.batch_size, self.world.size, self.passes, state.examples_seen)
+        for number, batch in enumerate(training_batches(train, plan, self.world.rank)):
+            yield batch, (number + 1) % self.passes == 0
+
+    def _count_step(self) -> None:
+        state = self.state
+        state.step += 1
+        state.examples_seen = min(
+            state.examples_seen + self.batch_size, len(self.splits["train"])
+        )
+        if state.step % self.config.run.log_every_steps == 0:
+            progress = self._report()
+            for show in self.shows:
+                show.trained(progress)
+
+    def _report(self) -> Progress:
+        """The metrics of all ranks; a collective."""
+        metrics = sum_metrics(self.world, self.classifier.metrics)
+        return Progress(
+            epoch=self.state.epoch + 1,
+            step=self.state.step,
+            metrics=metrics,
+            examples_per_second=self.clock.lap(),
+            learning_rate=float(self.classifier.optimizer.learning_rate),
+        )
+
+
+class Clock:
+    """Examples per second of all ranks while training: the first step, in which TensorFlow
+    compiles, and what happens between epochs are not counted."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+        self._examples = 0
+        self._total_examples = 0
+        self._total_s = 0.0
+        self._compiled = False
+
+    def count(self, batch: Any) -> None:
+        """A pass was started; the first one ever only starts the clock, after it has ended."""
+        if not self._compiled:
+            self._compiled = True
+            self._since = time.perf_counter()
+        elif self._since is None:
+            self._since = time.perf_counter()
+        else:
+            self._examples += int(batch.total)
+
+    def lap(self) -> float:
+        """Examples/s since the last lap; training must have reached the last example."""
+        if self._since is None or not self._examples:
+            return self.average
+        now = time.perf_counter()
+        seconds, examples = now - self._since, self._examples
+        self._total_s += seconds
+        self._total_examples += examples
+        self._since, self._examples = now, 0
+        return examples / seconds
+
+    def pause(self) -> None:
+        """Do not count the time until the next pass."""
+        self._since, self._examples = None, 0
+
+    @property
+    def average(self) -> float:
+        """Examples/s over all laps."""
+        return self._total_examples / self._total_s if self._total_s else 0.0

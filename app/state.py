@@ -1,0 +1,122 @@
+"""TrainState: all that a run is made of at one moment. Knows no worker and no file.
+
+A checkpoint stores it, resume restores it, the lockstep guard compares its replicated part.
+"""
+
+import dataclasses
+import enum
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class Kind(enum.Enum):
+    """What a variable may do between ranks, and so how it is saved."""
+
+    REPLICATED = "the same bits on every rank; saved as it is"
+    AVERAGED = "per rank (BatchNorm's moving statistics); averaged over ranks, then saved"
+    DERIVED = "per rank (random generators); re-derived from (seed, rank, epoch), never saved"
+    LOCAL = "per rank (accumulators); empty at the end of an epoch, never saved"
+
+
+@dataclasses.dataclass(frozen=True)
+class StateVariable:
+    """A Keras variable, the path that names it in every process, and its kind."""
+
+    path: str
+    variable: keras.Variable
+    kind: Kind
+
+
+def state_variables(model: keras.Model, optimizer: Any = None) -> list[StateVariable]:
+    """Every variable of the model and the optimizer, in the same order on every rank.
+
+    Raises ValueError if two variables have the same path: give the layers names.
+    """
+    averaged = {
+        id(variable)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+        for variable in (layer.moving_mean, layer.moving_variance)
+    }
+    found = []
+    for variable in model.variables:
+        if id(variable) in averaged:
+            kind = Kind.AVERAGED
+        elif variable.path.endswith("seed_generator_state"):
+            kind = Kind.DERIVED
+        else:
+            kind = Kind.REPLICATED
+        found.append(StateVariable(variable.path, variable, kind))
+    local = {id(variable) for variable in getattr(optimizer, "per_rank_variables", [])}
+    for variable in _optimizer_variables(optimizer):
+        kind = Kind.LOCAL if id(variable) in local else Kind.REPLICATED
+        found.append(StateVariable(variable.path, variable, kind))
+    paths = [entry.path for entry in found if entry.kind is not Kind.DERIVED]
+    if len(paths) != len(set(paths)):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"two variables are called '{twice}': give the layers distinct names")
+    return found
+
+
+def _optimizer_variables(optimizer: Any) -> Sequence[keras.Variable]:
+    if optimizer is None:
+        return []
+    try:
+        return optimizer.variables
+    except TypeError:  # Horovod's own Keras optimizer: its `.variables` calls a list
+        return []
+
+
+def fingerprints(entries: Sequence[StateVariable]) -> np.ndarray:
+    """CRC-32 of the bits of each variable's value, int64 (variables,)."""
+    checksums = [zlib.crc32(np.ascontiguousarray(entry.variable.numpy())) for entry in entries]
+    return np.array(checksums, dtype=np.int64)
+
+
+def reseed(model: keras.Model, seed: int, rank: int, epoch: int) -> None:
+    """Give each random generator of the model its own stream for (seed, rank, epoch)."""
+    for index, entry in enumerate(e for e in state_variables(model) if e.kind is Kind.DERIVED):
+        words = np.random.SeedSequence([seed, rank, epoch, index]).generate_state(2, np.uint32)
+        dtype = keras.backend.standardize_dtype(entry.variable.dtype)
+        limit = np.iinfo(dtype).max
+        entry.variable.assign(np.array([int(word) & limit for word in words], dtype=dtype))
+
+
+@dataclasses.dataclass
+class TrainState:
+    """A run at one moment: its variables and where it is in the data.
+
+    `epoch` counts finished epochs, `step` optimizer updates, `examples_seen` the examples of the
+    current epoch that all ranks have seen together.
+    """
+
+    model: keras.Model
+    optimizer: keras.optimizers.Optimizer
+    seed: int
+    step: int = 0
+    epoch: int = 0
+    examples_seen: int = 0
+
+    @property
+    def entries(self) -> list[StateVariable]:
+        """All variables with their kinds."""
+        return state_variables(self.model, self.optimizer)
+
+    @property
+    def position(self) -> dict[str, int]:
+        """Where the run is, as plain numbers."""
+        return {
+            "seed": self.seed,
+            "step": self.step,
+            "epoch": self.epoch,
+            "examples_seen": self.examples_seen,
+        }
+
+    def move_to(self, position: Mapping[str, int]) -> None:
+        """The inverse of `position`."""
+        for name, value in position.items():
+            setattr(self, name, value)

@@ -1,0 +1,128 @@
+"""The story of a training run, top to bottom."""
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from app import rundir
+from app.build import (
+    Data,
+    build_classifier,
+    build_optimizer,
+    code_version,
+    load_data,
+    parameters,
+)
+from app.checkpoint import Checkpoints
+from app.chief import chief_only
+from app.config import Config, to_toml
+from app.distributed import devices
+from app.distributed.guard import LockstepGuard
+from app.distributed.replicas import broadcast_state
+from app.distributed.world import World, connect
+from app.evaluate import evaluate
+from app.loop import Loop
+from app.schedule import scaled_peak
+from app.state import TrainState
+from app.tensorboard import TensorBoard
+from app.terminal import Terminal
+
+
+def train(
+    config: Config,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    world: World | None = None,
+) -> dict[str, Any]:
+    """Train, evaluate, keep; every rank calls it. Returns the final metrics (on every rank).
+
+    Raises UserError for what the user can mend, ReplicasDiverged if the ranks drift apart.
+    """
+    began = time.monotonic()
+    if world is None:
+        world = connect()
+        with world.together():
+            devices.configure(world)
+    world.verify_same({"config": to_toml(config), **code_version()})
+
+    data = load_data(config, world)
+    directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))
+    config = config.in_directory(directory)
+    classifier = build_classifier(config, data)
+    classifier.compile(build_optimizer(config, len(data.splits["train"]), world))
+    classifier.optimizer.build(classifier.trainable_variables)
+    state = TrainState(classifier, classifier.optimizer, config.training.seed)
+    checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
+
+    # The chief reads and writes files; an error of its is an error of every rank.
+    world.from_chief(lambda: rundir.open_directory(directory, config, resume, data.describe()))
+    if resume:
+        world.from_chief(lambda: checkpoints.restore_latest(state))
+    state.move_to(world.broadcast(state.position))
+    broadcast_state(world, classifier, classifier.optimizer, state.seed, state.epoch)
+
+    def save() -> None:
+        world.from_chief(lambda: checkpoints.save(state, {"world_size": world.size}))
+
+    terminal = chief_only(world, lambda: Terminal(directory / "log.txt", config.training.epochs))
+    board = chief_only(world, lambda: TensorBoard(directory / "tensorboard", config))
+    guard = LockstepGuard(config.distribution.guard_every_steps, world)
+    loop = Loop(config, world, state, data.splits, [terminal, board], save, [guard, *callbacks])
+    terminal.table("Lockstep trains", _plan(config, data, state, world))
+    terminal.began(state.step, loop.total_steps)
+    loop.run()
+    terminal.ended()
+
+    scores = evaluate(classifier, data.splits["test"], world)
+    board.evaluated("test", state.step, scores)
+    metrics = {
+        "test_accuracy": scores.accuracy,
+        "test_loss": scores.loss,
+        "test_examples": scores.examples,
+        "examples_per_second": loop.clock.average,
+        "seconds": time.monotonic() - began,
+        "world_size": world.size,
+        **state.position,
+    }
+    world.from_chief(lambda: rundir.write_metrics(directory, metrics))
+    terminal.table("Result", _result(metrics, directory, checkpoints))
+    return metrics
+
+
+def _plan(config: Config, data: Data, state: TrainState, world: World) -> dict[str, str]:
+    """What will run, for people."""
+    training, optimizer, wire = config.training, config.optimizer, config.distribution
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    batch = training.examples_per_step(world.size)
+    peak = scaled_peak(
+        optimizer.learning_rate,
+        optimizer.learning_rate_scaling,
+        batch,
+        optimizer.reference_batch_size,
+    )
+    return {
+        "data": f"{data.dataset.name}: {sizes}, {len(data.dataset.class_names)} classes",
+        "model": f"{config.model.model}, {parameters(state.model):,} parameters",
+        "world": f"{world.size} rank(s), {world.backend}, {devices.describe()} each",
+        "batch": f"{batch} examples per step over all ranks",
+        "optimizer": f"{optimizer.optimizer}, peak learning rate {peak:g}, {optimizer.schedule}",
+        "exchange": f"{wire.aggregation}, compression {wire.compression}",
+        "epochs": f"{training.epochs}, from {state.epoch}" if state.epoch else f"{training.epochs}",
+        "run": str(config.run.run_dir),
+    }
+
+
+def _result(metrics: dict[str, Any], directory: Path, checkpoints: Checkpoints) -> dict[str, str]:
+    """The end of the story, for people."""
+    return {
+        "test accuracy": f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}",
+        "examples/s": f"{metrics['examples_per_second']:,.0f}",
+        "time": f"{metrics['seconds']:.1f} s",
+        "checkpoint": str(checkpoints.list()[-1]),
+        "TensorBoard": f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}",
+    }
