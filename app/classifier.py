@@ -23,7 +23,9 @@ class Classifier(keras.Model):
     # Horovod's collectives cannot be compiled by XLA; this turns off Keras' jit_compile="auto".
     supports_jit = False
 
-    def __init__(self, network: keras.Model, label_smoothing: float = 0.0, name: str = "classifier"):
+    def __init__(
+        self, network: keras.Model, label_smoothing: float = 0.0, name: str = "classifier"
+    ):
         super().__init__(name=name)
         self.network = network
         self.label_smoothing = label_smoothing

@@ -268,7 +268,9 @@ def _read_recipe(recipe: Path) -> dict[str, dict[str, Any]]:
     for name, table in tables.items():
         if name not in sections():
             hint = f"it belongs to [{section_of(name)}]" if not isinstance(table, dict) else ""
-            raise UserError(f"{recipe}: unknown table '{name}': {hint or suggest(name, sections())}")
+            raise UserError(
+                f"{recipe}: unknown table '{name}': {hint or suggest(name, sections())}"
+            )
         if not isinstance(table, dict):
             raise UserError(f"{recipe}: [{name}] must be a table")
         for key in table:

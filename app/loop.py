@@ -25,8 +25,8 @@ from app.state import TrainState, reseed
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where training is: means over the epoch so far and all ranks, and examples/s since the
-    last report of all ranks together."""
+    """Where training is: means over the epoch so far and all ranks, and the examples/s of all
+    ranks together, since the last report or over the epoch."""
 
     epoch: int
     step: int
@@ -106,20 +106,24 @@ class Loop:
         reseed(self.classifier, state.seed, self.world.rank, state.epoch)
         self.classifier.reset_metrics()
         self.callbacks.on_epoch_begin(state.epoch)
+        epoch_began = self._reported = self.clock.mark
         for number, (batch, last_pass) in enumerate(self._batches()):
             self.callbacks.on_train_batch_begin(number)
+            traces = self._step.experimental_get_tracing_count()
             logs = self._step(batch)
-            self.clock.count(batch)
+            compiled = self._step.experimental_get_tracing_count() > traces
+            self.clock.tick(int(batch.total), compiled)
             self.callbacks.on_train_batch_end(number, logs)
             if last_pass:
                 self._count_step()
-        progress = self._report()
+        metrics = self._metrics()
+        self.clock.pause()
+        progress = self._progress(metrics, epoch_began)
         state.epoch, state.examples_seen = state.epoch + 1, 0
         average_statistics(self.world, self.classifier)
         validation = None
         if "validation" in self.splits:
             validation = evaluate(self.classifier, self.splits["validation"], self.world)
-        self.clock.pause()
         logs = dict(progress.metrics)
         if validation:
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
@@ -140,63 +144,60 @@ class Loop:
     def _count_step(self) -> None:
         state = self.state
         state.step += 1
-        state.examples_seen = min(
-            state.examples_seen + self.batch_size, len(self.splits["train"])
-        )
+        state.examples_seen = min(state.examples_seen + self.batch_size, len(self.splits["train"]))
         if state.step % self.config.run.log_every_steps == 0:
-            progress = self._report()
+            progress = self._progress(self._metrics(), self._reported)
+            self._reported = self.clock.mark
             for show in self.shows:
                 show.trained(progress)
 
-    def _report(self) -> Progress:
-        """The metrics of all ranks; a collective."""
-        metrics = sum_metrics(self.world, self.classifier.metrics)
+    def _metrics(self) -> dict[str, float]:
+        """The epoch's metrics so far over all ranks; a collective."""
+        return sum_metrics(self.world, self.classifier.metrics)
+
+    def _progress(self, metrics: dict[str, float], since: tuple[int, float]) -> Progress:
         return Progress(
             epoch=self.state.epoch + 1,
             step=self.state.step,
             metrics=metrics,
-            examples_per_second=self.clock.lap(),
+            examples_per_second=self.clock.rate(since),
             learning_rate=float(self.classifier.optimizer.learning_rate),
         )
 
 
 class Clock:
-    """Examples per second of all ranks while training: the first step, in which TensorFlow
-    compiles, and what happens between epochs are not counted."""
+    """Counts examples of all ranks and the seconds in which they were trained on.
+
+    Steps in which TensorFlow compiles, and what happens between epochs, are not counted.
+    """
 
     def __init__(self) -> None:
-        self._since: float | None = None
-        self._examples = 0
-        self._total_examples = 0
-        self._total_s = 0.0
-        self._compiled = False
+        self.examples = 0
+        self.seconds = 0.0
+        self._last: float | None = None
 
-    def count(self, batch: Any) -> None:
-        """A pass was started; the first one ever only starts the clock, after it has ended."""
-        if not self._compiled:
-            self._compiled = True
-            self._since = time.perf_counter()
-        elif self._since is None:
-            self._since = time.perf_counter()
-        else:
-            self._examples += int(batch.total)
-
-    def lap(self) -> float:
-        """Examples/s since the last lap; training must have reached the last example."""
-        if self._since is None or not self._examples:
-            return self.average
-        now = time.perf_counter()
-        seconds, examples = now - self._since, self._examples
-        self._total_s += seconds
-        self._total_examples += examples
-        self._since, self._examples = now, 0
-        return examples / seconds
+    def tick(self, examples: int, compiled: bool) -> None:
+        """A pass over `examples` has been started; it was compiled just now, or not."""
+        if self._last is not None and not compiled:
+            self.examples += examples
+            self._count_seconds()
+        self._last = time.perf_counter()
 
     def pause(self) -> None:
-        """Do not count the time until the next pass."""
-        self._since, self._examples = None, 0
+        """Training has reached the last example; do not count the time until the next pass."""
+        self._count_seconds()
+        self._last = None
+
+    def _count_seconds(self) -> None:
+        if self._last is not None:
+            self.seconds += time.perf_counter() - self._last
+
+    def rate(self, since: tuple[int, float] = (0, 0.0)) -> float:
+        """Examples/s since a `mark`, or on the whole."""
+        examples, seconds = self.examples - since[0], self.seconds - since[1]
+        return examples / seconds if seconds > 0 else 0.0
 
     @property
-    def average(self) -> float:
-        """Examples/s over all laps."""
-        return self._total_examples / self._total_s if self._total_s else 0.0
+    def mark(self) -> tuple[int, float]:
+        """Now, for `rate`."""
+        return self.examples, self.seconds

@@ -20,9 +20,7 @@ def default_directory(config: Config) -> Path:
     return Path("runs") / f"{name}-{config.model.model}-{now}"
 
 
-def open_directory(
-    path: Path, config: Config, resume: bool, dataset: dict[str, Any]
-) -> None:
+def open_directory(path: Path, config: Config, resume: bool, dataset: dict[str, Any]) -> None:
     """Make the directory; write the resolved config and the description of the dataset.
 
     Raises UserError, before anything is written, if it holds a run and `resume` is off, if it

@@ -84,7 +84,7 @@ def train(
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
         "test_examples": scores.examples,
-        "examples_per_second": loop.clock.average,
+        "examples_per_second": loop.clock.rate(),
         "seconds": time.monotonic() - began,
         "world_size": world.size,
         **state.position,

@@ -40,7 +40,8 @@ class Loaded:
         """(inputs, labels) of the given rows; texts are padded to `longest` tokens."""
         inputs = tf.gather(self.inputs, indices)
         if isinstance(inputs, tf.RaggedTensor):
-            inputs = inputs.to_tensor(shape=[None, longest])
+            inputs = inputs.to_tensor()
+            inputs = tf.pad(inputs, [[0, 0], [0, longest - tf.shape(inputs, tf.int64)[1]]])
         return inputs, tf.gather(self.labels, indices)
 
     def longest(self, indices: np.ndarray) -> int:
@@ -89,9 +90,12 @@ def _gathered(
         plan = tf.data.Dataset.from_tensor_slices(
             (indices, tf.constant(longest, tf.int64), tf.constant(totals, tf.int64))
         )
-    batches = plan.map(
-        lambda own, width, total: Batch(*split.rows(own, width), total), num_parallel_calls=1
-    )
+
+    @tf.autograph.experimental.do_not_convert
+    def fetch(own, width, total):
+        return Batch(*split.rows(own, width), total)
+
+    batches = plan.map(fetch, num_parallel_calls=1)
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     options.autotune.enabled = False

@@ -34,8 +34,10 @@ def load_dataset(data: Data, seed: int) -> Dataset:
         except ValueError as error:
             raise UserError(str(error)) from None
         if data.test is not None or isinstance(data.validation, str):
-            raise UserError(f"{data.dataset} has a fixed test split: leave out test, and give a "
-                            "share as validation")
+            raise UserError(
+                f"{data.dataset} has a fixed test split: leave out test, and give a "
+                "share as validation"
+            )
     elif data.dataset.endswith(".csv"):
         dataset = _load_csv(data, seed)
     else:
@@ -93,9 +95,7 @@ def _read_split(path: Path, data: Data, classes: Sequence[str]) -> Examples:
     return _examples(path, *read_csv(path, data.input_key, data.label_key), classes)
 
 
-def _examples(
-    path: Path, texts: list[str], names: list[str], classes: Sequence[str]
-) -> Examples:
+def _examples(path: Path, texts: list[str], names: list[str], classes: Sequence[str]) -> Examples:
     number = {name: index for index, name in enumerate(classes)}
     for row, name in enumerate(names, start=1):
         if name not in number:

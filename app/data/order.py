@@ -67,9 +67,7 @@ class EpochPlan:
             batch = self.order[start : start + self.global_batch_size]
             for number in range(self.passes_per_step):
                 part = batch[number :: self.passes_per_step]
-                yield Share(
-                    part[rank :: self.world_size], part, number == self.passes_per_step - 1
-                )
+                yield Share(part[rank :: self.world_size], part, number == self.passes_per_step - 1)
 
 
 def evaluation_indices(examples: int, rank: int, world_size: int) -> np.ndarray:

@@ -47,6 +47,6 @@ def encode(
         for part in np.array_split(texts, max(1, len(texts) // 4096))
     ]
     ids = tf.concat(rows, axis=0)
-    empty = tf.cast(ids.row_lengths() == 0, tf.int32)
+    empty = tf.cast(ids.row_lengths() == 0, tf.int64)
     filler = tf.RaggedTensor.from_row_lengths(tf.ones(tf.reduce_sum(empty), tf.int32), empty)
     return tf.concat([ids, filler], axis=1)

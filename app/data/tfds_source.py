@@ -1,11 +1,10 @@
 """Any TensorFlow Datasets dataset that has an image or a text and a class label."""
 
+import numpy as np
 import psutil
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import features as tfds_features
-
-import numpy as np
 
 from app.config import Data
 from app.data.examples import Dataset, Examples
@@ -73,7 +72,12 @@ def load_tfds(data: Data) -> Dataset:
         splits[role] = Examples(inputs, labels)
     names = tuple(builder.info.features[label_key].names)
     return Dataset(
-        builder.info.full_name, kind, names, splits["train"], splits.get("validation"), splits["test"]
+        builder.info.full_name,
+        kind,
+        names,
+        splits["train"],
+        splits.get("validation"),
+        splits["test"],
     )
 
 

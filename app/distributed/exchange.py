@@ -110,4 +110,3 @@ class GradientExchange:
         unique, position = tf.unique(indices)
         summed = tf.math.unsorted_segment_sum(values, position, tf.size(unique))
         return tf.IndexedSlices(summed, unique, gradient.dense_shape)
-

@@ -153,9 +153,7 @@ class HorovodWorld(World):
         )
 
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allgather(
-            tensor, name=name, process_set=self._set, ignore_name_scope=True
-        )
+        return self._hvd.allgather(tensor, name=name, process_set=self._set, ignore_name_scope=True)
 
     def size_tensor(self) -> tf.Tensor:
         size = self._hvd.size_op(process_set_id=self._set.process_set_id)

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Run `python -m app ARGUMENTS...` on N workers of this machine with horovodrun.
+#
+#   launch/local.sh [-n N] [--gloo|--mpi] ARGUMENTS...
+#   launch/local.sh -n 2 train --recipe launch/recipes/digits.toml
+#
+# Differs from plain horovodrun in three things: the progress bar reaches your terminal, the
+# output of rank 0 has no prefix, and the exit code is the application's (2: your input).
+set -euo pipefail
+
+usage() { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
+
+ranks=2
+transport=--gloo
+while (($#)); do
+  case $1 in
+    -n) [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "-n needs a number of ranks, got '${2:-}'"
+      ranks=$2; shift 2 ;;
+    --gloo | --mpi) transport=$1; shift ;;
+    -h | --help) usage; exit 0 ;;
+    *) break ;;
+  esac
+done
+(($#)) || { usage >&2; exit 2; }
+
+home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${LOCKSTEP_VENV:-$home/.venv}
+[[ -d $venv ]] && PATH=$(cd "$venv" && pwd)/bin:$PATH
+command -v horovodrun >/dev/null ||
+  fail "horovodrun is missing: run 'make setup' in $home, or install horovod==0.28.1"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export LOCKSTEP_EXIT_CODE_FILE=$work/code TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-3}
+export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
+if [[ -t 1 ]]; then
+  LOCKSTEP_TERMINAL=$(tty) && export LOCKSTEP_TERMINAL
+fi
+options=()
+if [[ $transport == --mpi && $(id -u) == 0 ]]; then options=(--mpi-args=--allow-run-as-root); fi
+
+# gloo prefixes a line with [RANK]<stdout>:, MPI with [JOB,RANK]<stdout>:
+strip='s/^\[\([0-9]*,\)\{0,1\}0\]<std\(out\|err\)>://'
+set +e
+horovodrun -np "$ranks" "$transport" "${options[@]}" python -m app "$@" \
+  > >(sed -u "$strip") 2> >(tee "$work/stderr" | sed -u -n "$strip; /^\[/p; t; /^error:/p")
+code=$?
+set -e
+wait
+if [[ -s $work/code ]]; then
+  exit "$(head -n1 "$work/code")"
+fi
+if ((code)); then tail -n 15 "$work/stderr" >&2; fi
+exit "$code"
