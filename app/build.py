@@ -102,7 +102,7 @@ def build_classifier(config: Config, data: Data) -> Classifier:
 
     Raises UserError if the network refuses its options or the size of the images.
     """
-    options = {"width": config.model.width, "dropout": config.model.dropout}
+    options: dict[str, Any] = {"width": config.model.width, "dropout": config.model.dropout}
     classes = len(data.dataset.class_names)
     keras.utils.set_random_seed(config.training.seed)
     keras.config.set_dtype_policy(config.training.precision)

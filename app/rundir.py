@@ -1,4 +1,4 @@
-"""The run directory: config.toml, dataset.json, log.txt, metrics.json, checkpoints/, tensorboard/."""
+"""The run directory: config.toml, dataset.json, log.txt, metrics.json, checkpoints, TensorBoard."""
 
 import datetime
 import json

@@ -73,7 +73,7 @@ def _optimizer_variables(optimizer: Any) -> Sequence[keras.Variable]:
 
 def fingerprints(entries: Sequence[StateVariable]) -> np.ndarray:
     """CRC-32 of the bits of each variable's value, int64 (variables,)."""
-    checksums = [zlib.crc32(np.ascontiguousarray(entry.variable.numpy())) for entry in entries]
+    checksums = [zlib.crc32(np.ascontiguousarray(entry.variable.numpy()).data) for entry in entries]
     return np.array(checksums, dtype=np.int64)
 
 

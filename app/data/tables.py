@@ -6,7 +6,9 @@ from pathlib import Path
 from app.errors import UserError, suggest
 
 
-def read_csv(path: Path, text_column: str | None, label_column: str | None):
+def read_csv(
+    path: Path, text_column: str | None, label_column: str | None
+) -> tuple[list[str], list[str]]:
     """(texts, label names) of a CSV file, both lists of str, one entry per row.
 
     Columns default to 'text' and 'label'. Raises UserError with the file and the line for a

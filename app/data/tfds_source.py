@@ -1,5 +1,7 @@
 """Any TensorFlow Datasets dataset that has an image or a text and a class label."""
 
+from typing import Any, Literal
+
 import numpy as np
 import psutil
 import tensorflow as tf
@@ -33,19 +35,20 @@ def prepare(data: Data, other_names: tuple[str, ...]) -> None:
     try:
         builder.download_and_prepare()
     except Exception as error:  # downloads fail in every way there is
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{data.dataset} is not prepared in {builder.data_dir}, and preparing it failed: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Check the "
-            "network and the disk, or prepare it elsewhere and point --data-dir at it"
+            f"{reason}. Check the network and the disk, or prepare it elsewhere and point "
+            "--data-dir at it"
         ) from None
 
 
 def _nearest(given: str, near: set[str], others: list[str]) -> str:
     hint = suggest(given, [*near, *others]).partition("Valid: ")[0]
-    return f"{hint}Here: {', '.join(sorted(near))}; or a .csv file, or any of TFDS's {len(others)}"
+    return f"{hint}Here: {', '.join(sorted(near))}; or a .csv file; or any of TFDS's {len(others)}"
 
 
-def _data_dir(data: Data) -> tf.io.gfile.GFile:
+def _data_dir(data: Data) -> Any:
     return tfds.core.Path(data.data_dir or tfds.core.constants.DATA_DIR)
 
 
@@ -54,12 +57,12 @@ def load_tfds(data: Data) -> Dataset:
     builder = tfds.builder(data.dataset, data_dir=data.data_dir)
     input_key, label_key = find_keys(builder.info, data.input_key, data.label_key)
     feature = builder.info.features[input_key]
-    kind = "image" if isinstance(feature, tfds_features.Image) else "text"
+    kind: Literal["image", "text"] = "image" if isinstance(feature, tfds_features.Image) else "text"
+    if isinstance(data.test, float):
+        raise UserError(f"test = {data.test}: name a TFDS split, e.g. --test 'train[90%:]'")
     named = {"train": data.train, "test": data.test or "test"}
     if isinstance(data.validation, str):
         named["validation"] = data.validation
-    if not isinstance(named["test"], str):
-        raise UserError(f"test = {data.test}: name a TFDS split, e.g. --test 'train[90%:]'")
     splits = {}
     for role, split in named.items():
         source = _open(builder, split, role)
@@ -104,7 +107,7 @@ def find_keys(info: tfds.core.DatasetInfo, input_key: str | None, label_key: str
     ):
         if key is not None and key not in valid:
             raise UserError(f"{info.name}: {flag} {key}: {suggest(key, valid)}")
-    supervised = info.supervised_keys or ()
+    supervised: tuple[Any, ...] = info.supervised_keys or ()
     if len(supervised) == 2 and supervised[0] in inputs:
         input_key = input_key or supervised[0]
     if len(supervised) == 2 and supervised[1] in found["class label"]:

@@ -47,37 +47,33 @@ class AverageMetrics(keras.callbacks.Callback):
         self._train: dict[str, float] = {}
         self._test: dict[str, float] = {}
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Join the world of the script."""
-        self._world = self._world or current_world()
-
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Forget the last epoch's results."""
         self._train, self._test = {}, {}
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Validation resets the metrics: take the training results first."""
-        self._world = self._world or current_world()
         if not self._train:
-            self._train = sum_metrics(self._world, self._metrics())
+            self._train = self._summed()
 
     def on_test_end(self, logs: Any = None) -> None:
         """The results of `evaluate()`."""
-        self._test = sum_metrics(self._world, self._metrics())
+        self._test = self._summed()
         if logs is not None:
             logs.update({name: self._test[name] for name in logs if name in self._test})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """The results of the epoch, and of its validation as `val_*`."""
         if not self._train:
-            self._train = sum_metrics(self._world, self._metrics())
+            self._train = self._summed()
         if logs is not None:
             averaged = self._train | {f"val_{name}": v for name, v in self._test.items()}
             logs.update({name: averaged[name] for name in logs if name in averaged})
 
-    def _metrics(self) -> list[keras.metrics.Metric]:
-        """Leaf metrics under the names that logs use (CompileMetrics is a container)."""
+    def _summed(self) -> dict[str, float]:
+        """Results over all ranks, under the names that logs use."""
+        self._world = self._world or current_world()
         leaves = []
         for metric in self.model.metrics:
             leaves += list(getattr(metric, "metrics", None) or [metric])
-        return leaves
+        return sum_metrics(self._world, leaves)

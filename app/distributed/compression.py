@@ -45,7 +45,10 @@ class FP16Compression:
         return tf.cast(tensor, context)
 
 
-COMPRESSORS = {"none": NoCompression, "fp16": FP16Compression}
+COMPRESSORS: dict[str, type[NoCompression] | type[FP16Compression]] = {
+    "none": NoCompression,
+    "fp16": FP16Compression,
+}
 
 
 def get_compressor(compression: str | Compressor) -> Compressor:

@@ -9,7 +9,7 @@ from app.distributed.world import World, current_world
 from app.state import Kind, fingerprints, state_variables
 
 
-class ReplicasDiverged(RuntimeError):
+class ReplicasDiverged(RuntimeError):  # noqa: N818 (an event, and the field's word)
     """Variables that must be equal on all ranks are not."""
 
 

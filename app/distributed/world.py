@@ -83,15 +83,15 @@ class World:
 
         A UserError that it raises is raised on every rank.
         """
-        outcome = None
+        outcome: tuple[Any, str | None] = (None, None)
         if self.is_chief:
             try:
                 outcome = (make(), None)
             except UserError as error:
                 outcome = (None, str(error))
-        result, error = self.broadcast(outcome)
-        if error is not None:
-            raise UserError(error, shared=True)
+        result, message = self.broadcast(outcome)
+        if message is not None:
+            raise UserError(message, shared=True)
         return result
 
     def verify_same(self, facts: Mapping[str, str]) -> None:
