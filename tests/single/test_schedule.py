@@ -11,9 +11,7 @@ def rates(schedule: Schedule, steps: range) -> np.ndarray:
     return np.array([float(schedule(step)) for step in steps])
 
 
-@pytest.mark.parametrize(
-    ("scaling", "expected"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)]
-)
+@pytest.mark.parametrize(("scaling", "expected"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)])
 def test_the_peak_grows_with_the_global_batch(scaling: str, expected: float) -> None:
     assert scaled_peak(0.1, scaling, 256, 64) == pytest.approx(expected)
     assert scaled_peak(0.1, scaling, 64, 64) == pytest.approx(0.1)

@@ -1,0 +1,45 @@
+"""Every rank of one `horovodrun` runs the same pytest over this folder, in the same order.
+
+Started by tests/integration/test_parallel_suite.py; without a launcher nothing here is collected.
+A test that fails on one rank ends the run on all of them.
+"""
+
+import pytest
+
+from app.distributed.launcher import read_launcher
+
+if read_launcher().size == 1:
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def world():
+    import horovod.tensorflow as hvd
+
+    from app.distributed import devices
+    from app.distributed.world import connect
+
+    # Known to Horovod from the start, for the test of process sets.
+    hvd.init(process_sets=[hvd.ProcessSet([0, 1])] if read_launcher().size > 2 else None)
+    world = connect()
+    devices.configure(world)
+    return world
+
+
+@pytest.hookimpl(tryfirst=True, hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    if call.when == "call":
+        item.failed_here = outcome.get_result().failed
+
+
+@pytest.fixture(autouse=True)
+def agree_on_the_outcome(world, request):
+    """No rank goes on to the next test if this one failed anywhere."""
+    world.barrier()
+    yield
+    failed = world.gather(getattr(request.node, "failed_here", True))
+    if any(failed) and not failed[world.rank]:
+        pytest.exit(
+            f"{request.node.name} failed on ranks {[r for r, f in enumerate(failed) if f]}", 1
+        )

@@ -1,0 +1,80 @@
+"""Small trainings that the parallel tests compare: the application's own parts, no launcher."""
+
+import itertools
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from app.classifier import Classifier
+from app.data.batches import Loaded, training_batches
+from app.data.order import EpochPlan, epoch_permutation
+from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.replicas import broadcast_state
+
+CLASSES = 5
+# 5 full batches, then one of a single example: every other rank is left empty.
+BATCH, EXAMPLES = 25, 126
+
+
+def images() -> Loaded:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (EXAMPLES, 8, 8, 1)).astype(np.uint8)
+    return Loaded(tf.constant(pixels), tf.constant(rng.integers(0, CLASSES, EXAMPLES)))
+
+
+def texts() -> Loaded:
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(1, 12, EXAMPLES)
+    ids = tf.constant(rng.integers(2, 60, lengths.sum()), tf.int32)
+    ragged = tf.RaggedTensor.from_row_lengths(ids, lengths)
+    return Loaded(ragged, tf.constant(rng.integers(0, CLASSES, EXAMPLES)), lengths)
+
+
+def image_network() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 1)),
+            keras.layers.Rescaling(1 / 255, name="rescale"),
+            keras.layers.Conv2D(6, 3, activation="relu", name="conv"),
+            keras.layers.MaxPooling2D(name="pool"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(16, activation="tanh", name="hidden"),
+            keras.layers.Dense(CLASSES, name="logits"),
+        ]
+    )
+
+
+def text_network() -> keras.Model:
+    ids = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(60, 8, name="embedding")(ids)
+    x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
+    return keras.Model(ids, keras.layers.Dense(CLASSES, name="logits")(x))
+
+
+def train(
+    world, network, data, optimizer, *, steps=30, seed=7, passes=1, batch=BATCH, **options
+) -> list[np.ndarray]:
+    """The trainable variables after `steps` optimizer steps from the chief's initial weights."""
+    classifier = Classifier(network)
+    classifier.compile(
+        DistributedOptimizer(optimizer, world=world, backward_passes_per_step=passes, **options)
+    )
+    classifier.optimizer.build(classifier.trainable_variables)
+    broadcast_state(world, classifier, classifier.optimizer, seed=0, epoch=0)
+    step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)
+
+    def batches():
+        for epoch in itertools.count():
+            order = epoch_permutation(len(data), seed, epoch)
+            plan = EpochPlan(order, batch, world.size, passes)
+            yield from training_batches(data, plan, world.rank)
+
+    for part in itertools.islice(batches(), steps * passes):
+        step(part)
+    assert int(classifier.optimizer.iterations) == steps
+    return [variable.numpy() for variable in classifier.trainable_variables]
+
+
+def largest_difference(left: list[np.ndarray], right: list[np.ndarray]) -> float:
+    return max(float(np.abs(a - b).max()) for a, b in zip(left, right, strict=True))

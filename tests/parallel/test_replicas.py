@@ -1,0 +1,142 @@
+"""What brings replicas together, and what notices when they part."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from app.distributed.guard import LockstepGuard, ReplicasDiverged, compare
+from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.replicas import average_statistics, broadcast_state, sum_metrics
+from app.state import Kind, state_variables
+
+
+def network():
+    return keras.Sequential(
+        [
+            keras.layers.Input((4,)),
+            keras.layers.Dense(6, name="hidden"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dropout(0.5, name="dropout"),
+            keras.layers.Dense(3, name="logits"),
+        ]
+    )
+
+
+def built(world):
+    """A model that starts from other random weights on each rank, and its optimizer."""
+    keras.utils.set_random_seed(100 + world.rank)
+    model = network()
+    optimizer = DistributedOptimizer(keras.optimizers.Adam(1e-2), world=world)
+    optimizer.build(model.trainable_variables)
+    for variable in optimizer.variables:
+        if keras.backend.is_float_dtype(variable.dtype):
+            variable.assign(variable.value + float(world.rank))
+    return model, optimizer
+
+
+def values(model, optimizer, kind):
+    return [e.variable.numpy() for e in state_variables(model, optimizer) if e.kind is kind]
+
+
+def test_the_broadcast_makes_different_starts_identical_optimizer_included(world):
+    model, optimizer = built(world)
+    with pytest.raises(ReplicasDiverged):
+        compare(world, model, optimizer, step=0)
+    broadcast_state(world, model, optimizer, seed=3, epoch=0)
+    compare(world, model, optimizer, step=0)
+    chief = world.broadcast(values(model, optimizer, Kind.REPLICATED))
+    mine = values(model, optimizer, Kind.REPLICATED)
+    assert all(np.array_equal(a, b) for a, b in zip(chief, mine, strict=True))
+
+
+def test_generators_of_dropout_differ_between_ranks_after_the_broadcast(world):
+    model, optimizer = built(world)
+    broadcast_state(world, model, optimizer, seed=3, epoch=0)
+    states = world.gather(values(model, optimizer, Kind.DERIVED)[0].tolist())
+    assert len({tuple(state) for state in states}) == world.size
+    masks = world.gather(model.layers[2](tf.ones((1, 64)), training=True).numpy().tolist())
+    assert len({str(mask) for mask in masks}) == world.size
+
+
+def test_moving_statistics_are_averaged_and_then_equal(world):
+    model, _ = built(world)
+    norm = model.layers[1]
+    norm.moving_mean.assign(np.full(6, world.rank, np.float32))
+    norm.moving_variance.assign(np.full(6, 1.0 + 2 * world.rank, np.float32))
+    average_statistics(world, model)
+    mean = np.arange(world.size).mean()
+    np.testing.assert_allclose(norm.moving_mean.numpy(), mean, rtol=1e-6)
+    np.testing.assert_allclose(norm.moving_variance.numpy(), 1 + 2 * mean, rtol=1e-6)
+
+
+def test_metrics_are_those_of_all_examples_of_uneven_ranks(world):
+    metric = keras.metrics.Mean(name="loss")
+    for _ in range(world.rank + 1):
+        metric.update_state(float(world.rank))
+    ranks = np.arange(world.size)
+    expected = (ranks * (ranks + 1)).sum() / (ranks + 1).sum()
+    assert sum_metrics(world, [metric])["loss"] == pytest.approx(expected)
+    assert float(metric.result()) == world.rank  # the local state is kept
+
+
+def test_one_flipped_bit_is_found_and_named_with_its_rank(world):
+    model, optimizer = built(world)
+    broadcast_state(world, model, optimizer, seed=0, epoch=0)
+    last = world.size - 1
+    if world.rank == last:
+        bits = model.layers[-1].kernel.numpy()
+        bits.view(np.uint32)[2, 1] ^= 1
+        model.layers[-1].kernel.assign(bits)
+    with pytest.raises(ReplicasDiverged) as caught:
+        compare(world, model, optimizer, step=41)
+    message = str(caught.value)
+    assert "step 41" in message
+    assert "'logits/kernel'" in message or "/logits/kernel'" in message
+    assert f"{sorted([list(range(last)), [last]])}" in message
+
+
+def test_moving_statistics_may_differ(world):
+    model, optimizer = built(world)
+    broadcast_state(world, model, optimizer, seed=0, epoch=0)
+    model.layers[1].moving_mean.assign(np.full(6, world.rank, np.float32))
+    compare(world, model, optimizer, step=0)
+
+
+class CountBatches(keras.callbacks.Callback):
+    batches = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches += 1
+
+
+def fit_with(world, optimizer, guard):
+    """fit() on other data on each rank, from equal weights; returns the batches it took."""
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3, name="logits")])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, jit_compile=False)
+    rng = np.random.default_rng(world.rank)
+    inputs, labels = rng.normal(size=(96, 4)).astype("float32"), rng.integers(0, 3, 96)
+    counter = CountBatches()
+    try:
+        model.fit(inputs, labels, batch_size=8, epochs=2, verbose=0, callbacks=[counter, guard])
+    finally:
+        world.barrier()
+    return counter
+
+
+def test_horovods_stock_keras_optimizer_is_caught_within_k_steps(world):
+    import horovod.tensorflow.keras as stock
+
+    guard = LockstepGuard(every_steps=5)
+    counter = None
+    with pytest.raises(ReplicasDiverged, match="step 5: .*logits"):
+        counter = fit_with(world, stock.DistributedOptimizer(keras.optimizers.SGD(0.1)), guard)
+    assert counter is None
+
+
+def test_our_optimizer_passes_the_guard_to_the_end(world):
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
+    counter = fit_with(world, optimizer, LockstepGuard(every_steps=5))
+    assert counter.batches == 24

@@ -1,0 +1,123 @@
+"""The whole story on several ranks: train, evaluate, save, resume."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+from sklearn.metrics import confusion_matrix, log_loss
+
+from app.classifier import Classifier
+from app.config import load
+from app.distributed.world import World
+from app.errors import UserError
+from app.evaluate import evaluate
+from app.train import train
+from tests.parallel.runs import CLASSES, image_network, images
+
+
+@pytest.fixture
+def directory(world, tmp_path):
+    """The chief's temporary directory, on every rank."""
+    return world.broadcast(tmp_path)
+
+
+def digits(directory, **keys):
+    keys = {"epochs": 2, "global_batch_size": 50, "run_dir": str(directory / "run"), **keys}
+    return load(None, keys)
+
+
+def arrays(directory, epoch):
+    path = directory / "run" / "checkpoints" / f"epoch-{epoch:04d}" / "state.safetensors"
+    return safetensors.numpy.load_file(path)
+
+
+def test_exact_evaluation_equals_scikit_learn_and_one_process(world):
+    keras.utils.set_random_seed(4)
+    classifier = Classifier(image_network())
+    data = images()
+    scores = evaluate(classifier, data, world)
+    logits = classifier.predict(data.inputs.numpy().astype("float32"), verbose=0)
+    labels = data.labels.numpy()
+    expected = confusion_matrix(labels, logits.argmax(1), labels=range(CLASSES))
+    assert scores.confusion.tolist() == expected.tolist()
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(1, keepdims=True)
+    assert scores.loss == pytest.approx(log_loss(labels, probabilities), rel=1e-5)
+    alone = evaluate(classifier, data, World())
+    assert alone.confusion.tolist() == scores.confusion.tolist()
+
+
+def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, directory):
+    whole = train(digits(directory / "whole", dropout=0.2), world=world)
+    train(digits(directory, epochs=1, schedule="constant"), world=world)
+    world.barrier()
+
+    # One epoch of two, with the schedule of two: what an interrupted run leaves behind.
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    parted = directory / "parted"
+    train(digits(parted, dropout=0.2), world=world, callbacks=[Stop()])
+    resumed = train(digits(parted, dropout=0.2), world=world, resume=True)
+    assert resumed["epoch"] == whole["epoch"] == 2
+    assert resumed["step"] == whole["step"]
+    left, right = arrays(directory / "whole", 2), arrays(parted, 2)
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    run = directory / "whole" / "run"
+    assert json.loads((run / "metrics.json").read_text())["test_accuracy"] == whole["test_accuracy"]
+    for name in ("config.toml", "dataset.json", "log.txt", "tensorboard/train", "checkpoints"):
+        assert (run / name).exists(), name
+
+
+def test_resume_in_an_empty_directory_starts_fresh(world, directory):
+    result = train(digits(directory, epochs=1), world=world, resume=True)
+    assert result["epoch"] == 1
+
+
+def test_the_guard_stops_a_run_whose_replicas_part(world, directory):
+    from app.distributed.guard import ReplicasDiverged
+
+    class Drift(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3 and world.rank == 1:
+                bias = self.model.trainable_variables[-1]
+                bias.assign(bias.value + 1e-7)
+
+    with pytest.raises(ReplicasDiverged, match="logits/bias"):
+        train(digits(directory, guard_every_steps=5), world=world, callbacks=[Drift()])
+
+
+def test_more_ranks_than_the_batch_is_refused_on_all_ranks(world, directory):
+    with pytest.raises(UserError, match=f"cannot be dealt to {world.size} rank"):
+        train(digits(directory, global_batch_size=1), world=world)
+    assert not (directory / "run").exists()
+
+
+def test_a_rank_with_another_config_is_named(world, directory):
+    other = world.rank == world.size - 1
+    with pytest.raises(UserError, match=f"rank {world.size - 1} has another config"):
+        train(digits(directory, seed=1 if other else 0), world=world)
+
+
+def test_statistics_of_batchnorm_are_equal_on_all_ranks_when_saved(world, directory):
+    found = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            layer = next(
+                x
+                for x in self.model._flatten_layers()
+                if isinstance(x, keras.layers.BatchNormalization)
+            )
+            found["mean"] = layer.moving_mean.numpy().tolist()
+
+    config = digits(directory, model="resnet20", width=4, epochs=1, global_batch_size=200)
+    train(config, world=world, callbacks=[Look()])
+    gathered = world.gather(found["mean"])
+    assert all(mean == gathered[0] for mean in gathered)
+    assert any(abs(value) > 0 for value in gathered[0])
