@@ -52,15 +52,16 @@ class Checkpoints:
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
             _flush(self.directory)
+            for old in self.list()[: -self.keep]:
+                shutil.rmtree(old)
         except OSError as error:
-            raise UserError(f"cannot write checkpoint {final}: {error.strerror}") from None
-        for old in self.list()[: -self.keep]:
-            shutil.rmtree(old)
+            raise UserError(f"cannot write checkpoint {final}: {error}") from None
         return final
 
     def list(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
-        return sorted(self.directory.glob("epoch-*"), key=lambda path: int(path.name[6:]))
+        found = [path for path in self.directory.glob("epoch-*") if path.name[6:].isdigit()]
+        return sorted(found, key=lambda path: int(path.name[6:]))
 
     def restore_latest(self, state: TrainState) -> Path | None:
         """Put the newest checkpoint into `state`, in place; None if there is none.
@@ -79,13 +80,14 @@ class Checkpoints:
             if hashlib.sha256(content).hexdigest() != meta["sha256"]:
                 raise ValueError("its checksum is wrong")
             arrays = safetensors.numpy.load(content)
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            position = {name: int(meta[name]) for name in state.position}
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise UserError(
                 f"checkpoint {path} is damaged ({error}): remove that directory to resume from "
                 "the one before it"
             ) from None
         _assign(path, arrays, state)
-        state.move_to({name: meta[name] for name in state.position})
+        state.move_to(position)
         return path
 
 

@@ -73,9 +73,11 @@ class Classifier(keras.Model):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss and accuracy of one batch, with what training adds (dropout) turned off."""
         batch = Batch(*data)
+        examples = tf.shape(batch.labels)[0]
         logits = self(batch.inputs, training=False)
-        loss = tf.reduce_mean(self.losses_of(batch.labels, logits))
-        return self._update_metrics(loss, logits, batch.labels, tf.shape(batch.labels)[0])
+        loss_sum = tf.reduce_sum(self.losses_of(batch.labels, logits))
+        loss = tf.math.divide_no_nan(loss_sum, tf.cast(examples, loss_sum.dtype))
+        return self._update_metrics(loss, logits, batch.labels, examples)
 
     def losses_of(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         """Cross-entropy of each example, float32 (B,), against smoothed labels if asked for."""

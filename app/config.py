@@ -6,6 +6,7 @@ nothing of TensorFlow, so that a mistake is answered at once.
 """
 
 import argparse
+import json
 import tomllib
 import typing
 from pathlib import Path
@@ -18,13 +19,22 @@ from app.errors import UserError, suggest
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+# From a flag everything is text: what reads as a number is a share.
+SplitOrShare = Annotated[str | float, pydantic.BeforeValidator(lambda given: _number_or(given))]
 BATCH_SIZES = ("per_rank_batch_size", "global_batch_size")
+
+
+def _number_or(given: Any) -> Any:
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        return given
 
 
 class Section(pydantic.BaseModel):
     """A TOML table; unknown keys are refused."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -39,12 +49,12 @@ class Data(Section):
         description="where TFDS datasets are or will be prepared; CSV files are relative to it",
     )
     train: str = Field("train", description="TFDS split to train on, e.g. 'train[:90%%]'")
-    validation: str | float = Field(
+    validation: SplitOrShare = Field(
         0.1,
         description="TFDS split or CSV file to validate on after each epoch, or the share held "
         "out from training, stratified (0: none)",
     )
-    test: str | float | None = Field(
+    test: SplitOrShare | None = Field(
         None,
         description="TFDS split or CSV file to evaluate at the end, or the share held out "
         "(default: the TFDS split 'test'; 0.1 of a CSV file)",
@@ -61,7 +71,9 @@ class Data(Section):
     vocabulary_size: Annotated[int, Field(ge=3)] = Field(
         20_000, description="most tokens in the vocabulary, padding and unknown included"
     )
-    ngrams: Literal[1, 2, 3] = Field(1, description="tokens are runs of up to so many words")
+    ngrams: Annotated[int, Field(ge=1, le=3)] = Field(
+        1, description="tokens are runs of up to so many words"
+    )
     max_tokens: Positive = Field(256, description="longer texts are cut")
 
 
@@ -265,19 +277,25 @@ def _read_recipe(recipe: Path) -> dict[str, dict[str, Any]]:
         tables = tomllib.loads(recipe.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{recipe} is not TOML: {error}") from None
+    try:
+        _check_keys(tables)
+    except UserError as error:
+        raise UserError(f"{recipe}: {error}") from None
+    return tables
+
+
+def _check_keys(tables: dict[str, Any]) -> None:
+    """Raise UserError for a table or key that does not exist, or a key in the wrong table."""
     for name, table in tables.items():
         if name not in sections():
             hint = f"it belongs to [{section_of(name)}]" if not isinstance(table, dict) else ""
-            raise UserError(
-                f"{recipe}: unknown table '{name}': {hint or suggest(name, sections())}"
-            )
+            raise UserError(f"unknown table '{name}': {hint or suggest(name, sections())}")
         if not isinstance(table, dict):
-            raise UserError(f"{recipe}: [{name}] must be a table")
+            raise UserError(f"[{name}] must be a table")
         for key in table:
             if key not in sections()[name].model_fields:
                 where = section_of(key)  # raises with the nearest key if there is no such key
-                raise UserError(f"{recipe}: '{key}' belongs to [{where}], not to [{name}]")
-    return tables
+                raise UserError(f"'{key}' belongs to [{where}], not to [{name}]")
 
 
 def _explain(error: pydantic.ValidationError, recipe: Path | None, overrides: dict) -> str:
@@ -309,6 +327,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value)

@@ -9,8 +9,8 @@ from typing import Any
 from app.config import Config, load, to_toml
 from app.errors import UserError
 
-# A run may be resumed with other values than these of [data] and [model] only as a new run.
-IDENTITY = ("data", "model")
+# With another value of one of these it would be another run. The seed chose the held-out examples.
+IDENTITY = {"data": None, "model": None, "training": ("seed", "precision")}
 
 
 def default_directory(config: Config) -> Path:
@@ -33,25 +33,38 @@ def open_directory(path: Path, config: Config, resume: bool, dataset: dict[str, 
         raise UserError(f"{path} is not empty and holds no run: give another --run-dir")
     if saved.exists():
         _check_same_run(saved, config)
+        _check_same_data(path / "dataset.json", dataset)
     try:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         write_file(path / "dataset.json", json.dumps(dataset, ensure_ascii=False) + "\n")
         write_file(saved, to_toml(config))
     except OSError as error:
-        raise UserError(f"cannot write the run directory {path}: {error.strerror}") from None
+        raise UserError(f"cannot write the run directory {path}: {error}") from None
 
 
 def _check_same_run(saved: Path, config: Config) -> None:
     old = load(saved, {})
-    for section in IDENTITY:
+    for section, keys in IDENTITY.items():
         before, now = getattr(old, section), getattr(config, section)
-        for key in type(before).model_fields:
+        for key in keys or type(before).model_fields:
             was, is_now = getattr(before, key), getattr(now, key)
             if was != is_now and key != "data_dir":
                 raise UserError(
                     f"{saved.parent} was trained with {key} = {was!r}, not {is_now!r}: resume it "
                     "with its own config (--recipe RUN/config.toml), or give another --run-dir"
                 )
+
+
+def _check_same_data(saved: Path, dataset: dict[str, Any]) -> None:
+    try:
+        old = json.loads(saved.read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{saved} cannot be read ({error}): the run cannot be resumed") from None
+    if old != dataset["fingerprint"]:
+        raise UserError(
+            f"the data has changed since {saved.parent} was begun (fingerprint {old}, now "
+            f"{dataset['fingerprint']}): bring the old data back, or give another --run-dir"
+        )
 
 
 def write_file(path: Path, text: str) -> None:

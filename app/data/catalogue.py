@@ -100,8 +100,8 @@ def _examples(path: Path, texts: list[str], names: list[str], classes: Sequence[
     for row, name in enumerate(names, start=1):
         if name not in number:
             raise UserError(
-                f"{path}, row {row}: label '{name}' does not occur in the training file, so the "
-                "model cannot learn it: add training rows, or remove the row"
+                f"{path}, data row {row}: label '{name}' does not occur in the training file, so "
+                "the model cannot learn it: add training rows, or remove the row"
             )
     labels = np.array([number[name] for name in names], dtype=np.int64)
     return Examples(np.array(texts, dtype=object), labels)

@@ -29,10 +29,12 @@ def read_csv(
             )
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
+                if not row:
+                    raise UserError(f"{where}: empty line: remove it")
                 if len(row) != len(header):
                     raise UserError(
                         f"{where}: {len(row)} fields, but the header has {len(header)}: "
-                        "quote texts that hold commas, and remove empty lines"
+                        "quote texts that hold commas"
                     )
                 if not row[text].strip() or not row[label].strip():
                     column = text_column if not row[text].strip() else label_column
@@ -42,7 +44,7 @@ def read_csv(
     except FileNotFoundError:
         raise UserError(f"no file {path}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except csv.Error as error:
@@ -53,6 +55,8 @@ def read_csv(
 
 
 def _column(path: Path, header: list[str], name: str, flag: str) -> int:
+    if header.count(name) > 1:
+        raise UserError(f"{path} has {header.count(name)} columns called '{name}': rename one")
     if name not in header:
         raise UserError(
             f"{path} has no column '{name}': {suggest(name, header)}. Name the column with {flag}"

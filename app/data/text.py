@@ -9,14 +9,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-PUNCTUATION = r"[\p{P}\p{S}]"
+# Punctuation, symbols, and Unicode's other spaces (no-break, ideographic, ...).
+SEPARATORS = r"[\p{P}\p{S}\p{Z}]"
 
 
 @keras.saving.register_keras_serializable(package="lockstep")
 def standardize(texts: tf.Tensor) -> tf.Tensor:
     """Lower-case (all of Unicode, unlike Keras' own) and put spaces for punctuation."""
     lowered = tf.strings.lower(texts, encoding="utf-8")
-    return tf.strings.regex_replace(lowered, PUNCTUATION, " ")
+    return tf.strings.regex_replace(lowered, SEPARATORS, " ")
 
 
 def _vectorizer(vocabulary_size: int, ngrams: int) -> keras.layers.TextVectorization:
@@ -40,8 +41,9 @@ def encode(
     texts: np.ndarray, vocabulary: Sequence[str], ngrams: int, max_tokens: int
 ) -> tf.RaggedTensor:
     """Token ids, int32 (n, up to max_tokens); a text without a token becomes one unknown."""
-    layer = _vectorizer(len(vocabulary) + 2, ngrams)
-    layer.set_vocabulary(list(vocabulary))
+    layer = _vectorizer(max(3, len(vocabulary) + 2), ngrams)
+    # Keras refuses an empty vocabulary; no text can hold this token, a space.
+    layer.set_vocabulary(list(vocabulary) or [" "])
     rows = [
         tf.cast(layer(tf.constant(part, dtype=tf.string)), tf.int32)[:, :max_tokens]
         for part in np.array_split(texts, max(1, len(texts) // 4096))

@@ -23,13 +23,13 @@ def prepare(data: Data, other_names: tuple[str, ...]) -> None:
     try:
         builder = tfds.builder(data.dataset, data_dir=data.data_dir)
     except tfds.core.DatasetNotFoundError:
-        found = [path.name for path in _data_dir(data).glob("*") if path.is_dir()]
+        found = [path.parent.parent.name for path in _data_dir(data).glob("*/*/dataset_info.json")]
         raise UserError(
             f"unknown dataset '{data.dataset}': "
             f"{_nearest(data.dataset, {*other_names, *found}, tfds.list_builders())}"
         ) from None
     except ValueError as error:
-        raise UserError(f"dataset '{data.dataset}': {error}") from None
+        raise UserError(f"dataset '{data.dataset}': {str(error).splitlines()[0]}") from None
     if builder.info.splits:
         return
     try:
@@ -57,6 +57,10 @@ def load_tfds(data: Data) -> Dataset:
     builder = tfds.builder(data.dataset, data_dir=data.data_dir)
     input_key, label_key = find_keys(builder.info, data.input_key, data.label_key)
     feature = builder.info.features[input_key]
+    if feature.dtype != np.uint8 and isinstance(feature, tfds_features.Image):
+        raise UserError(
+            f"{data.dataset}: images are {feature.dtype}, and Lockstep reads uint8 only"
+        )
     kind: Literal["image", "text"] = "image" if isinstance(feature, tfds_features.Image) else "text"
     if isinstance(data.test, float):
         raise UserError(f"test = {data.test}: name a TFDS split, e.g. --test 'train[90%:]'")
@@ -97,7 +101,7 @@ def find_keys(info: tfds.core.DatasetInfo, input_key: str | None, label_key: str
         "class label": tfds_features.ClassLabel,
     }
     found = {
-        kind: [key for key, feature in features.items() if isinstance(feature, cls)]
+        kind: sorted(key for key, feature in features.items() if isinstance(feature, cls))
         for kind, cls in kinds.items()
     }
     inputs = [*found["image"], *found["text"]]

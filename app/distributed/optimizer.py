@@ -79,7 +79,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         if keras.config.dtype_policy().name == "mixed_float16" and not isinstance(
             optimizer, keras.optimizers.LossScaleOptimizer
         ):
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
         self.inner_optimizer = optimizer
         self.compression = compression
         self.op = "average" if op == HOROVOD_AVERAGE else op

@@ -8,8 +8,14 @@ import pytest
 
 from app.distributed.launcher import read_launcher
 
-if read_launcher().size == 1:
+RANKS = read_launcher().size
+PAIR = None
+if RANKS == 1:
     collect_ignore_glob = ["test_*.py"]
+if RANKS > 2:  # process sets must be known to Horovod from the start
+    import horovod.tensorflow as hvd
+
+    PAIR = hvd.ProcessSet([0, 1])
 
 
 @pytest.fixture(scope="session")
@@ -19,11 +25,18 @@ def world():
     from app.distributed import devices
     from app.distributed.world import connect
 
-    # Known to Horovod from the start, for the test of process sets.
-    hvd.init(process_sets=[hvd.ProcessSet([0, 1])] if read_launcher().size > 2 else None)
+    hvd.init(process_sets=[PAIR] if PAIR else None)
     world = connect()
     devices.configure(world)
     return world
+
+
+@pytest.fixture
+def pair(world):
+    """A process set of ranks 0 and 1, where these are not all ranks."""
+    if PAIR is None:
+        pytest.skip("a proper subset of two ranks needs at least three")
+    return PAIR
 
 
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)

@@ -22,10 +22,9 @@ OPTIMIZERS = {
 }
 TASKS = {"images": (image_network, images), "texts": (text_network, texts)}
 FLOAT32_BOUND = 2e-6
-# float16 keeps 11 bits: a gradient is off by up to 2^-11 of itself, a step of SGD by lr times
-# that, and momentum 0.9 adds up at most 10 of them; over 30 steps at lr 0.05 and gradients below
-# 1 that is 30 * 0.05 * 10 * 2^-11 = 7e-3.
-FLOAT16_BOUND = 7e-3
+# One exchange in float16 is bounded exactly in test_optimizer.py. Over 30 steps the differences
+# feed back into the gradients; the weights themselves move by more than ten times this bound.
+FLOAT16_BOUND = 3e-2
 
 
 def starting_weights(task):
@@ -34,12 +33,16 @@ def starting_weights(task):
 
 
 @functools.cache
-def reference(task, optimizer):
-    """One process over the same global batches."""
+def reference(world, task, optimizer):
+    """One process over the same global batches: the chief trains alone."""
     network, data = TASKS[task]
-    model = network()
-    model.set_weights(starting_weights(task))
-    return train(World(), model, data(), OPTIMIZERS[optimizer]())
+
+    def alone():
+        model = network()
+        model.set_weights(starting_weights(task))
+        return train(World(), model, data(), OPTIMIZERS[optimizer]())
+
+    return world.from_chief(alone)
 
 
 def on_all_ranks(world, task, optimizer, **options):
@@ -55,7 +58,7 @@ def on_all_ranks(world, task, optimizer, **options):
 @pytest.mark.parametrize("task", TASKS)
 def test_n_ranks_end_where_one_rank_ends(world, task, optimizer):
     weights = on_all_ranks(world, task, optimizer)
-    assert largest_difference(weights, reference(task, optimizer)) <= FLOAT32_BOUND
+    assert largest_difference(weights, reference(world, task, optimizer)) <= FLOAT32_BOUND
     assert all(
         np.array_equal(a, b)
         for other in world.gather(weights)
@@ -66,28 +69,30 @@ def test_n_ranks_end_where_one_rank_ends(world, task, optimizer):
 @pytest.mark.parametrize("sparse_as_dense", [True, False])
 def test_gathered_embedding_gradients_end_where_dense_ones_end(world, sparse_as_dense):
     weights = on_all_ranks(world, "texts", "sgd", sparse_as_dense=sparse_as_dense)
-    assert largest_difference(weights, reference("texts", "sgd")) <= FLOAT32_BOUND
+    assert largest_difference(weights, reference(world, "texts", "sgd")) <= FLOAT32_BOUND
 
 
 def test_many_small_buckets_end_where_one_bucket_ends(world):
     weights = on_all_ranks(world, "images", "sgd", bucket_mb=0.0005)
-    assert largest_difference(weights, reference("images", "sgd")) <= FLOAT32_BOUND
+    assert largest_difference(weights, reference(world, "images", "sgd")) <= FLOAT32_BOUND
 
 
 def test_accumulated_passes_equal_the_large_batch(world):
     weights = on_all_ranks(world, "images", "adam", passes=3)
-    assert largest_difference(weights, reference("images", "adam")) <= FLOAT32_BOUND
+    assert largest_difference(weights, reference(world, "images", "adam")) <= FLOAT32_BOUND
 
 
 def test_predivided_gradients_end_at_the_same_place(world):
     weights = on_all_ranks(world, "images", "sgd", gradient_predivide_factor=2.0)
-    assert largest_difference(weights, reference("images", "sgd")) <= FLOAT32_BOUND
+    assert largest_difference(weights, reference(world, "images", "sgd")) <= FLOAT32_BOUND
 
 
 def test_fp16_exchange_stays_within_its_bound_and_in_lockstep(world):
     weights = on_all_ranks(world, "images", "sgd", compression="fp16")
-    difference = largest_difference(weights, reference("images", "sgd"))
-    assert 0 < difference <= FLOAT16_BOUND
+    exact = reference(world, "images", "sgd")
+    assert 0 < largest_difference(weights, exact) <= FLOAT16_BOUND
+    start = [w for w in starting_weights("images") if w.ndim]
+    assert largest_difference(exact, start) > 10 * FLOAT16_BOUND
     for other in world.gather(weights):
         assert all(np.array_equal(a, b) for a, b in zip(weights, other, strict=True))
 
@@ -95,4 +100,4 @@ def test_fp16_exchange_stays_within_its_bound_and_in_lockstep(world):
 def test_plain_mean_differs_when_shares_are_uneven(world):
     """The other choice is another choice: equal ranks, not equal examples."""
     weights = on_all_ranks(world, "images", "sgd", op="average")
-    assert largest_difference(weights, reference("images", "sgd")) > 1e-4
+    assert largest_difference(weights, reference(world, "images", "sgd")) > 1e-4

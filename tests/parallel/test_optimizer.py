@@ -75,6 +75,15 @@ def test_fp16_gradients_travel_as_half_and_the_count_as_float(world):
     assert count == [tf.float32]
 
 
+def test_one_fp16_exchange_errs_by_at_most_its_roundings(world):
+    """Each share is rounded once, and each of the N - 1 sums once: 2^-11 of the largest each."""
+    mine = tf.constant(np.random.default_rng(world.rank).normal(size=3), tf.float32)
+    value, _, _ = one_step(world, mine, compression="fp16", start=0.0)
+    everyone = np.stack(world.gather(mine.numpy().astype(np.float64)))
+    bound = world.size * 2.0**-11 * np.abs(everyone / world.size).sum(axis=0) + 2.0**-24
+    assert (np.abs(value + everyone.mean(axis=0)) <= bound).all()
+
+
 def test_fp16_does_not_overflow_where_a_sum_of_gradients_would(world):
     mine = tf.fill([3], 40_000.0)  # two of them are beyond float16's 65504
     value, _, _ = one_step(world, mine, weight=3, compression="fp16", start=0.0)

@@ -66,13 +66,11 @@ def test_flags_are_text_and_become_the_type_of_their_key() -> None:
     assert config.optimizer.clip_norm == 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="a Literal of numbers does not take the text of a flag")
 def test_the_flag_ngrams_takes_a_number() -> None:
     assert load(None, {"ngrams": "2"}).data.ngrams == 2
 
 
 @pytest.mark.parametrize("key", ["validation", "test"])
-@pytest.mark.xfail(strict=True, reason="str | float keeps the text of a flag, so it is a split")
 def test_the_flags_for_held_out_data_take_a_share(key: str) -> None:
     assert getattr(load(None, {key: "0.25"}).data, key) == 0.25
 
@@ -135,7 +133,6 @@ def test_a_config_written_as_toml_is_read_back_the_same(config: Config) -> None:
     assert Config.model_validate(tomllib.loads(to_toml(config))) == config
 
 
-@pytest.mark.xfail(strict=True, reason="to_toml does not escape control characters")
 @settings(deadline=None)
 @example("two\nlines")
 @example("\x7f")
@@ -171,7 +168,6 @@ def test_an_unknown_key_of_a_recipe_names_the_nearest(recipe) -> None:
     assert "'epoch'" in message and "did you mean 'epochs'?" in message
 
 
-@pytest.mark.xfail(strict=True, reason="section_of() does not know the recipe")
 def test_an_unknown_key_of_a_recipe_names_the_recipe(recipe) -> None:
     path = recipe("[training]\nepoch = 3\n")
     assert str(path) in message_of(path)

@@ -77,7 +77,7 @@ def test_a_missing_column_is_named_with_those_that_there_are(write) -> None:
         ("text,label\na,x\n,y\n", 3, "column 'text' is empty"),
         ("text,label\na,x\n  ,y\n", 3, "column 'text' is empty"),
         ("text,label\na,\n", 2, "column 'label' is empty"),
-        ("text,label\na,x\n\nb,y\n", 3, "0 fields, but the header has 2"),
+        ("text,label\na,x\n\nb,y\n", 3, "empty line: remove it"),
         ("text,label\na,x\nb, c,y\n", 3, "3 fields, but the header has 2"),
         ('text,label\n"a\nb",x\nc\n', 4, "1 fields, but the header has 2"),
         ('text,label\n"a" b,x\n', 2, "not valid CSV"),
@@ -154,7 +154,7 @@ def test_a_label_that_training_lacks_is_named(write, tmp_path: Path) -> None:
     write("some.csv", csv_of(ROWS))
     path = write("test.csv", csv_of([("one", "odd"), ("two", "prime")]))
     message = message_of(tmp_path, dataset="some.csv", test="test.csv")
-    assert f"{path}, row 2: label 'prime'" in message
+    assert f"{path}, data row 2: label 'prime'" in message
 
 
 def test_one_class_only_is_refused(write, tmp_path: Path) -> None:

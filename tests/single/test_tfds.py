@@ -107,7 +107,8 @@ def test_the_fingerprint_is_that_of_the_content(folder: Path) -> None:
 
 def test_two_texts_need_a_choice(folder: Path) -> None:
     message = message_of(folder, "pairs")
-    assert "pairs has 2 image or text features (title, body)" in message
+    assert "pairs has 2 image or text features (" in message
+    assert "title" in message and "body" in message  # in the order of a protobuf map: any
     assert "--input-key" in message
     dataset = load_tfds(Data(dataset="pairs", data_dir=folder, input_key="body"))
     assert dataset.train.inputs.tolist() == ["b0", "b1", "b2", "b3"]
@@ -142,7 +143,6 @@ def test_images_are_resized(folder: Path, name: str) -> None:
         assert dataset.train.inputs[:, 1, 1, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="Examples raises its own ValueError")
 def test_images_of_16_bits_are_refused(folder: Path) -> None:
     assert "deep" in message_of(folder, "deep")
 
@@ -153,7 +153,8 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(fol
 
 
 @pytest.mark.parametrize(
-    ("role", "split"), [("train", "trian"), ("validation", "dev"), ("test", "train[5"), ("train", "train[:0]")]
+    ("role", "split"),
+    [("train", "trian"), ("validation", "dev"), ("test", "train[5"), ("train", "train[:0]")],
 )
 def test_an_unknown_split_is_named_with_those_that_there_are(
     folder: Path, role: str, split: str

@@ -1,0 +1,249 @@
+"""Checkpoints: whole or absent, restored to the bit."""
+
+import errno
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from app import checkpoint
+from app.checkpoint import SAVED, Checkpoints
+from app.errors import UserError
+from app.state import Kind, TrainState
+
+
+@pytest.fixture
+def make_state(make_classifier):
+    """Makes the state of a classifier."""
+
+    def make(**options: object) -> TrainState:
+        classifier = make_classifier(**options)
+        return TrainState(classifier, classifier.optimizer, seed=options.get("seed", 0))
+
+    return make
+
+
+@pytest.fixture
+def trained(make_state, batch) -> TrainState:
+    """A state after three steps."""
+    state = make_state(seed=5, backward_passes_per_step=2)
+    for _ in range(6):
+        state.model.train_step(batch)
+    state.step, state.epoch = 3, 1
+    return state
+
+
+def values(state: TrainState, kinds=SAVED) -> dict[str, np.ndarray]:
+    return {e.path: e.variable.numpy() for e in state.entries if e.kind in kinds}
+
+
+def assert_equal_bits(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for path in left:
+        assert left[path].dtype == right[path].dtype
+        assert left[path].tobytes() == right[path].tobytes(), path
+
+
+def restore_message(checkpoints: Checkpoints, state: TrainState) -> str:
+    before = values(state)
+    with pytest.raises(UserError) as caught:
+        checkpoints.restore_latest(state)
+    assert_equal_bits(values(state), before)
+    return str(caught.value)
+
+
+def test_a_fresh_model_gets_every_saved_variable_to_the_bit(trained, make_state, tmp_path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    saved = checkpoints.save(trained, {"world_size": 4})
+    fresh = make_state(seed=6, backward_passes_per_step=2)
+    assert not np.array_equal(values(fresh)["hidden/kernel"], values(trained)["hidden/kernel"])
+    assert checkpoints.restore_latest(fresh) == saved
+    assert_equal_bits(values(fresh), values(trained))
+    assert (
+        fresh.position
+        == trained.position
+        == {
+            "seed": 5,
+            "step": 3,
+            "epoch": 1,
+            "examples_seen": 0,
+        }
+    )
+    assert int(fresh.optimizer.iterations) == 3
+
+
+def test_training_goes_on_from_a_checkpoint_as_without_one(make_state, batch, tmp_path) -> None:
+    state = make_state(dropout=0.0)
+    state.model.train_step(batch)
+    Checkpoints(tmp_path, keep=1).save(state, {})
+    state.model.train_step(batch)
+    fresh = make_state(seed=6, dropout=0.0)
+    Checkpoints(tmp_path, keep=1).restore_latest(fresh)
+    fresh.model.train_step(batch)
+    assert_equal_bits(values(fresh), values(state))
+
+
+def test_the_loss_scale_is_kept(make_state, tmp_path) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    state = make_state()
+    state.optimizer.inner_optimizer.dynamic_scale.assign(64.0)
+    Checkpoints(tmp_path, keep=1).save(state, {})
+    fresh = make_state()
+    Checkpoints(tmp_path, keep=1).restore_latest(fresh)
+    assert float(fresh.optimizer.inner_optimizer.dynamic_scale) == 64
+
+
+def test_generators_and_accumulators_are_not_stored(trained, tmp_path) -> None:
+    path = Checkpoints(tmp_path, keep=1).save(trained, {})
+    stored = set(safetensors.numpy.load_file(path / "state.safetensors"))
+    assert stored == set(values(trained))
+    left_out = values(trained, [Kind.DERIVED, Kind.LOCAL])
+    assert any("seed_generator" in name for name in left_out)
+    assert any("accumulated_gradient" in name for name in left_out)
+    assert stored.isdisjoint(left_out)
+
+
+def test_what_is_said_about_a_checkpoint_is_beside_it(trained, tmp_path) -> None:
+    path = Checkpoints(tmp_path, keep=1).save(trained, {"world_size": 4})
+    meta = json.loads((path / "state.json").read_text())
+    assert meta["world_size"] == 4
+    assert meta["epoch"] == 1
+
+
+def test_the_newest_are_kept_in_the_order_of_numbers(make_state, tmp_path) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
+    for epoch in (2, 9998, 9999, 10000):
+        state.epoch = epoch
+        checkpoints.save(state, {})
+    assert [path.name for path in checkpoints.list()] == ["epoch-9999", "epoch-10000"]
+    state.epoch = 0
+    checkpoints.restore_latest(state)
+    assert state.epoch == 10000
+
+
+def test_there_may_be_no_checkpoint(make_state, tmp_path) -> None:
+    checkpoints = Checkpoints(tmp_path / "none", keep=2)
+    assert checkpoints.list() == []
+    assert checkpoints.restore_latest(make_state()) is None
+
+
+def test_saving_an_epoch_again_replaces_its_checkpoint(make_state, tmp_path) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
+    checkpoints.save(state, {})
+    state.step = 9
+    path = checkpoints.save(state, {})
+    assert checkpoints.list() == [path]
+    state.step = 0
+    checkpoints.restore_latest(state)
+    assert state.step == 9
+
+
+def flip_last_bit(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("state.safetensors", flip_last_bit),
+        ("state.safetensors", lambda content: content[:100]),
+        ("state.safetensors", lambda content: b""),
+        ("state.json", lambda content: content[:-20]),
+        ("state.json", lambda content: b""),
+        ("state.json", lambda content: b"{}"),
+        ("state.json", lambda content: b"\xff\xfe"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_and_nothing_is_restored(
+    make_state, tmp_path, name, damage
+) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
+    path = checkpoints.save(state, {})
+    (path / name).write_bytes(damage((path / name).read_bytes()))
+    message = restore_message(checkpoints, make_state(seed=1))
+    assert str(path) in message and "damaged" in message
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
+def test_a_missing_file_is_damage(make_state, tmp_path, name) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    path = checkpoints.save(make_state(), {})
+    (path / name).unlink()
+    assert f"checkpoint {path} is damaged" in restore_message(checkpoints, make_state())
+
+
+@pytest.mark.parametrize("content", ["[]", '{"format": 1, "sha256": "?"}'])
+def test_a_position_that_is_no_position_is_damage(make_state, tmp_path, content) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    path = checkpoints.save(make_state(), {})
+    sha256 = json.loads((path / "state.json").read_text())["sha256"]
+    (path / "state.json").write_text(content.replace("?", sha256))
+    assert f"checkpoint {path} is damaged" in restore_message(checkpoints, make_state(seed=1))
+
+
+def test_an_unknown_format_is_named(make_state, tmp_path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    path = checkpoints.save(make_state(), {})
+    meta = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps({**meta, "format": 99}))
+    assert f"{path} has format 99" in restore_message(checkpoints, make_state())
+
+
+@pytest.mark.parametrize(
+    ("other", "variable"),
+    [({"batch_norm": False}, "norm"), ({"optimizer": keras.optimizers.SGD()}, "adam")],
+)
+def test_another_model_or_optimizer_is_named_by_a_variable(
+    make_state, tmp_path, other, variable
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    path = checkpoints.save(make_state(), {})
+    message = restore_message(checkpoints, make_state(**other))
+    assert f"{path} belongs to another model or optimizer: '" in message
+    assert variable in message
+
+
+def test_another_shape_is_named_by_its_variable(make_classifier, make_state, tmp_path) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
+    path = checkpoints.save(state, {})
+    arrays = safetensors.numpy.load_file(path / "state.safetensors")
+    with pytest.raises(UserError, match="'logits/kernel' is missing or has another shape"):
+        checkpoint._assign(path, {**arrays, "logits/kernel": np.zeros((5, 9))}, state)
+
+
+def fail(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("where", [(Path, "rename"), (checkpoint, "_write")])
+def test_a_crash_while_saving_leaves_the_one_before(
+    make_state, tmp_path, monkeypatch, where
+) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=1), make_state()
+    before = values(state)
+    state.epoch = 1
+    older = checkpoints.save(state, {})
+    state.epoch = 2
+    state.model.network.get_layer("hidden").bias.assign(np.full(5, 3, np.float32))
+    with monkeypatch.context() as patch:
+        patch.setattr(*where, fail)
+        with pytest.raises(UserError, match="epoch-0002: .*No space left on device"):
+            checkpoints.save(state, {})
+    assert checkpoints.list() == [older]
+    fresh = make_state(seed=1)
+    checkpoints.restore_latest(fresh)
+    assert fresh.epoch == 1
+    assert_equal_bits(values(fresh), before)
+    checkpoints.save(state, {})  # and there is room again
+    assert [path.name for path in checkpoints.list()] == ["epoch-0002"]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_user_puts_beside_the_checkpoints_is_left_alone(make_state, tmp_path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    (tmp_path / "epoch-best").mkdir()
+    path = checkpoints.save(make_state(), {})
+    assert checkpoints.list() == [path]
