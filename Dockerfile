@@ -17,10 +17,11 @@ WORKDIR /opt/lockstep
 COPY requirements.txt ./
 COPY launch/setup.sh launch/
 COPY launch/horovod launch/horovod/
-ENV LOCKSTEP_VENV=/opt/lockstep/venv LOCKSTEP_CACHE=/tmp/lockstep
-RUN launch/setup.sh requirements.txt \
-    && venv/bin/python -m pip uninstall -y cmake wheel \
-    && rm -rf "$LOCKSTEP_CACHE" venv/setup.log
+ENV LOCKSTEP_VENV=/opt/lockstep/venv
+# gloo crashes where the hostname does not resolve, as in a build by buildah:
+RUN { getent hosts "$(hostname)" || echo "127.0.1.1 $(hostname)" >>/etc/hosts; } \
+    && launch/setup.sh requirements.txt \
+    && venv/bin/python -m pip uninstall -y cmake wheel
 
 FROM ${BASE}
 # hadolint ignore=DL3008

@@ -5,6 +5,7 @@ machine, with the traceback of the rank that met it and exit code 1.
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -109,11 +110,20 @@ def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:
         time.sleep(WAIT_TO_BE_STOPPED_S)
     else:
         print(message, file=sys.stderr, flush=True)
+        _tell_launch_script(code)
     if launched.size > 1:
         # Without Horovod's orderly shutdown, in which ranks wait for each other.
         sys.stdout.flush()
         os._exit(code)
     return code
+
+
+def _tell_launch_script(code: int) -> None:
+    """horovodrun over gloo ends with 1 whatever the ranks end with: see launch/local.sh."""
+    path = os.environ.get("LOCKSTEP_EXIT_CODE_FILE")
+    if path:
+        with contextlib.suppress(OSError), open(path, "x", encoding="ascii") as file:
+            file.write(f"{code}\n")
 
 
 if __name__ == "__main__":

@@ -42,14 +42,19 @@ if [[ $transport == --mpi && $(id -u) == 0 ]]; then options=(--mpi-args=--allow-
 
 # gloo prefixes a line with [RANK]<stdout>:, MPI with [JOB,RANK]<stdout>:
 strip='s/^\[\([0-9]*,\)\{0,1\}0\]<std\(out\|err\)>://'
-set +e
-horovodrun -np "$ranks" "$transport" "${options[@]}" python -m app "$@" \
-  > >(sed -u "$strip") 2> >(tee "$work/stderr" | sed -u -n "$strip; /^\[/p; t; /^error:/p")
-code=$?
-set -e
-wait
+echo_of_others='Horovod background loop uncaught exception\|<stderr>:Terminated$'
+{
+  {
+    set +e
+    horovodrun -np "$ranks" "$transport" "${options[@]}" python -m app "$@"
+    echo $? >"$work/launcher"
+  } 2>&1 >&3 | tee "$work/stderr" |
+    sed -un "$strip; t show; /^\[[0-9,]*\]<std/b show; d; :show; /$echo_of_others/d; p" >&2
+} 3>&1 | sed -u "$strip"
+
+code=$(cat "$work/launcher")
 if [[ -s $work/code ]]; then
-  exit "$(head -n1 "$work/code")"
+  exit "$(cat "$work/code")"
 fi
 if ((code)); then tail -n 15 "$work/stderr" >&2; fi
 exit "$code"

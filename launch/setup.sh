@@ -55,7 +55,7 @@ pip() {
 packages=$venv/packages.txt
 cat "$@" | grep -v '^horovod==' >"$packages"
 pip install --disable-pip-version-check --no-cache-dir -r "$packages"
-wheel=$(launch/horovod/build.sh "$PWD/$venv/bin/python" "$variant" 9>&-) || exit 2
+wheel=$(launch/horovod/build.sh "$(cd "$venv" && pwd)/bin/python" "$variant" 9>&-) || exit 2
 pip install --disable-pip-version-check --no-index --no-deps --no-cache-dir "$wheel"
 "$venv/bin/python" launch/horovod/check.py >>"$log" 2>&1 9>&- ||
   { tail -n 25 "$log" >&2; fail "Horovod was built but does not work; whole log: $log"; }

@@ -27,7 +27,7 @@ PY
 
 export HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_GLOO=1
 mpi=none
-if command -v mpicxx >/dev/null; then
+if echo '#include <mpi.h>' | mpicxx -E -x c++ - >/dev/null 2>&1; then # headers may be missing
   export HOROVOD_WITH_MPI=1
   mpi=$(mpirun --version 2>/dev/null | sed -n '1s/[^0-9.]*//gp')
 else
@@ -68,6 +68,8 @@ if [[ -z $wheel ]]; then
     export HOROVOD_GPU=CUDA HOROVOD_GPU_OPERATIONS=NCCL HOROVOD_CUDA_HOME=$cuda_home
     export HOROVOD_NCCL_HOME=$work/nccl HOROVOD_NCCL_LINK=SHARED HOROVOD_BUILD_CUDA_CC_LIST=$archs
     export PATH=$cuda_home/bin:$PATH
+    # horovod/tensorflow/*.so finds pip's NCCL beside it, with no LD_LIBRARY_PATH:
+    export LDFLAGS="-Wl,-rpath,\$ORIGIN/../../nvidia/nccl/lib${LDFLAGS:+ $LDFLAGS}"
   fi
   printf 'building Horovod %s (%s, MPI %s, CUDA %s): about 3 minutes, once ...\n' \
     "$version" "$variant" "$mpi" "$cuda" >&2

@@ -1,0 +1,36 @@
+"""Runs tests/parallel under horovodrun: many tests in one launch, since a launch takes seconds."""
+
+import shutil
+import sys
+
+import pytest
+
+from tests.integration.launching import horovodrun, run
+
+EVERYTHING = ["tests/parallel"]
+EXCHANGE = [f"tests/parallel/test_{name}.py" for name in ("equality", "optimizer", "world")]
+EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]
+full = pytest.mark.full_matrix
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("ranks", "transport", "tests"),
+    [
+        pytest.param(2, "gloo", EVERYTHING, id="2-gloo"),
+        pytest.param(4, "gloo", EXCHANGE, id="4-gloo"),
+        pytest.param(2, "mpi", EXCHANGE, id="2-mpi"),
+        pytest.param(3, "gloo", EVERYTHING, id="3-gloo", marks=full),
+        pytest.param(3, "mpi", EQUALITY, id="3-mpi", marks=full),
+        pytest.param(4, "mpi", EQUALITY, id="4-mpi", marks=full),
+    ],
+)
+def test_the_parallel_tests_pass(ranks, transport, tests):
+    if transport == "mpi" and shutil.which("mpirun") is None:
+        pytest.skip("Open MPI is not installed: apt-get install openmpi-bin libopenmpi-dev")
+    pytest_here = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"]
+    # A rank that hangs ends itself, with its stack, and so the others.
+    pytest_here += ["--timeout=240", "--timeout-method=thread", "-o", "addopts="]
+    done = run(horovodrun(ranks, transport, *pytest_here, *tests), timeout_s=840)
+    assert done.code == 0, done.all
+    assert done.out.count(" passed") == ranks, done.all
