@@ -200,6 +200,14 @@ class Config(Section):
     distribution: Distribution = Distribution()
     run: Run = Run()
 
+    def facts(self) -> dict[str, str]:
+        """Every key and its value, for ranks to compare."""
+        return {
+            f"config key '{key}'": repr(value)
+            for name in sections()
+            for key, value in getattr(self, name).model_dump().items()
+        }
+
     def in_directory(self, directory: Path) -> "Config":
         """The same run, kept in `directory`."""
         return self.model_copy(update={"run": self.run.model_copy(update={"run_dir": directory})})

@@ -11,6 +11,7 @@ import rich.progress
 from rich.console import Console
 from rich.table import Table
 
+from app.distributed.launcher import read_launcher
 from app.evaluate import Scores
 from app.loop import Progress
 
@@ -31,7 +32,13 @@ class Terminal:
         if terminal and os.path.exists(terminal):
             self._screen = open(terminal, "w", encoding="utf-8")  # noqa: SIM115 (open for the run)
         self._file = log.open("a", encoding="utf-8")
-        self._console = Console(file=self._screen, highlight=False, soft_wrap=True)
+        # Open MPI gives its ranks a terminal of its own; a bar there would fill the output.
+        moves = (
+            None if self._screen is not sys.stdout or read_launcher().launcher is None else False
+        )
+        self._console = Console(
+            file=self._screen, highlight=False, soft_wrap=True, force_terminal=moves
+        )
         self._log = Console(file=self._file, highlight=False, width=120)
         self._epochs = epochs
         self._bar: rich.progress.Progress | None = None

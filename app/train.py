@@ -19,7 +19,7 @@ from app.build import (
 )
 from app.checkpoint import Checkpoints
 from app.chief import chief_only
-from app.config import Config, to_toml
+from app.config import Config
 from app.distributed import devices
 from app.distributed.guard import LockstepGuard
 from app.distributed.replicas import broadcast_state
@@ -48,7 +48,7 @@ def train(
         world = connect()
         with world.together():
             devices.configure(world)
-    world.verify_same({"config": to_toml(config), **code_version()})
+    world.verify_same(config.facts() | code_version())
 
     data = load_data(config, world)
     directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))

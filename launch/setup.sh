@@ -19,7 +19,7 @@ fail() { printf 'set-up: %s\n' "$*" >&2; exit 2; }
 
 command -v "$python" >/dev/null || fail "no $python: install Python 3.11 to 3.13 (Debian: apt-get install python3 python3-venv python3-dev)"
 base=$(readlink -f "$(command -v "$python")")
-mpi=$(command -v mpicxx || true)
+mpi=$(echo '#include <mpi.h>' | mpicxx -E -x c++ - >/dev/null 2>&1 && echo MPI || true)
 wanted=$({ pwd; echo "$base $variant $mpi"; cat "$@" launch/setup.sh launch/horovod/build.sh \
   launch/horovod/include/tensorflow/compiler/xla/client/*.h; } | sha256sum)
 
@@ -54,6 +54,7 @@ pip() {
 }
 packages=$venv/packages.txt
 cat "$@" | grep -v '^horovod==' >"$packages"
+[[ $variant == cpu ]] || sed -i 's/^tensorflow==/tensorflow[and-cuda]==/' "$packages"
 pip install --disable-pip-version-check --no-cache-dir -r "$packages"
 wheel=$(launch/horovod/build.sh "$(cd "$venv" && pwd)/bin/python" "$variant" 9>&-) || exit 2
 pip install --disable-pip-version-check --no-index --no-deps --no-cache-dir "$wheel"

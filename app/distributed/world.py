@@ -6,6 +6,7 @@ that imports Horovod. A collective must be called by every rank of the world.
 """
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -123,10 +124,12 @@ class HorovodWorld(World):
         self.backend = "mpi" if hvd.mpi_enabled() else "gloo"
 
     def gather(self, value: Any) -> list[Any]:
-        return self._hvd.allgather_object(value, process_set=self._set)
+        return self._hvd.allgather_object(value, name="world.gather", process_set=self._set)
 
     def broadcast(self, value: Any) -> Any:
-        return self._hvd.broadcast_object(value, root_rank=self._root(), process_set=self._set)
+        return self._hvd.broadcast_object(
+            value, root_rank=self._root(), name="world.broadcast", process_set=self._set
+        )
 
     def _root(self) -> int:
         return self._set.ranks[0] if self._set.ranks else 0
@@ -177,6 +180,7 @@ def connect(launched: Launched | None = None) -> World:
             f"({reason}), so each would train alone. Run 'make setup', or start one process.",
             shared=True,
         ) from None
+    _check_hostname()
     hvd.init()
     if hvd.size() != launched.size:
         raise UserError(
@@ -186,6 +190,19 @@ def connect(launched: Launched | None = None) -> World:
             shared=True,
         )
     return HorovodWorld()
+
+
+def _check_hostname() -> None:
+    """gloo looks its own host up, and crashes without a word if it cannot."""
+    name = socket.gethostname()
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as reason:
+        raise UserError(
+            f"this host's own name '{name}' cannot be resolved ({reason}), and Horovod needs it: "
+            f"add a line with its address and '{name}' to /etc/hosts",
+            shared=False,
+        ) from None
 
 
 def current_world(process_set: Any = None) -> World:

@@ -1,6 +1,7 @@
 """Does the installed Horovod load and reduce correctly? Starts two ranks of itself over gloo."""
 
 import os
+import socket
 import subprocess
 import sys
 
@@ -22,6 +23,10 @@ if __name__ == "__main__":
     if "HOROVOD_RANK" in os.environ:
         check_rank()
     else:
+        try:
+            socket.getaddrinfo(socket.gethostname(), None)
+        except OSError:
+            sys.exit(f"add the name of this host, {socket.gethostname()}, to /etc/hosts")
         horovodrun = os.path.join(os.path.dirname(sys.executable), "horovodrun")
         command = [horovodrun, "-np", "2", "--gloo", sys.executable, __file__]
         sys.exit(subprocess.run(command, timeout=180).returncode)
