@@ -19,7 +19,8 @@ fail() { printf 'set-up: %s\n' "$*" >&2; exit 2; }
 
 command -v "$python" >/dev/null || fail "no $python: install Python 3.11 to 3.13 (Debian: apt-get install python3 python3-venv python3-dev)"
 base=$(readlink -f "$(command -v "$python")")
-mpi=$(echo '#include <mpi.h>' | mpicxx -E -x c++ - >/dev/null 2>&1 && echo MPI || true)
+mpi=no
+if echo '#include <mpi.h>' | mpicxx -E -x c++ - >/dev/null 2>&1; then mpi=yes; fi
 wanted=$({ pwd; echo "$base $variant $mpi"; cat "$@" launch/setup.sh launch/horovod/build.sh \
   launch/horovod/include/tensorflow/compiler/xla/client/*.h; } | sha256sum)
 

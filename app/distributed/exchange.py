@@ -4,6 +4,7 @@ Phases: total weight (one float32 scalar, only if the caller does not know it) -
 -> compress -> sum over ranks -> decompress -> unbucket. Sparse gradients are gathered instead.
 """
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from app.distributed.world import World
 class GradientExchange:
     """Callable on a list of gradients; returns them as all ranks' weighted mean.
 
-    `name` must be the same on every rank and unique in the process: collectives of different
-    ranks find each other by it.
+    Collectives of different ranks find each other by their names. Keras' automatic names count
+    what a process has made, and one rank may have made more, so the names here come from `name`
+    and the shapes of the variables. Two optimizers of equal shapes that exchange at the same time
+    need a `name` each; Horovod says so (duplicate tensor name).
     """
 
     def __init__(
@@ -44,14 +47,16 @@ class GradientExchange:
         self, gradients: Sequence[Any], variables: Sequence[Any], weight: Any, total_weight: Any
     ) -> tuple[list[Any], tf.Tensor]:
         """(reduced gradients of the variables, total weight as float32 ()); None stays None."""
-        before, after, total = self._scales(weight, total_weight)
+        shapes = str([tuple(variable.shape) for variable in variables])
+        prefix = f"{self.name}.{zlib.crc32(shapes.encode()):08x}"
+        before, after, total = self._scales(weight, total_weight, prefix)
         reduced: list[Any] = list(gradients)
         dense: list[int] = []
         for index, gradient in enumerate(gradients):
             if gradient is None:
                 continue
             if isinstance(gradient, tf.IndexedSlices) and not self.sparse_as_dense:
-                reduced[index] = self._gather(gradient, before, after, index)
+                reduced[index] = self._gather(gradient, before, after, f"{prefix}.sparse.{index}")
             else:
                 dense_gradient = tf.convert_to_tensor(gradient)
                 reduced[index] = tf.ensure_shape(dense_gradient, variables[index].shape)
@@ -63,14 +68,16 @@ class GradientExchange:
         for number, bucket in enumerate(plan_buckets(sizes, self.bucket_bytes)):
             indices = [dense[i] for i in bucket]
             tensors = [reduced[i] for i in indices]
-            flat = self._sum(flatten(tensors), before, after, f"bucket.{number}")
+            flat = self._sum(flatten(tensors), before, after, f"{prefix}.bucket.{number}")
             for index, piece in zip(
                 indices, unflatten(flat, [t.shape for t in tensors]), strict=True
             ):
                 reduced[index] = piece
         return reduced, total
 
-    def _scales(self, weight: Any, total_weight: Any) -> tuple[tf.Tensor, Any, tf.Tensor]:
+    def _scales(
+        self, weight: Any, total_weight: Any, prefix: str
+    ) -> tuple[tf.Tensor, Any, tf.Tensor]:
         """(factor before the sum, factor after it or None, total weight)."""
         size = self.world.size_tensor()
         if weight is None:
@@ -78,7 +85,7 @@ class GradientExchange:
         else:
             weight = tf.cast(weight, tf.float32)
             if total_weight is None:
-                total = self.world.allreduce(weight, f"{self.name}.weight")
+                total = self.world.allreduce(weight, f"{prefix}.weight")
             else:
                 total = tf.cast(total_weight, tf.float32)
         share = tf.math.divide_no_nan(weight, total)
@@ -91,15 +98,14 @@ class GradientExchange:
         # A rank without examples may hold NaN (the mean of nothing); 0 * NaN must be 0 here.
         scaled = tf.math.multiply_no_nan(flat, tf.cast(before, flat.dtype))
         payload, context = self.compressor.compress(scaled)
-        total = self.world.allreduce(payload, f"{self.name}.{name}")
+        total = self.world.allreduce(payload, name)
         restored = self.compressor.decompress(total, context)
         return restored if after is None else restored * tf.cast(after, restored.dtype)
 
     def _gather(
-        self, gradient: tf.IndexedSlices, before: tf.Tensor, after: Any, index: int
+        self, gradient: tf.IndexedSlices, before: tf.Tensor, after: Any, name: str
     ) -> tf.IndexedSlices:
         """All ranks' slices, with duplicate indices added up, as optimizers need them."""
-        name = f"{self.name}.sparse.{index}"
         values = tf.math.multiply_no_nan(gradient.values, tf.cast(before, gradient.values.dtype))
         payload, context = self.compressor.compress(values)
         payload = self.world.allgather(payload, f"{name}.values")

@@ -53,6 +53,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         sparse_as_dense: exchange `tf.IndexedSlices` (gradients of embeddings) as dense tensors;
             otherwise values and indices are gathered, and duplicate indices added up.
         bucket_mb: gradients travel in buckets of at most so many megabytes (10^6 bytes).
+        name: also the prefix of its collectives' names; must be the same on every rank.
         world: the ranks, as `connect()` gives them; default: those of the running Horovod.
 
     Raises:
@@ -93,7 +94,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             bucket_bytes=int(bucket_mb * MEGABYTE),
             sparse_as_dense=sparse_as_dense or backward_passes_per_step > 1,
             predivide_factor=gradient_predivide_factor,
-            name=self.name,
+            name=name or "lockstep",
         )
 
     def build(self, variables: Sequence[keras.Variable]) -> None:

@@ -6,6 +6,7 @@ that imports Horovod. A collective must be called by every rank of the world.
 """
 
 import contextlib
+import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -201,7 +202,7 @@ def _check_hostname() -> None:
         raise UserError(
             f"this host's own name '{name}' cannot be resolved ({reason}), and Horovod needs it: "
             f"add a line with its address and '{name}' to /etc/hosts",
-            shared=False,
+            shared=os.environ.get("HOROVOD_CROSS_RANK", "0") == "0",  # rank 0 is on this host too
         ) from None
 
 

@@ -146,6 +146,13 @@ def test_the_exchange_happens_only_at_every_kth_pass(world):
     assert int(optimizer.iterations) == 1
 
 
+def test_a_rank_that_has_made_more_optimizers_still_finds_the_others(world):
+    for _ in range(world.rank):
+        DistributedOptimizer(keras.optimizers.SGD(1.0), world=world)
+    value, _, _ = one_step(world, tf.ones(3))
+    assert value.tolist() == [9.0] * 3
+
+
 class Bfloat16Rounding:
     """A user's own compressor: bfloat16's precision, in the float32 that the wire knows."""
 
