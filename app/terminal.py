@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import rich.progress
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column
 
 from app.distributed.launcher import read_launcher
 from app.evaluate import Scores
@@ -39,36 +39,30 @@ class Terminal:
         self._console = Console(
             file=self._screen, highlight=False, soft_wrap=True, force_terminal=moves
         )
-        self._log = Console(file=self._file, highlight=False, width=120)
+        self._log = Console(file=self._file, highlight=False, soft_wrap=True)
         self._epochs = epochs
         self._bar: rich.progress.Progress | None = None
         self._last_line = 0.0
 
-    def say(self, line: str) -> None:
-        """One line."""
-        for console in (self._console, self._log):
-            console.print(line, markup=False)
-        self._flush()
-
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
         """Names and values."""
-        table = Table(title=title, title_justify="left", show_header=False, box=None)
-        for name, value in rows.items():
-            table.add_row(name, str(value))
+        width = max(len(name) for name in rows)
+        lines = [f"  {name:{width}}  {value}" for name, value in rows.items()]
         for console in (self._console, self._log):
-            console.print()
-            console.print(table)
-            console.print()
+            console.print(f"\n[bold]{title}[/bold]")
+            console.print("\n".join(lines) + "\n", markup=False)  # one line each, to be copied
         self._flush()
 
     def began(self, step: int, total_steps: int) -> None:
         """Show the bar, if the screen can move it."""
         if self._console.is_terminal:
             self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(BAR_WIDTH),
-                rich.progress.TextColumn("{task.percentage:>3.0f}%"),
-                rich.progress.TimeRemainingColumn(),
+                rich.progress.BarColumn(BAR_WIDTH // 2),
+                rich.progress.TaskProgressColumn(),
+                rich.progress.TimeRemainingColumn(compact=True),
+                rich.progress.TextColumn(
+                    "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")
+                ),
                 console=self._console,
             )
             self._task = self._bar.add_task("first step ...", total=total_steps, completed=step)

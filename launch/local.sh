@@ -37,6 +37,7 @@ export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
 if [[ -t 1 ]]; then
   LOCKSTEP_TERMINAL=$(tty) && export LOCKSTEP_TERMINAL
 fi
+if [[ -t 2 ]]; then printf 'starting %s rank(s) ...\n' "$ranks" >&2; fi
 options=()
 if [[ $transport == --mpi && $(id -u) == 0 ]]; then options=(--mpi-args=--allow-run-as-root); fi
 

@@ -57,9 +57,9 @@ def load_tfds(data: Data) -> Dataset:
     builder = tfds.builder(data.dataset, data_dir=data.data_dir)
     input_key, label_key = find_keys(builder.info, data.input_key, data.label_key)
     feature = builder.info.features[input_key]
-    if feature.dtype != np.uint8 and isinstance(feature, tfds_features.Image):
+    if isinstance(feature, tfds_features.Image) and feature.np_dtype != np.uint8:
         raise UserError(
-            f"{data.dataset}: images are {feature.dtype}, and Lockstep reads uint8 only"
+            f"{data.dataset}: images are {feature.np_dtype}, and Lockstep reads uint8 only"
         )
     kind: Literal["image", "text"] = "image" if isinstance(feature, tfds_features.Image) else "text"
     if isinstance(data.test, float):

@@ -10,6 +10,7 @@ communication in the same round).
 """
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -143,6 +144,7 @@ def main() -> None:
     if options.measure:
         measure(options.rounds, options.steps)
         return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for ranks in options.ranks:
         command = [sys.executable, "-m", "tests.benchmarks.throughput", "--measure"]
         command += ["--rounds", str(options.rounds), "--steps", str(options.steps)]
