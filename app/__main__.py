@@ -13,9 +13,9 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app import config as configuration
 from app.distributed.launcher import Launched, read_launcher
 from app.errors import UserError, suggest
+from app.recipe import add_flags, load
 
 USER_ERROR, FAILURE = 2, 1
 # The launcher stops all ranks as soon as one has ended. The rank that speaks must be first.
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     launched = read_launcher()
     try:
         options, overrides = parse(arguments)
-        config = configuration.load(options.recipe, overrides)
+        config = load(options.recipe, overrides)
         _quiet_tensorflow()
         from app.train import train
 
@@ -66,7 +66,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         action="store_true",
         help="go on from the newest checkpoint in --run-dir; start there if it holds none",
     )
-    configuration.add_flags(train)
+    add_flags(train)
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = [flag for action in train._actions for flag in action.option_strings]

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from app.config import Config, load, to_toml
+from app.config import Config
 from app.errors import UserError
+from app.recipe import load, to_toml
 
 # With another value of one of these it would be another run. The seed chose the held-out examples.
 IDENTITY = {"data": None, "model": None, "training": ("seed", "precision")}

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from app.config import Config, to_toml
+from app.config import Config
 from app.evaluate import Scores
 from app.loop import Progress
+from app.recipe import to_toml
 
 
 class TensorBoard:

@@ -44,27 +44,13 @@ def train(
     Raises UserError for what the user can mend, ReplicasDiverged if the ranks drift apart.
     """
     began = time.monotonic()
-    if world is None:
-        world = connect()
-        with world.together():
-            devices.configure(world)
+    world = world or _connect()
     world.verify_same(config.facts() | code_version())
-
     data = load_data(config, world)
     directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))
     config = config.in_directory(directory)
-    classifier = build_classifier(config, data)
-    classifier.compile(build_optimizer(config, len(data.splits["train"]), world))
-    classifier.optimizer.build(classifier.trainable_variables)
-    state = TrainState(classifier, classifier.optimizer, config.training.seed)
-    checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
-
-    # The chief reads and writes files; an error of its is an error of every rank.
-    world.from_chief(lambda: rundir.open_directory(directory, config, resume, data.describe()))
-    if resume:
-        world.from_chief(lambda: checkpoints.restore_latest(state))
-    state.move_to(world.broadcast(state.position))
-    broadcast_state(world, classifier, classifier.optimizer, state.seed, state.epoch)
+    state = _initial_state(config, data, world)
+    checkpoints = _open_run(config, data, state, resume, world)
 
     def save() -> None:
         world.from_chief(lambda: checkpoints.save(state, {"world_size": world.size}))
@@ -78,7 +64,7 @@ def train(
     loop.run()
     terminal.ended()
 
-    scores = evaluate(classifier, data.splits["test"], world)
+    scores = evaluate(loop.classifier, data.splits["test"], world)
     board.evaluated("test", state.step, scores)
     metrics = {
         "test_accuracy": scores.accuracy,
@@ -92,6 +78,40 @@ def train(
     world.from_chief(lambda: rundir.write_metrics(directory, metrics))
     terminal.table("Result", _result(metrics, directory, checkpoints))
     return metrics
+
+
+def _connect() -> World:
+    """The ranks of the launcher, each with its devices."""
+    world = connect()
+    with world.together():
+        devices.configure(world)
+    return world
+
+
+def _initial_state(config: Config, data: Data, world: World) -> TrainState:
+    """A built model and optimizer, from the seed; nothing is written yet."""
+    classifier = build_classifier(config, data)
+    optimizer = build_optimizer(config, len(data.splits["train"]), world)
+    classifier.compile(optimizer)
+    optimizer.build(classifier.trainable_variables)
+    return TrainState(classifier, optimizer, config.training.seed)
+
+
+def _open_run(
+    config: Config, data: Data, state: TrainState, resume: bool, world: World
+) -> Checkpoints:
+    """Make or find the run directory, and bring every rank to its newest checkpoint or start.
+
+    The chief reads and writes files; an error of its is an error of every rank.
+    """
+    directory = config.run.run_dir or Path()
+    checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
+    world.from_chief(lambda: rundir.open_directory(directory, config, resume, data.describe()))
+    if resume:
+        world.from_chief(lambda: checkpoints.restore_latest(state))
+    state.move_to(world.broadcast(state.position))
+    broadcast_state(world, state.model, state.optimizer, state.seed, state.epoch)
+    return checkpoints
 
 
 def _plan(config: Config, data: Data, state: TrainState, world: World) -> dict[str, str]:

@@ -39,7 +39,13 @@ if [[ -t 1 ]]; then
 fi
 if [[ -t 2 ]]; then printf 'starting %s rank(s) ...\n' "$ranks" >&2; fi
 options=()
-if [[ $transport == --mpi && $(id -u) == 0 ]]; then options=(--mpi-args=--allow-run-as-root); fi
+if [[ $transport == --mpi ]]; then
+  mpi=''
+  if [[ $(id -u) == 0 ]]; then mpi='--allow-run-as-root'; fi
+  # A waiting rank of Open MPI spins; with more ranks than cores it must let the others compute.
+  if ((ranks > $(nproc))); then mpi+=' --oversubscribe --mca mpi_yield_when_idle 1'; fi
+  if [[ $mpi ]]; then options=("--mpi-args=$mpi"); fi
+fi
 
 # gloo prefixes a line with [RANK]<stdout>:, MPI with [JOB,RANK]<stdout>:
 strip='s/^\[\([0-9]*,\)\{0,1\}0\]<std\(out\|err\)>://'

@@ -33,6 +33,10 @@ def prepare(data: Data, other_names: tuple[str, ...]) -> None:
     if builder.info.splits:
         return
     try:
+        _data_dir(data).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--data-dir {data.data_dir} cannot be written: {error}") from None
+    try:
         builder.download_and_prepare()
     except Exception as error:  # downloads fail in every way there is
         reason = (str(error) or type(error).__name__).splitlines()[0]

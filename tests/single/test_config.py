@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import models
 from app.__main__ import main, parse
-from app.config import Config, add_flags, load, section_of, sections, to_toml
+from app.config import Config, section_of, sections
 from app.errors import UserError
+from app.recipe import add_flags, load, to_toml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "launch" / "recipes").glob("*.toml"))

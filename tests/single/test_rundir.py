@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.config import Config, load
+from app.config import Config
 from app.errors import UserError
+from app.recipe import load
 from app.rundir import default_directory, open_directory, write_file, write_metrics
 
 DATASET = {"name": "digits", "class_names": ["é"], "fingerprint": "f00d"}

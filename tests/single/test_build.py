@@ -1,0 +1,87 @@
+"""From a config to the things it describes."""
+
+import keras
+import numpy as np
+import pytest
+
+from app.build import build_classifier, build_optimizer, code_version, load_data
+from app.distributed.world import World
+from app.errors import UserError
+from app.recipe import load
+
+
+class Ranks(World):
+    """A world that says it has many ranks, and gathers as if all were like this one."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def gather(self, value):
+        return [value] * self.size
+
+
+@pytest.mark.parametrize(
+    ("keys", "ranks", "message"),
+    [
+        ({"global_batch_size": 64}, 2000, "2000 ranks, but digits has 1294 training examples"),
+        ({"per_rank_batch_size": 700}, 2, "per_rank_batch_size = 700 on 2 rank(s) and 1 pass(es)"),
+        ({"global_batch_size": 1295}, 1, "global_batch_size = 1295 is more than the 1294"),
+        ({"global_batch_size": 4}, 5, "cannot be dealt to 5 rank(s) x 1 pass(es)"),
+        (
+            {"global_batch_size": 6, "backward_passes_per_step": 4},
+            2,
+            "cannot be dealt to 2 rank(s) x 4 pass(es): give at least 8",
+        ),
+        ({"model": "textcnn"}, 1, "model 'textcnn' does not read images"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_data_are_refused(keys, ranks, message) -> None:
+    with pytest.raises(UserError) as caught:
+        load_data(load(None, keys), Ranks(ranks))
+    assert message in str(caught.value)
+
+
+def test_a_network_that_refuses_the_images_is_a_users_mistake() -> None:
+    config = load(None, {"model": "resnet50"})
+    data = load_data(config, World())
+    with pytest.raises(UserError, match="model 'resnet50': .*32"):
+        build_classifier(config, data)
+
+
+def test_equal_seeds_give_equal_weights_and_other_seeds_others() -> None:
+    def weights(seed: int):
+        config = load(None, {"seed": seed})
+        return build_classifier(config, load_data(config, World())).get_weights()
+
+    first, again, other = weights(1), weights(1), weights(2)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_learning_rate_follows_the_global_batch_and_the_schedule_the_steps() -> None:
+    keys = {"learning_rate": 0.1, "reference_batch_size": 32, "per_rank_batch_size": 32}
+    config = load(None, {**keys, "epochs": 2, "warmup_epochs": 1, "schedule": "constant"})
+    optimizer = build_optimizer(config, 320, Ranks(4))  # 3 steps an epoch, the last one short
+    schedule = optimizer.inner_optimizer._learning_rate
+    rates = [float(schedule(step)) for step in range(6)]
+    np.testing.assert_allclose(rates, [0.4 / 3, 0.8 / 3, 0.4, 0.4, 0.4, 0.4], rtol=1e-6)
+
+
+def test_biases_and_batchnorm_do_not_decay() -> None:
+    config = load(None, {"weight_decay": 0.5, "learning_rate_scaling": "none"})
+    optimizer = build_optimizer(config, 1000, World())
+    model = keras.Sequential(
+        [keras.layers.Input((2,)), keras.layers.Dense(2), keras.layers.BatchNormalization()]
+    )
+    for variable in model.trainable_variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer.apply([np.zeros(v.shape, np.float32) for v in model.trainable_variables],
+                    model.trainable_variables)  # fmt: skip
+    moved = {v.name: bool((v.numpy() != 1).any()) for v in model.trainable_variables}
+    assert moved == {"kernel": True, "bias": False, "gamma": False, "beta": False}
+
+
+def test_the_code_version_names_our_sources_and_the_packages() -> None:
+    version = code_version()
+    assert len(version["code"]) == 16
+    assert version["keras"] == keras.__version__
