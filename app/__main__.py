@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> int:
     try:
         options, overrides = parse(arguments)
         config = load(options.recipe, overrides)
+        if options.resume and config.run.run_dir is None:
+            raise UserError("--resume needs --run-dir, the directory of the run to go on with")
         _quiet_tensorflow()
         from app.train import train
 
@@ -58,6 +60,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         description="Train, evaluate and keep an image or text classifier, on all ranks of the "
         "launcher (horovodrun, mpirun, MPIJob) or in this process alone. Flags override the "
         "recipe, a recipe overrides the defaults in [brackets].",
+        usage="python -m app train [--recipe FILE] [--run-dir DIR] [--resume] [--KEY VALUE ...]",
         allow_abbrev=False,
     )
     train.add_argument("--recipe", type=Path, metavar="FILE", help="a TOML file of these keys")
@@ -73,8 +76,6 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         raise UserError(f"unknown argument '{unknown[0]}': {suggest(unknown[0], flags)}")
     given = vars(options)
     overrides = {key: given[key] for key in given.keys() - {"command", "recipe", "resume"}}
-    if options.resume and options.recipe is None and "run_dir" not in overrides:
-        raise UserError("--resume needs --run-dir, the directory of the run to go on with")
     return options, overrides
 
 
@@ -90,13 +91,12 @@ def _failed(error: Exception, launched: Launched) -> int:
 
     if isinstance(error, ReplicasDiverged):
         return _stop(f"error: {error}", FAILURE, launched, speaks=False)
-    if launched.size > 1 and "Horovod" in str(error) and "shut" in str(error):
-        return _stop(
-            f"rank {launched.rank} stops: another rank ended or cannot be reached",
-            FAILURE,
-            launched,
-            speaks=False,
-        )
+    from tensorflow.errors import OpError
+
+    if launched.size > 1 and isinstance(error, OpError) and "Horovod" in str(error):
+        reason = str(error).strip().splitlines()[0]
+        message = f"rank {launched.rank}: an exchange failed; has another rank ended? {reason}"
+        return _stop(message, FAILURE, launched, speaks=False)
     who = f"rank {launched.rank} of {launched.size} failed:\n" if launched.size > 1 else ""
     return _stop(who + traceback.format_exc(), FAILURE, launched, speaks=True)
 
@@ -104,13 +104,13 @@ def _failed(error: Exception, launched: Launched) -> int:
 def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:
     """Print the message on one rank, then end this process so that the launcher ends the others.
 
-    `speaks`: this rank has something of its own to say; otherwise rank 0 speaks for all.
+    `speaks`: this rank has something of its own to say; otherwise rank 0 speaks for all, and the
+    others only if no launcher has stopped them.
     """
     if not speaks and launched.rank != 0:
         time.sleep(WAIT_TO_BE_STOPPED_S)
-    else:
-        print(message, file=sys.stderr, flush=True)
-        _tell_launch_script(code)
+    print(message, file=sys.stderr, flush=True)
+    _tell_launch_script(code)
     if launched.size > 1:
         # Without Horovod's orderly shutdown, in which ranks wait for each other.
         sys.stdout.flush()

@@ -61,8 +61,10 @@ def train(
     loop = Loop(config, world, state, data.splits, [terminal, board], save, [guard, *callbacks])
     terminal.table("Lockstep trains", _plan(config, data, state, world))
     terminal.began(state.step, loop.total_steps)
-    loop.run()
-    terminal.ended()
+    try:
+        loop.run()
+    finally:
+        terminal.ended()
 
     scores = evaluate(loop.classifier, data.splits["test"], world)
     board.evaluated("test", state.step, scores)

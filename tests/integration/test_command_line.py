@@ -72,7 +72,7 @@ def test_a_csv_file_trains_under_mpi(tmp_path, texts):
         (["train", "--dataset", "missing.csv"], "no file missing.csv"),
         (["train", "--run-dir", "pyproject.toml/x"], "cannot write the run directory"),
         (["train", "--dataset", "mnist", "--data-dir", "pyproject.toml/x"], "cannot be written"),
-        (["train", "--resume"], "--resume needs --run-dir"),
+        (["train", "--resume", "--recipe", "launch/recipes/digits.toml"], "needs --run-dir"),
         (["tran"], "invalid choice: 'tran'"),
     ],
 )
