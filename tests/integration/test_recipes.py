@@ -24,7 +24,7 @@ CIFAR = ["--train", "train[:20%]", "--test", "test[:20%]"]
             "LOCKSTEP_BANKING77_DIR",
             ["-n", "4", "--mpi"],
             [],
-            0.6,
+            0.4,
             id="banking77-4-mpi",
         ),
     ],
