@@ -4,6 +4,7 @@ Knows scikit-learn, the standard library and `examples`; nothing of TensorFlow o
 """
 
 import ast
+import gc
 import platform
 import sysconfig
 import warnings
@@ -82,6 +83,8 @@ def pydocs(library: Path | None = None) -> Dataset:
     library = library or Path(sysconfig.get_path("stdlib"))
     areas = tuple(MODULES_BY_AREA)
     label_by_text: dict[str, int] = {}
+    # A syntax tree is many objects; each sets off collections that search all of TensorFlow's too.
+    gc.freeze()
     for path in _source_files(library):
         area = AREA_BY_MODULE[path.relative_to(library).parts[0].removesuffix(".py")]
         for docstring in _docstrings(path):
@@ -89,6 +92,7 @@ def pydocs(library: Path | None = None) -> Dataset:
             if len(words) >= MIN_WORDS:
                 # A text found twice, in one area or two, counts where it is found first.
                 label_by_text.setdefault(" ".join(words), areas.index(area))
+    gc.unfreeze()
 
     found = set(label_by_text.values())
     missing = [area for label, area in enumerate(areas) if label not in found]
