@@ -274,8 +274,6 @@ def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(capsys) -> No
     assert streams.err.count("\n") == 1
 
 
-def test_resuming_needs_the_directory_of_the_run() -> None:
-    with pytest.raises(UserError, match="--resume needs --run-dir"):
-        parse(["train", "--resume"])
+def test_the_command_line_tells_actions_from_config_keys() -> None:
     options, overrides = parse(["train", "--resume", "--run-dir", "runs/one"])
     assert options.resume and overrides == {"run_dir": "runs/one"}
