@@ -1,4 +1,4 @@
-"""The command line: python -m app train ...
+"""The command line: python -m app train | data ...
 
 A user's mistake ends with one message from one rank and exit code 2; a bug, or a failure of the
 machine, with the traceback of the rank that met it and exit code 1.
@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from app.config import Config
 from app.distributed.launcher import Launched, read_launcher
 from app.errors import UserError, suggest
 from app.recipe import add_flags, load
@@ -20,6 +21,7 @@ from app.recipe import add_flags, load
 USER_ERROR, FAILURE = 2, 1
 # The launcher stops all ranks as soon as one has ended. The rank that speaks must be first.
 WAIT_TO_BE_STOPPED_S = 10.0
+OPTIONS = {"command", "run", "recipe", "resume", "export"}  # what is no key of a config
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,13 +36,7 @@ def main(arguments: list[str]) -> int:
     launched = read_launcher()
     try:
         options, overrides = parse(arguments)
-        config = load(options.recipe, overrides)
-        if options.resume and config.run.run_dir is None:
-            raise UserError("--resume needs --run-dir, the directory of the run to go on with")
-        _quiet_tensorflow()
-        from app.train import train
-
-        train(config, resume=options.resume)
+        options.run(load(options.recipe, overrides), options)
     except UserError as error:
         return _stop(f"error: {error}", USER_ERROR, launched, speaks=not error.shared)
     except KeyboardInterrupt:
@@ -50,10 +46,39 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _train(config: Config, options: argparse.Namespace) -> None:
+    if options.resume and config.run.run_dir is None:
+        raise UserError("--resume needs --run-dir, the directory of the run to go on with")
+    _quiet_tensorflow()
+    from app.train import train
+
+    train(config, resume=options.resume)
+
+
+def _data(config: Config, options: argparse.Namespace) -> None:
+    if options.export and options.export[0] != "tfrecord":
+        raise UserError(f"--export {options.export[0]}: the only format is tfrecord")
+    _quiet_tensorflow()
+    from app.show_data import show_data
+
+    show_data(config, Path(options.export[1]) if options.export else None)
+
+
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """(options of the command, config keys given as flags)."""
     parser = Parser(prog="python -m app", description=__doc__.partition("\n\n")[2])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    flags = _add_train(commands) + _add_data(commands)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise UserError(f"unknown argument '{unknown[0]}': {suggest(unknown[0], flags)}")
+    given = vars(options)
+    overrides = {key: value for key, value in given.items() if key not in OPTIONS}
+    return options, overrides
+
+
+def _add_train(commands: Any) -> list[str]:
+    """The command `train`; returns its flags."""
     train = commands.add_parser(
         "train",
         help="train, evaluate and keep a classifier",
@@ -63,6 +88,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         usage="python -m app train [--recipe FILE] [--run-dir DIR] [--resume] [--KEY VALUE ...]",
         allow_abbrev=False,
     )
+    train.set_defaults(run=_train)
     train.add_argument("--recipe", type=Path, metavar="FILE", help="a TOML file of these keys")
     train.add_argument(
         "--resume",
@@ -70,13 +96,33 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
         help="go on from the newest checkpoint in --run-dir; start there if it holds none",
     )
     add_flags(train)
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        flags = [flag for action in train._actions for flag in action.option_strings]
-        raise UserError(f"unknown argument '{unknown[0]}': {suggest(unknown[0], flags)}")
-    given = vars(options)
-    overrides = {key: given[key] for key in given.keys() - {"command", "recipe", "resume"}}
-    return options, overrides
+    return [flag for action in train._actions for flag in action.option_strings]
+
+
+def _add_data(commands: Any) -> list[str]:
+    """The command `data`; returns its flags."""
+    data = commands.add_parser(
+        "data",
+        help="show what a dataset holds and what is wrong with it",
+        description="Print the splits of a dataset, its classes, sizes and lengths, sample rows, "
+        "and every problem found; or write it as TFRecord files for fast streaming.",
+        usage="python -m app data [SOURCE] [--recipe FILE] [--export tfrecord DIR] [--KEY VALUE]",
+        allow_abbrev=False,
+    )
+    data.set_defaults(run=_data)
+    data.add_argument(
+        "dataset", nargs="?", default=argparse.SUPPRESS, metavar="SOURCE", help="as --dataset"
+    )
+    data.add_argument("--recipe", type=Path, metavar="FILE", help="a TOML file of these keys")
+    data.add_argument(
+        "--export",
+        nargs=2,
+        metavar=("tfrecord", "DIR"),
+        help="write the splits to this new directory; images keep their bytes, unless --image-size "
+        "is given",
+    )
+    add_flags(data, only="data")
+    return [flag for action in data._actions for flag in action.option_strings]
 
 
 def _quiet_tensorflow() -> None:

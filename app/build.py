@@ -1,4 +1,4 @@
-"""From a config to the things it describes: data in memory, a classifier, an optimizer."""
+"""From a config to the things it describes: data, a classifier, an optimizer."""
 
 import dataclasses
 import hashlib
@@ -12,9 +12,22 @@ import numpy as np
 import models
 from app.classifier import Classifier
 from app.config import Config
-from app.data.batches import Loaded, load_images, load_texts
+from app.data.bad import Bad, BadExamples
+from app.data.batches import Split
 from app.data.catalogue import load_dataset, prepare_dataset
-from app.data.examples import Dataset
+from app.data.encoder import Encoder
+from app.data.examples import Dataset, Examples
+from app.data.hold import (
+    Held,
+    choose,
+    hold_images,
+    hold_texts,
+    image_bytes,
+    image_spec,
+    text_bytes,
+    text_chunks,
+)
+from app.data.images import ImageSpec
 from app.data.text import build_vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
@@ -24,11 +37,20 @@ from app.schedule import Schedule, scaled_peak
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A dataset ready for the network, the same on every rank."""
+    """A dataset ready for the network, the same on every rank.
+
+    `image_shape`: (height, width, channels), for images; `bad`: the examples that were left out;
+    `notes`: what was decided about the data, for people.
+    """
 
     dataset: Dataset
-    splits: dict[str, Loaded]
+    splits: dict[str, Split]
     vocabulary: list[str] | None
+    image_spec: ImageSpec | None
+    image_shape: tuple[int, int, int] | None
+    held: Held
+    bad: list[Bad]
+    notes: dict[str, str]
 
     def describe(self) -> dict[str, Any]:
         """What a model trained on it needs to know at inference, as JSON values."""
@@ -38,31 +60,79 @@ class Data:
             "fingerprint": self.dataset.fingerprint,
             "examples": {name: len(split) for name, split in self.splits.items()},
             "class_names": list(self.dataset.class_names),
-            "image_shape": list(self.dataset.train.inputs.shape[1:]),
+            "image_shape": list(self.image_shape or ()),
             "vocabulary": self.vocabulary,
+            "hold": "stream" if self.held.stream else "memory",
         }
 
 
-def load_data(config: Config, world: World) -> Data:
-    """Prepare (one rank per host), load and encode the dataset; a collective."""
+def load_data(config: Config, world: World, hold: str | None = None) -> Data:
+    """Prepare (one rank per host), load and encode the dataset; a collective.
+
+    `hold`: how a run that is resumed held its examples; None for the config's choice.
+    """
+    bad = BadExamples(config.data.on_bad)
+    dataset = open_dataset(config, bad, world)
+    with world.together():
+        _check_model(config, dataset)
+    data = hold_dataset(config, dataset, bad, world, hold)
+    with world.together():
+        bad.check(sum(map(len, data.splits.values())) + len(bad.found))
+        _check_sizes(config, data.dataset, world.size)
+    return data
+
+
+def open_dataset(config: Config, bad: BadExamples, world: World) -> Dataset:
+    """Prepare the dataset (one rank per host) and find its examples; a collective."""
     with world.together():
         if world.local_rank == 0:
             prepare_dataset(config.data)
     with world.together():
-        dataset = load_dataset(config.data, config.training.seed)
-        _check_sizes(config, dataset, world.size)
-        _check_model(config, dataset)
+        dataset = load_dataset(config.data, config.training.seed, bad)
     world.verify_same({"dataset": dataset.fingerprint})
-    if dataset.kind == "image":
-        images = {name: load_images(split) for name, split in dataset.splits.items()}
-        return Data(dataset, images, None)
-    size, ngrams = config.data.vocabulary_size, config.data.ngrams
-    vocabulary = world.from_chief(lambda: build_vocabulary(dataset.train.inputs, size, ngrams))
-    texts = {
-        name: load_texts(split, vocabulary, ngrams, config.data.max_tokens)
-        for name, split in dataset.splits.items()
+    return dataset
+
+
+def hold_dataset(
+    config: Config, dataset: Dataset, bad: BadExamples, world: World, hold: str | None = None
+) -> Data:
+    """Decode and encode the dataset, in memory or as a stream; a collective."""
+    make = _load_images if dataset.kind == "image" else _load_texts
+    return make(config, dataset, hold or config.data.hold, bad, world)
+
+
+def _load_images(
+    config: Config, dataset: Dataset, hold: str, bad: BadExamples, world: World
+) -> Data:
+    spec, size, dataset = image_spec(config.data, dataset, bad, world)
+    needed = image_bytes(dataset, size, spec.channels)
+    held = choose(hold, needed, not isinstance(dataset.train, Examples), dataset.name, world)
+    splits, dataset = hold_images(dataset, spec, size, held, bad, world)
+    notes = {"images": f"{size[1]}x{size[0]}x{spec.channels}, {held.why}"}
+    shape = (*size, spec.channels)
+    return Data(dataset, splits, None, spec, shape, held, bad.found, notes)
+
+
+def _load_texts(
+    config: Config, dataset: Dataset, hold: str, bad: BadExamples, world: World
+) -> Data:
+    wanted = config.data
+    if config.augmentation.is_on:
+        raise UserError("[augmentation] changes images, but these are texts", shared=True)
+    size, ngrams, tokens = wanted.vocabulary_size, wanted.ngrams, wanted.tokens
+    can_stream = not isinstance(dataset.train, Examples)
+    held = choose(hold, text_bytes(dataset), can_stream, dataset.name, world)
+    vocabulary = world.from_chief(
+        lambda: build_vocabulary(text_chunks(dataset.train), tokens, size, ngrams)
+    )
+    encoder = Encoder(vocabulary, tokens, ngrams, wanted.max_tokens)
+    splits, cut = hold_texts(dataset, encoder, held, world)
+    total, of_train = sum(cut.values()), f"{cut['train']:,} of {len(dataset.train):,} in train"
+    notes = {
+        "texts": f"{len(vocabulary):,} {tokens} in the vocabulary, {held.why}",
+        "cut": f"{total:,} texts longer than {wanted.max_tokens} tokens ({of_train})",
     }
-    return Data(dataset, texts, vocabulary)
+    return Data(dataset, splits, vocabulary, None, None, held, bad.found, notes)
 
 
 def _check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
@@ -108,8 +178,9 @@ def build_classifier(config: Config, data: Data) -> Classifier:
     keras.config.set_dtype_policy(config.training.precision)
     try:
         if data.dataset.kind == "image":
-            shape = data.dataset.train.inputs.shape[1:]
-            network = models.build_image_model(config.model.model, shape, classes, **options)
+            network = models.build_image_model(
+                config.model.model, data.image_shape or (0, 0, 0), classes, **options
+            )
         else:
             size, cut = len(data.vocabulary or []) + 2, config.data.max_tokens
             network = models.build_text_model(
@@ -117,7 +188,20 @@ def build_classifier(config: Config, data: Data) -> Classifier:
             )
     except ValueError as error:
         raise UserError(f"model '{config.model.model}': {error}") from None
-    return Classifier(network, config.training.label_smoothing)
+    weights = None
+    if config.training.imbalance == "class_weights":
+        weights = class_weights(data.splits["train"].labels, classes)
+    return Classifier(network, config.training.label_smoothing, weights)
+
+
+def class_weights(labels: np.ndarray, classes: int) -> list[float]:
+    """examples / (present classes * the class's examples), for each class; 0 for none.
+
+    Every class counts the same in the loss, and the mean weight over the examples is 1.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    present = np.count_nonzero(counts)
+    return [len(labels) / (present * count) if count else 0.0 for count in counts.tolist()]
 
 
 def build_optimizer(config: Config, examples: int, world: World) -> DistributedOptimizer:

@@ -3,7 +3,7 @@
 Knows neither Horovod nor how many workers there are: the optimizer does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -18,17 +18,26 @@ class Classifier(keras.Model):
     `fit()` takes batches `(inputs, labels)` or `Batch`; compile it with a
     `app.distributed.DistributedOptimizer`. Batches may be of different sizes on different ranks,
     even empty, as long as all ranks have the same number of them.
+
+    `label_smoothing`: the share of each target spread over all classes (Szegedy et al. 2015,
+    arXiv:1512.00567); `class_weights`: what an example of each class counts in the loss. Neither
+    is part of a test loss.
     """
 
     # Horovod's collectives cannot be compiled by XLA; this turns off Keras' jit_compile="auto".
     supports_jit = False
 
     def __init__(
-        self, network: keras.Model, label_smoothing: float = 0.0, name: str = "classifier"
+        self,
+        network: keras.Model,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        name: str = "classifier",
     ):
         super().__init__(name=name)
         self.network = network
         self.label_smoothing = label_smoothing
+        self.class_weights = None if class_weights is None else tuple(class_weights)
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self._gradient_kinds: list[Callable[[], Any]] | None = None
@@ -60,7 +69,7 @@ class Classifier(keras.Model):
         def learn():
             with tf.GradientTape() as tape:
                 logits = self(batch.inputs, training=True)
-                loss = tf.reduce_mean(self.losses_of(batch.labels, logits))
+                loss = tf.reduce_mean(self.objectives_of(batch, logits))
                 objective = self.optimizer.scale_loss(loss)
             return loss, logits, tape.gradient(objective, self.trainable_variables)
 
@@ -80,11 +89,25 @@ class Classifier(keras.Model):
         return self._update_metrics(loss, logits, batch.labels, examples)
 
     def losses_of(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Cross-entropy of each example, float32 (B,), against smoothed labels if asked for."""
+        """Cross-entropy of each example, float32 (B,), in nats."""
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+    def objectives_of(self, batch: Batch, logits: tf.Tensor) -> tf.Tensor:
+        """What training makes small, float32 (B,): cross-entropy against soft or smoothed
+        targets, weighed by class.
+
+        Its mean is over examples, not over weights, so that the shares of ranks add up to the
+        gradient of the whole global batch.
+        """
         classes = logits.shape[-1]
-        targets = tf.one_hot(labels, classes, dtype=logits.dtype)
-        targets = targets * (1.0 - self.label_smoothing) + self.label_smoothing / classes
-        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        targets = batch.targets
+        if targets is None:
+            targets = tf.one_hot(batch.labels, classes, dtype=logits.dtype)
+        smoothed = targets * (1.0 - self.label_smoothing) + self.label_smoothing / classes
+        losses = tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
+        if self.class_weights is None:
+            return losses
+        return losses * tf.linalg.matvec(targets, tf.constant(self.class_weights, targets.dtype))
 
     def _update_metrics(self, loss, logits, labels, examples) -> dict[str, tf.Tensor]:
         self.loss_mean.update_state(loss, sample_weight=tf.cast(examples, tf.float32))

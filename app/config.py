@@ -38,22 +38,24 @@ class Data(Section):
 
     dataset: str = Field(
         "digits",
-        description="digits, pydocs (embedded), a .csv file, or the name of a TFDS dataset",
+        description="digits, pydocs (embedded), synthetic-image, synthetic-text, a .csv, .tsv or "
+        ".jsonl file, a folder of images by class, a TFDS name or directory",
     )
     data_dir: Path | None = Field(
         None,
-        description="where TFDS datasets are or will be prepared; CSV files are relative to it",
+        description="where TFDS datasets are or will be prepared; files and folders are relative "
+        "to it",
     )
     train: str = Field("train", description="TFDS split to train on, e.g. 'train[:90%%]'")
-    validation: SplitOrShare = Field(
-        0.1,
-        description="TFDS split or CSV file to validate on after each epoch, or the share held "
-        "out from training, stratified (0: none)",
+    validation: SplitOrShare | None = Field(
+        None,
+        description="TFDS split, file or folder to validate on after each epoch, or the share "
+        "held out from training, stratified (0: none; default: the dataset's own, otherwise 0.1)",
     )
     test: SplitOrShare | None = Field(
         None,
-        description="TFDS split or CSV file to evaluate at the end, or the share held out "
-        "(default: the TFDS split 'test'; 0.1 of a CSV file)",
+        description="TFDS split, file or folder to evaluate at the end, or the share held out "
+        "(default: the dataset's own, otherwise 0.1)",
     )
     input_key: str | None = Field(
         None, description="feature or column that holds the image or text (default: found)"
@@ -64,13 +66,57 @@ class Data(Section):
     image_size: Positive | None = Field(
         None, description="resize images to so many pixels squared (needed if sizes are mixed)"
     )
+    image_fit: Literal["crop", "stretch", "pad"] = Field(
+        "crop", description="how an image of another shape is brought to image_size squared"
+    )
+    hold: Literal["auto", "memory", "stream"] = Field(
+        "auto",
+        description="keep examples in memory, or read them from their files when their turn "
+        "comes (auto: in memory if all of a host's ranks fit in half of what is free)",
+    )
+    on_bad: Literal["error", "skip"] = Field(
+        "error",
+        description="a bad file or row ends the run, or is left out and listed in "
+        "bad_examples.jsonl (at most 5%% of them)",
+    )
+    tokens: Literal["words", "characters", "subwords"] = Field(
+        "words", description="what a text is split into (a Chinese or Japanese character is a word)"
+    )
     vocabulary_size: Annotated[int, Field(ge=3)] = Field(
         20_000, description="most tokens in the vocabulary, padding and unknown included"
     )
     ngrams: Annotated[int, Field(ge=1, le=3)] = Field(
-        1, description="tokens are runs of up to so many words"
+        1, description="tokens are runs of up to so many words, characters or sub-words"
     )
     max_tokens: Positive = Field(256, description="longer texts are cut")
+
+
+class Augmentation(Section):
+    """[augmentation]: random changes to training images, never to those that are evaluated."""
+
+    flip: Literal["none", "horizontal", "both"] = Field(
+        "none", description="mirror half of the images left to right, or in both directions"
+    )
+    crop_padding: Annotated[int, Field(ge=0)] = Field(
+        0, description="pad by so many pixels and cut out the old size at random"
+    )
+    auto_augment: Literal["none", "trivialaugment"] = Field(
+        "none", description="one of 14 operations at a random strength on each image"
+    )
+    random_erasing: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="the probability that a rectangle is blanked"
+    )
+    mixup: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="blend pairs of images and labels; alpha of Beta(alpha, alpha), 0: off"
+    )
+    cutmix: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="paste a part of another image; alpha as for mixup, 0: off"
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is to be changed."""
+        return self != Augmentation()
 
 
 class Model(Section):
@@ -102,8 +148,13 @@ class Training(Section):
         "float32", description="Keras dtype policy"
     )
     label_smoothing: Share = Field(0.0, description="share of each label spread over all classes")
+    imbalance: Literal["none", "class_weights", "balanced_sampling"] = Field(
+        "none",
+        description="for classes of unequal size: weigh each class's loss by examples / (classes "
+        "x its examples), or draw every class equally often (then not every example comes once)",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        0, description="of the initial weights, the order of the data, dropout and hold-out"
+        0, description="of the initial weights, order of the data, dropout, augmentation, hold-out"
     )
 
     @pydantic.model_validator(mode="after")
@@ -171,6 +222,14 @@ class Distribution(Section):
     bucket_mb: Annotated[float, Field(gt=0)] = Field(
         25.0, description="gradients travel in buckets of so many megabytes"
     )
+    shard_by: Literal["iid", "label", "dirichlet"] = Field(
+        "iid",
+        description="deal each batch evenly, or give each rank classes of its own, or shares of "
+        "each class drawn from Dirichlet(dirichlet_alpha), as in studies of federated learning",
+    )
+    dirichlet_alpha: Annotated[float, Field(gt=0)] = Field(
+        0.5, description="shard_by 'dirichlet': the smaller, the more uneven"
+    )
     guard_every_steps: Positive = Field(
         100, description="compare all replicated variables between ranks so often"
     )
@@ -190,6 +249,7 @@ class Config(Section):
     """Everything that defines a run."""
 
     data: Data = Data()
+    augmentation: Augmentation = Augmentation()
     model: Model = Model()
     training: Training = Training()
     optimizer: Optimizer = Optimizer()

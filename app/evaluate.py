@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.classifier import Classifier
-from app.data.batches import Loaded, evaluation_batches
+from app.data.batches import Split, evaluation_batches
 
 EVALUATION_BATCH_SIZE = 256
 
@@ -33,12 +33,19 @@ class Scores:
         return float(np.trace(self.confusion)) / self.examples
 
     @property
+    def recall(self) -> list[float | None]:
+        """The share of each class's examples that are recognised; None for a class without any."""
+        totals = self.confusion.sum(axis=1)
+        right = np.diag(self.confusion)
+        return [float(r / t) if t else None for r, t in zip(right, totals, strict=True)]
+
+    @property
     def loss(self) -> float:
         """Mean cross-entropy, in nats."""
         return self.loss_sum / self.examples
 
 
-def evaluate(classifier: Classifier, split: Loaded, world) -> Scores:
+def evaluate(classifier: Classifier, split: Split, world) -> Scores:
     """Score a split on all ranks of `world`; a collective.
 
     The counts equal those of one process over the whole split: each example is scored by one

@@ -7,16 +7,18 @@ callback works in it: `on_train_batch_*` come once per pass with this rank's own
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from app.classifier import Classifier
 from app.config import Config
-from app.data.batches import Loaded, training_batches
-from app.data.order import EpochPlan, epoch_permutation
+from app.data.augment import Augment
+from app.data.batches import Split, training_batches
+from app.data.order import EpochPlan, epoch_order, owners_of
 from app.distributed.replicas import average_statistics, sum_metrics
 from app.distributed.world import World
 from app.evaluate import Scores, evaluate
@@ -62,7 +64,7 @@ class Loop:
         config: Config,
         world: World,
         state: TrainState,
-        splits: dict[str, Loaded],
+        splits: dict[str, Split],
         shows: Sequence[Show],
         save: Callable[[], Any],
         callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -87,6 +89,7 @@ class Loop:
             steps=steps * self.passes,
         )
         self.clock = Clock()
+        self._owners = _owners(config, world, splits["train"])
         self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
 
     def run(self) -> None:
@@ -107,7 +110,8 @@ class Loop:
         self.classifier.reset_metrics()
         self.callbacks.on_epoch_begin(state.epoch)
         epoch_began = self._reported = self.clock.mark
-        for number, (batch, last_pass) in enumerate(self._batches()):
+        self.clock.begin()
+        for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches())):
             self.callbacks.on_train_batch_begin(number)
             traces = self._step.experimental_get_tracing_count()
             logs = self._step(batch)
@@ -135,10 +139,23 @@ class Loop:
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
-        state, train = self.state, self.splits["train"]
-        order = epoch_permutation(len(train), state.seed, state.epoch)
-        plan = EpochPlan(order, self.batch_size, self.world.size, self.passes, state.examples_seen)
-        for number, batch in enumerate(training_batches(train, plan, self.world.rank)):
+        state, train, wanted = self.state, self.splits["train"], self.config.augmentation
+        balanced = self.config.training.imbalance == "balanced_sampling"
+        plan = EpochPlan(
+            epoch_order(train.labels, train.files_of, balanced, state.seed, state.epoch),
+            self.batch_size,
+            self.world.size,
+            self.passes,
+            state.examples_seen,
+            "round robin" if train.files_of is None else "neighbours",
+            self._owners,
+        )
+        augment = None
+        if wanted.is_on:
+            classes = self.classifier.network.output_shape[-1]
+            augment = Augment(wanted, classes, state.seed, state.epoch)
+        batches = training_batches(train, plan, self.world.rank, augment)
+        for number, batch in enumerate(batches):
             yield batch, (number + 1) % self.passes == 0
 
     def _count_step(self) -> None:
@@ -165,8 +182,18 @@ class Loop:
         )
 
 
+def _owners(config: Config, world: World, train: Split) -> np.ndarray | None:
+    """The rank that trains on each example, where shards are to differ."""
+    wanted = config.distribution
+    if wanted.shard_by == "iid":
+        return None
+    seed, alpha = config.training.seed, wanted.dirichlet_alpha
+    return owners_of(train.labels, wanted.shard_by, world.size, seed, alpha)
+
+
 class Clock:
-    """Counts examples of all ranks and the seconds in which they were trained on.
+    """Counts examples of all ranks, the seconds in which they were trained on, and those of them
+    that this rank waited for input.
 
     Steps in which TensorFlow compiles, and what happens between epochs, are not counted.
     """
@@ -174,14 +201,35 @@ class Clock:
     def __init__(self) -> None:
         self.examples = 0
         self.seconds = 0.0
+        self.waited = 0.0
         self._last: float | None = None
+        self._waited_now = 0.0
+
+    def begin(self) -> None:
+        """An epoch begins: its input is prepared from here on."""
+        self._last = time.perf_counter()
+        self._waited_now = 0.0
+
+    def waits_for(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches; the time until each is there counts as waiting."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited_now += time.perf_counter() - asked
+            yield batch
 
     def tick(self, examples: int, compiled: bool) -> None:
         """A pass over `examples` has been started; it was compiled just now, or not."""
         if self._last is not None and not compiled:
             self.examples += examples
+            self.waited += self._waited_now
             self._count_seconds()
         self._last = time.perf_counter()
+        self._waited_now = 0.0
 
     def pause(self) -> None:
         """Training has reached the last example; do not count the time until the next pass."""
@@ -196,6 +244,11 @@ class Clock:
         """Examples/s since a `mark`, or on the whole."""
         examples, seconds = self.examples - since[0], self.seconds - since[1]
         return examples / seconds if seconds > 0 else 0.0
+
+    @property
+    def waited_share(self) -> float:
+        """The share of the time spent waiting for input."""
+        return self.waited / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def mark(self) -> tuple[int, float]:

@@ -16,9 +16,11 @@ from app.config import BATCH_SIZES, Config, section_of, sections
 from app.errors import UserError, suggest
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag per key, grouped by table, with the default in its help."""
+def add_flags(parser: argparse.ArgumentParser, only: str | None = None) -> None:
+    """One flag per key, grouped by table, with the default in its help; of `only` one table."""
     for name, section in sections().items():
+        if only not in (None, name):
+            continue
         group = parser.add_argument_group(f"[{name}]", (section.__doc__ or "").partition(": ")[2])
         for key, field in section.model_fields.items():
             default = "" if field.default in (None, []) else f" [{field.default}]"

@@ -1,17 +1,23 @@
-"""The run directory: config.toml, dataset.json, log.txt, metrics.json, checkpoints, TensorBoard."""
+"""The run directory: config.toml, dataset.json, bad_examples.jsonl, log.txt, metrics.json,
+checkpoints, TensorBoard."""
 
+import dataclasses
 import datetime
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from app.config import Config
+from app.data.bad import Bad
 from app.errors import UserError
 from app.recipe import load, to_toml
 
 # With another value of one of these it would be another run. The seed chose the held-out examples.
-IDENTITY = {"data": None, "model": None, "training": ("seed", "precision")}
+IDENTITY = {"data": None, "model": None, "training": ("seed", "precision", "imbalance")}
+# Of these, keys that may differ: where the data lie, and what "auto" and "skip" came to is saved.
+MAY_DIFFER = ("data_dir", "hold", "on_bad")
 
 
 def default_directory(config: Config) -> Path:
@@ -21,8 +27,17 @@ def default_directory(config: Config) -> Path:
     return Path("runs") / f"{name}-{config.model.model}-{now}"
 
 
-def open_directory(path: Path, config: Config, resume: bool, dataset: dict[str, Any]) -> None:
-    """Make the directory; write the resolved config and the description of the dataset.
+def saved_hold(path: Path) -> str | None:
+    """How the run in this directory held its examples, "memory" or "stream"; None for no run."""
+    saved = path / "dataset.json"
+    return _read_dataset(saved)["hold"] if saved.exists() else None
+
+
+def open_directory(
+    path: Path, config: Config, resume: bool, dataset: dict[str, Any], bad: Sequence[Bad] = ()
+) -> None:
+    """Make the directory; write the resolved config, the description of the dataset, and the
+    examples that were left out.
 
     Raises UserError, before anything is written, if it holds a run and `resume` is off, if it
     holds another run, or if it cannot be written.
@@ -37,6 +52,9 @@ def open_directory(path: Path, config: Config, resume: bool, dataset: dict[str, 
         _check_same_data(path / "dataset.json", dataset)
     try:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in bad]
+        if bad:
+            write_file(path / "bad_examples.jsonl", "".join(lines))
         write_file(path / "dataset.json", json.dumps(dataset, ensure_ascii=False) + "\n")
         write_file(saved, to_toml(config))
     except OSError as error:
@@ -49,7 +67,7 @@ def _check_same_run(saved: Path, config: Config) -> None:
         before, now = getattr(old, section), getattr(config, section)
         for key in keys or type(before).model_fields:
             was, is_now = getattr(before, key), getattr(now, key)
-            if was != is_now and key != "data_dir":
+            if was != is_now and key not in MAY_DIFFER:
                 raise UserError(
                     f"{saved.parent} was trained with {key} = {was!r}, not {is_now!r}: resume it "
                     "with its own config (--recipe RUN/config.toml), or give another --run-dir"
@@ -57,15 +75,20 @@ def _check_same_run(saved: Path, config: Config) -> None:
 
 
 def _check_same_data(saved: Path, dataset: dict[str, Any]) -> None:
-    try:
-        old = json.loads(saved.read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{saved} cannot be read ({error}): the run cannot be resumed") from None
+    old = _read_dataset(saved)["fingerprint"]
     if old != dataset["fingerprint"]:
         raise UserError(
             f"the data has changed since {saved.parent} was begun (fingerprint {old}, now "
             f"{dataset['fingerprint']}): bring the old data back, or give another --run-dir"
         )
+
+
+def _read_dataset(saved: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(saved.read_text(encoding="utf-8"))
+        return {"fingerprint": found["fingerprint"], "hold": found.get("hold")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{saved} cannot be read ({error}): the run cannot be resumed") from None
 
 
 def write_file(path: Path, text: str) -> None:

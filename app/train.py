@@ -31,6 +31,8 @@ from app.state import TrainState
 from app.tensorboard import TensorBoard
 from app.terminal import Terminal
 
+HARDEST = 3  # classes named in the result
+
 
 def train(
     config: Config,
@@ -46,7 +48,8 @@ def train(
     began = time.monotonic()
     world = world or _connect()
     world.verify_same(config.facts() | code_version())
-    data = load_data(config, world)
+    hold = world.from_chief(lambda: _saved_hold(config)) if resume else None
+    data = load_data(config, world, hold)
     directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))
     config = config.in_directory(directory)
     state = _initial_state(config, data, world)
@@ -66,13 +69,18 @@ def train(
     finally:
         terminal.ended()
 
+    waited = world.gather(loop.clock.waited_share)
     scores = evaluate(loop.classifier, data.splits["test"], world)
     board.evaluated("test", state.step, scores)
     metrics = {
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
         "test_examples": scores.examples,
+        "test_recall": dict(zip(data.dataset.class_names, scores.recall, strict=True)),
         "examples_per_second": loop.clock.rate(),
+        "input_wait_share": sum(waited) / len(waited),
+        "input_wait_share_slowest": max(waited),
+        "bad_examples": len(data.bad),
         "seconds": time.monotonic() - began,
         "world_size": world.size,
         **state.position,
@@ -88,6 +96,10 @@ def _connect() -> World:
     with world.together():
         devices.configure(world)
     return world
+
+
+def _saved_hold(config: Config) -> str | None:
+    return rundir.saved_hold(config.run.run_dir) if config.run.run_dir else None
 
 
 def _initial_state(config: Config, data: Data, world: World) -> TrainState:
@@ -108,7 +120,8 @@ def _open_run(
     """
     directory = config.run.run_dir or Path()
     checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
-    world.from_chief(lambda: rundir.open_directory(directory, config, resume, data.describe()))
+    describe = data.describe()
+    world.from_chief(lambda: rundir.open_directory(directory, config, resume, describe, data.bad))
     if resume:
         world.from_chief(lambda: checkpoints.restore_latest(state))
     state.move_to(world.broadcast(state.position))
@@ -127,8 +140,11 @@ def _plan(config: Config, data: Data, state: TrainState, world: World) -> dict[s
         batch,
         optimizer.reference_batch_size,
     )
+    if data.bad:
+        sizes += f", {len(data.bad)} bad left out (bad_examples.jsonl)"
     return {
         "data": f"{data.dataset.name}: {sizes}, {len(data.dataset.class_names)} classes",
+        **data.notes,
         "model": f"{config.model.model}, {parameters(state.model):,} parameters",
         "world": f"{world.size} rank(s), {world.backend}, {devices.describe()} each",
         "batch": f"{batch} examples per step over all ranks",
@@ -141,9 +157,14 @@ def _plan(config: Config, data: Data, state: TrainState, world: World) -> dict[s
 
 def _result(metrics: dict[str, Any], directory: Path, checkpoints: Checkpoints) -> dict[str, str]:
     """The end of the story, for people."""
+    recall = {name: share for name, share in metrics["test_recall"].items() if share is not None}
+    hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
     return {
         "test accuracy": f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}",
+        "hardest": ", ".join(f"{name} {recall[name]:.0%}" for name in hardest),
         "examples/s": f"{metrics['examples_per_second']:,.0f}",
+        "input": f"{metrics['input_wait_share']:.1%} of the time waited for, "
+        f"{metrics['input_wait_share_slowest']:.1%} on the slowest rank",
         "time": f"{metrics['seconds']:.1f} s",
         "checkpoint": str(checkpoints.list()[-1]),
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}",

@@ -1,107 +1,179 @@
-"""From what the user names to a `Dataset`: embedded sets, CSV files, TensorFlow Datasets."""
+"""From what the user names to a `Dataset`: the embedded and synthetic ones, tables, folders of
+images, TensorFlow Datasets."""
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from app.config import Data
-from app.data import embedded
-from app.data.examples import Dataset, Examples, stratified_split
-from app.data.tables import read_csv
+from app.data import embedded, synthetic
+from app.data.bad import BadExamples
+from app.data.classes import sort_class_names
+from app.data.examples import Dataset, Examples, Source, stratified_split
+from app.data.folders import find_splits, list_files
+from app.data.tables import SUFFIXES, read_table
 from app.errors import UserError
 
 EMBEDDED = {"digits": embedded.digits, "pydocs": embedded.pydocs}
+NAMES = (*EMBEDDED, synthetic.IMAGE, synthetic.TEXT)
+HELD_OUT = 0.1  # of the training examples, where the dataset has no split of its own
 
 
 def prepare_dataset(data: Data) -> None:
-    """Download and prepare a TFDS dataset that is not there yet; call it once per host."""
-    if data.dataset not in EMBEDDED and not data.dataset.endswith(".csv"):
+    """Download, prepare and index a TFDS dataset; call it once per host.
+
+    Raises UserError for an unknown name or a failed download.
+    """
+    if _reader(data) is _load_tfds:
         from app.data.tfds_source import prepare
 
-        prepare(data, tuple(EMBEDDED))
+        prepare(data, NAMES)
 
 
-def load_dataset(data: Data, seed: int) -> Dataset:
-    """The dataset that `[data]` names, with a validation split held out if one is asked for.
+def load_dataset(data: Data, seed: int, bad: BadExamples) -> Dataset:
+    """The dataset that `[data]` names, with the splits held out that are asked for.
 
-    Raises UserError that says what was given and what would do.
+    Images are not decoded yet. Raises UserError that says what was given and what would do.
     """
-    if data.dataset in EMBEDDED:
-        try:
-            dataset = EMBEDDED[data.dataset]()
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        if data.test is not None or isinstance(data.validation, str):
-            raise UserError(
-                f"{data.dataset} has a fixed test split: leave out test, and give a "
-                "share as validation"
-            )
-    elif data.dataset.endswith(".csv"):
-        dataset = _load_csv(data, seed)
-    else:
-        from app.data.tfds_source import load_tfds
+    dataset = _reader(data)(data, bad)
+    own = {"validation": dataset.validation, "test": dataset.test}
+    train = dataset.train
+    for split, wanted, split_seed in (
+        ("test", data.test, seed + 1),
+        ("validation", data.validation, seed),
+    ):
+        share = HELD_OUT if wanted is None and own[split] is None else wanted
+        if isinstance(share, float) and not (split == "validation" and share == 0):
+            train, own[split] = hold_out(train, share, split_seed, split)
+        elif isinstance(share, float):
+            own[split] = None
+    dataset = dataclasses.replace(dataset, train=train, **own)
+    _check_classes(data, dataset)
+    return dataset
 
-        dataset = load_tfds(data)
-    dataset = _with_held_out(dataset, data, seed)
+
+def _check_classes(data: Data, dataset: Dataset) -> None:
+    """Raise UserError for a dataset that there is nothing to learn from."""
     present = np.unique(dataset.train.labels)
     if len(present) < 2:
         raise UserError(
             f"{data.dataset}: all {len(dataset.train)} training examples have the label "
             f"'{dataset.class_names[present[0]]}': there is nothing to learn"
         )
-    return dataset
 
 
-def _with_held_out(dataset: Dataset, data: Data, seed: int) -> Dataset:
-    """Replace a share that was asked for by examples held out from the training split."""
-    if isinstance(data.validation, str) or data.validation == 0:
-        return dataset
-    train, held_out = hold_out(dataset.train, data.validation, seed, "validation")
-    return dataclasses.replace(dataset, train=train, validation=held_out)
-
-
-def hold_out(examples: Examples, share: float, seed: int, key: str) -> tuple[Examples, Examples]:
+def hold_out(source: Source, share: float, seed: int, key: str) -> tuple[Source, Source]:
     """A seeded, stratified split into (kept, held out).
 
     Raises UserError if `share` is not between 0 and 1, or too small to hold out an example.
     """
     if not 0 < share < 1:
         raise UserError(f"{key} = {share}: expected a share between 0 and 1, or a split or file")
-    kept, held_out = stratified_split(examples.labels, share, seed)
+    kept, held_out = stratified_split(source.labels, share, seed)
     if not len(held_out):
-        raise UserError(f"{key} = {share} of {len(examples)} examples is none: give a larger share")
-    return examples.take(kept), examples.take(held_out)
+        raise UserError(f"{key} = {share} of {len(source)} examples is none: give a larger share")
+    return source.take(kept), source.take(held_out)
 
 
-def _load_csv(data: Data, seed: int) -> Dataset:
+def _reader(data: Data) -> Any:
+    """The function that reads what `data.dataset` names."""
+    place = (data.data_dir or Path()) / data.dataset
+    if data.dataset in EMBEDDED:
+        return _load_embedded
+    if synthetic.is_synthetic(data.dataset):
+        return _load_synthetic
+    if place.suffix.lower() in SUFFIXES:
+        return _load_table
+    if place.is_dir():
+        from app.data.tfds_source import is_tfds_directory
+
+        return _load_tfds if is_tfds_directory(place) else _load_folder
+    return _load_tfds  # which says what there is if it is none of its names
+
+
+def _load_tfds(data: Data, bad: BadExamples) -> Dataset:
+    from app.data.tfds_source import load_tfds  # TFDS takes a second to import
+
+    return load_tfds(data, NAMES)
+
+
+def _load_embedded(data: Data, bad: BadExamples) -> Dataset:
+    _refuse_splits(data)
+    try:
+        return EMBEDDED[data.dataset]()
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _load_synthetic(data: Data, bad: BadExamples) -> Dataset:
+    _refuse_splits(data)
+    return synthetic.synthetic(data.dataset)
+
+
+def _refuse_splits(data: Data) -> None:
+    if data.test is not None or isinstance(data.validation, str):
+        raise UserError(
+            f"{data.dataset} has a fixed test split: leave out test, and give a share as validation"
+        )
+
+
+def _load_folder(data: Data, bad: BadExamples) -> Dataset:
+    root = (data.data_dir or Path()) / data.dataset
+    found = find_splits(root, bad)
+    splits = {"train": found["train"].files}
+    for split, wanted in (("validation", data.validation), ("test", data.test)):
+        name = wanted if isinstance(wanted, str) else split
+        if isinstance(wanted, str) and name not in found:
+            raise UserError(f"{root} has no split '{name}' for {split}: it has {', '.join(found)}")
+        if name in found and not isinstance(wanted, float):
+            splits[split] = found[name].files
+    return Dataset(
+        root.resolve().name,
+        "image",
+        found["train"].class_names,
+        splits["train"],
+        splits.get("validation"),
+        splits.get("test"),
+    )
+
+
+def _load_table(data: Data, bad: BadExamples) -> Dataset:
+    """A table for training and, if they are named, others for validation and test."""
     folder = data.data_dir or Path()
-    path = folder / data.dataset
-    texts, names = read_csv(path, data.input_key, data.label_key)
-    classes = tuple(sorted(set(names)))
-    train = _examples(path, texts, names, classes)
-    if isinstance(data.test, str):
-        test = _read_split(folder / data.test, data, classes)
-    else:
-        train, test = hold_out(train, 0.1 if data.test is None else data.test, seed + 1, "test")
-    validation = None
-    if isinstance(data.validation, str):
-        validation = _read_split(folder / data.validation, data, classes)
-    return Dataset(Path(data.dataset).stem, "text", classes, train, validation, test)
+    paths = {"train": folder / data.dataset}
+    for split, wanted in (("validation", data.validation), ("test", data.test)):
+        if isinstance(wanted, str):
+            paths[split] = folder / wanted
+    tables = {
+        split: read_table(path, data.input_key, data.label_key, bad)
+        for split, path in paths.items()
+    }
+    train = tables["train"]
+    names = sort_class_names(set(train.labels))
+    splits: dict[str, Any] = {}
+    for split, table in tables.items():
+        if table.kind != train.kind:
+            raise UserError(f"{table.path} holds {table.kind}s, but {train.path} {train.kind}s")
+        labels = _label_ids(table, names)
+        wheres = [table.where(row) for row in range(len(labels))]
+        if table.kind == "image":
+            root = data.data_dir or table.path.parent
+            splits[split] = list_files(table.path, root, table.inputs, labels, wheres, bad)
+        else:
+            texts = np.array(table.inputs, dtype=object)
+            splits[split] = Examples(texts, labels, np.array(wheres, dtype=object))
+    return Dataset(Path(data.dataset).stem, train.kind, names, **splits)
 
 
-def _read_split(path: Path, data: Data, classes: Sequence[str]) -> Examples:
-    return _examples(path, *read_csv(path, data.input_key, data.label_key), classes)
-
-
-def _examples(path: Path, texts: list[str], names: list[str], classes: Sequence[str]) -> Examples:
-    number = {name: index for index, name in enumerate(classes)}
-    for row, name in enumerate(names, start=1):
+def _label_ids(table: Any, names: Sequence[str]) -> np.ndarray:
+    number = {name: index for index, name in enumerate(names)}
+    for row, name in enumerate(table.labels):
         if name not in number:
             raise UserError(
-                f"{path}, data row {row}: label '{name}' does not occur in the training file, so "
-                "the model cannot learn it: add training rows, or remove the row"
+                f"{table.where(row)}: label '{name}' does not occur in the training file, so the "
+                "model cannot learn it: add training rows, or remove the row"
             )
-    labels = np.array([number[name] for name in names], dtype=np.int64)
-    return Examples(np.array(texts, dtype=object), labels)
+    return np.array([number[name] for name in table.labels], dtype=np.int64)

@@ -1,14 +1,47 @@
-"""What a dataset is once it is in memory: inputs, labels, splits and a fingerprint.
+"""What a dataset is: sources of inputs with labels, splits and a fingerprint.
 
 Knows NumPy and nothing of TensorFlow, workers or where the examples came from.
 """
 
+import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+
+
+class Source(Protocol):
+    """A split before it is decoded: its labels are at hand, its inputs are read by position.
+
+    `labels`: class ids, int64 `(n,)`. `files_of`: the file of each example, int `(n,)`, if files
+    hold many examples and are best read from front to back; else None.
+    """
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def files_of(self) -> np.ndarray | None: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: np.ndarray) -> "Source":
+        """The examples at `indices` (int `(m,)`), in that order."""
+        ...
+
+    def read(self, indices: np.ndarray) -> Any:
+        """Encoded images or UTF-8 texts as bytes `(m,)`; or what `Examples.inputs` is."""
+        ...
+
+    def where(self, index: int) -> str:
+        """The file and row of an example, for messages."""
+        ...
+
+    def add_to(self, digest: "hashlib.blake2b") -> None:
+        """Add to a fingerprint what tells this split from any other."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +52,7 @@ class Examples:
         inputs: images as uint8 `(n, height, width, channels)`, or texts as `str` in an object
             array `(n,)`.
         labels: class ids, int64 `(n,)`.
+        origins: where each example came from, for messages; None: its number says it.
 
     Raises:
         ValueError: a shape or dtype is another one, or the lengths differ.
@@ -26,6 +60,8 @@ class Examples:
 
     inputs: np.ndarray
     labels: np.ndarray
+    origins: np.ndarray | None = None
+    files_of: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         images = self.inputs.dtype == np.uint8 and self.inputs.ndim == 4
@@ -53,8 +89,22 @@ class Examples:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "Examples":
-        """The examples at `indices` (int `(m,)`), in that order."""
-        return Examples(self.inputs[indices], self.labels[indices])
+        origins = None if self.origins is None else self.origins[indices]
+        return Examples(self.inputs[indices], self.labels[indices], origins)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return self.inputs[indices]
+
+    def where(self, index: int) -> str:
+        return f"example {index}" if self.origins is None else str(self.origins[index])
+
+    def add_to(self, digest: "hashlib.blake2b") -> None:
+        add_texts(digest, (str(self.inputs.shape),))
+        if self.inputs.dtype == object:
+            add_texts(digest, self.inputs)
+        else:
+            digest.update(np.ascontiguousarray(self.inputs).data)
+        digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +117,10 @@ class Dataset:
         class_names: the name of label i is `class_names[i]`.
         train: the examples to learn from.
         validation: the examples to choose settings by; None if the dataset has none of its own.
-        test: the examples to report on.
+        test: the examples to report on; None if the dataset has none of its own.
         version: what else the content depends on, such as the version of its source.
+        image_shape: (height, width, channels) of encoded images, None where it is not the same
+            for all or not known.
 
     Raises:
         ValueError: a split is of the other kind, or has a label with no class name.
@@ -77,50 +129,55 @@ class Dataset:
     name: str
     kind: Literal["image", "text"]
     class_names: tuple[str, ...]
-    train: Examples
-    validation: Examples | None
-    test: Examples
+    train: Source
+    validation: Source | None = None
+    test: Source | None = None
     version: str = ""
+    image_shape: tuple[int | None, int | None, int | None] = (None, None, None)
 
     def __post_init__(self) -> None:
-        for split, examples in self.splits.items():
-            if (examples.inputs.dtype == object) != (self.kind == "text"):
+        for split, source in self.splits.items():
+            if isinstance(source, Examples) and (source.inputs.dtype == object) != (
+                self.kind == "text"
+            ):
                 raise ValueError(
                     f"{self.name}/{split}: the inputs of kind {self.kind!r} cannot be "
-                    f"{examples.inputs.dtype} {examples.inputs.shape}"
+                    f"{source.inputs.dtype} {source.inputs.shape}"
                 )
-            outside = (examples.labels < 0) | (examples.labels >= len(self.class_names))
+            outside = (source.labels < 0) | (source.labels >= len(self.class_names))
             if outside.any():
                 row = int(np.argmax(outside))
                 raise ValueError(
-                    f"{self.name}/{split}: row {row} has label {examples.labels[row]}, but there "
+                    f"{self.name}/{split}: row {row} has label {source.labels[row]}, but there "
                     f"are {len(self.class_names)} classes, numbered from 0"
                 )
 
     @property
-    def splits(self) -> dict[str, Examples]:
+    def splits(self) -> dict[str, Source]:
         """The splits that the dataset has, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: examples for name, examples in named.items() if examples is not None}
+        return {name: source for name, source in named.items() if source is not None}
+
+    def with_splits(self, splits: dict[str, Any]) -> "Dataset":
+        """The same dataset with other splits."""
+        named = {name: splits.get(name) for name in ("train", "validation", "test")}
+        return dataclasses.replace(self, **named)  # type: ignore[arg-type]
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """32 hex digits that change with the kind, a class name, the version, a split, an input or
         a label, and with the order of any of them; the dataset's name is not part of it."""
         digest = hashlib.blake2b(digest_size=16)
-        _add_texts(digest, (self.kind, self.version))
-        _add_texts(digest, self.class_names)
-        for split, examples in self.splits.items():
-            _add_texts(digest, (split, str(examples.inputs.shape)))
-            if self.kind == "text":
-                _add_texts(digest, examples.inputs)
-            else:
-                digest.update(np.ascontiguousarray(examples.inputs).data)
-            digest.update(np.ascontiguousarray(examples.labels, dtype="<i8").data)
+        add_texts(digest, (self.kind, self.version))
+        add_texts(digest, self.class_names)
+        for split, source in self.splits.items():
+            add_texts(digest, (split,))
+            source.add_to(digest)
         return digest.hexdigest()
 
 
-def _add_texts(digest: "hashlib.blake2b", texts: "np.ndarray | tuple[str, ...]") -> None:
+def add_texts(digest: "hashlib.blake2b", texts: "np.ndarray | tuple[str, ...]") -> None:
+    """Add a sequence of texts to a fingerprint."""
     # Length first: without it ("ab", "c") and ("a", "bc") would be the same bytes.
     digest.update(len(texts).to_bytes(8, "little"))
     for text in texts:

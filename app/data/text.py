@@ -1,54 +1,212 @@
 """Texts to token ids: one Keras layer that also goes into the exported model.
 
-Ids: 0 is padding, 1 an unknown token, then the vocabulary by falling frequency.
+Ids: 0 is padding, 1 an unknown token, then the vocabulary. The layer is made of core TensorFlow
+ops and constants, so what trains is what a SavedModel does without this code.
+
+All texts are normalised first: Unicode's compatibility decomposition (NFKD, UAX 15) and lower
+case, so that é as one or two code points, full-width and usual letters, or a ligature and its
+letters are the same. The table is that of the Python which builds the layer. Two things of NFKD are
+left out: several accents on one letter keep the order they are written in, and Hangul syllables
+stay whole, so a syllable written as its letters (NFD) is another token than the syllable.
 """
 
-from collections.abc import Sequence
+import functools
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-# Punctuation, symbols, and Unicode's other spaces (no-break, ideographic, ...).
-SEPARATORS = r"[\p{P}\p{S}\p{Z}]"
+from app.data.subwords import LongestMatch, train_pieces
+from app.errors import UserError
+
+Tokens = Literal["words", "characters", "subwords"]
+
+SPECIAL_TOKENS = 2
+CHARACTERS_AT_ONCE = 2**21  # each takes some hundred bytes as n-grams of characters
+LETTERS_END = 0x30000  # no code point from here on has a lower case or a decomposition
+# Unicode's other spaces (no-break, ideographic, ...), line ends and control characters.
+SPACES = r"[\p{Z}\p{Cc}]+"
+SEPARATORS = r"[\p{P}\p{S}\p{Z}\p{Cc}]+"
+# Scripts without spaces between words; U+30FC, the long vowel, counts for no script. With a
+# character go its marks, such as the voicing that NFKD takes from it.
+IDEOGRAPHS = r"([\p{Han}\p{Hiragana}\p{Katakana}\x{30FC}]\p{M}*)"
+
+
+@functools.cache
+def _replacements() -> tuple[np.ndarray, np.ndarray]:
+    """Code points, int32 ascending, and their NFKD in lower case, where it is another string.
+
+    The last code point does not exist, so that a search always ends at a place of the table.
+    """
+    hangul = range(0xAC00, 0xD7A4)
+    table = {
+        # Sigma has another lower case at the end of a word, which no table can see.
+        code: unicodedata.normalize("NFKD", chr(code)).lower().replace("ς", "σ")
+        for code in range(0x80, LETTERS_END)
+        if code not in hangul
+    }
+    changing = [code for code, text in table.items() if text != chr(code)]
+    texts = [table[code] for code in changing]
+    return np.array([*changing, sys.maxunicode + 1], np.int32), np.array([*texts, ""], object)
+
+
+def normalize(texts: tf.Tensor) -> tf.Tensor:
+    """Strings of any shape to NFKD in lower case; bytes that are not UTF-8 become U+FFFD."""
+    # Most texts are ASCII, which needs no table.
+    rows = tf.where(~tf.strings.regex_full_match(texts, "[[:ascii:]]*"))
+    replaced = _replace(tf.gather_nd(texts, rows))
+    return tf.strings.lower(tf.tensor_scatter_nd_update(texts, rows, replaced))
+
+
+def _replace(texts: tf.Tensor) -> tf.Tensor:
+    codes, strings, position = _characters(texts)
+    changing, replacements = map(tf.constant, _replacements())
+    place = tf.searchsorted(changing, codes)
+    changes = tf.gather(changing, place) == codes
+    strings = tf.where(changes, tf.gather(replacements, place), strings)
+    return tf.strings.reduce_join(tf.gather(strings, position), axis=-1)
+
+
+def _characters(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.RaggedTensor]:
+    """The different characters as int32 codes and as strings, and which ones each text has.
+
+    A batch has few different characters: this takes a sixth of the time of unicode_split.
+    """
+    codes = tf.strings.unicode_decode(texts, "UTF-8")  # U+FFFD for bytes that are not UTF-8
+    unique, position = tf.unique(codes.values)
+    strings = tf.strings.unicode_encode(unique[:, None], "UTF-8")
+    return unique, strings, codes.with_values(position)
 
 
 @keras.saving.register_keras_serializable(package="lockstep")
-def standardize(texts: tf.Tensor) -> tf.Tensor:
-    """Lower-case (all of Unicode, unlike Keras' own) and put spaces for punctuation."""
-    lowered = tf.strings.lower(texts, encoding="utf-8")
-    return tf.strings.regex_replace(lowered, SEPARATORS, " ")
+def split_characters(texts: tf.Tensor) -> tf.RaggedTensor:
+    """Strings (B,) to ragged strings (B, characters)."""
+    _, strings, position = _characters(texts)
+    return tf.gather(strings, position)
 
 
-def _vectorizer(vocabulary_size: int, ngrams: int) -> keras.layers.TextVectorization:
-    return keras.layers.TextVectorization(
-        max_tokens=vocabulary_size,
-        standardize=standardize,
+@keras.saving.register_keras_serializable(package="lockstep")
+def standardize_subwords(texts: tf.Tensor) -> tf.Tensor:
+    """Normalised, with a space for spaces, punctuation and symbols."""
+    return tf.strings.regex_replace(normalize(texts), SEPARATORS, " ")
+
+
+@keras.saving.register_keras_serializable(package="lockstep")
+def standardize_words(texts: tf.Tensor) -> tf.Tensor:
+    """As for sub-words, and Han, Hiragana and Katakana characters apart (as in BERT)."""
+    return tf.strings.regex_replace(standardize_subwords(texts), IDEOGRAPHS, r" \1 ")
+
+
+@keras.saving.register_keras_serializable(package="lockstep")
+def standardize_characters(texts: tf.Tensor) -> tf.Tensor:
+    """Normalised, with one space for any run of spaces, and none at the ends."""
+    return tf.strings.strip(tf.strings.regex_replace(normalize(texts), SPACES, " "))
+
+
+STANDARDIZE = {
+    "words": standardize_words,
+    "characters": standardize_characters,
+    "subwords": standardize_subwords,
+}
+
+
+def vectorizer(
+    vocabulary: Sequence[str], tokens: Tokens, ngrams: int
+) -> keras.layers.TextVectorization:
+    """The layer: strings (B,) or (B, 1) to ragged int64 ids (B, tokens).
+
+    Runs of 2 to `ngrams` tokens come behind the single ones, joined by spaces. A text may have no
+    token and any number of them: see `fit`.
+    """
+    split = {"words": "whitespace", "characters": split_characters}.get(tokens)
+    layer = keras.layers.TextVectorization(
+        standardize=STANDARDIZE[tokens],
+        split=split or LongestMatch(vocabulary),
         ngrams=ngrams if ngrams > 1 else None,
         ragged=True,
         name="vectorize",
     )
+    # Keras refuses an empty vocabulary; no token is a line end.
+    layer.set_vocabulary(list(vocabulary) or ["\n"])
+    return layer
 
 
-def build_vocabulary(texts: np.ndarray, vocabulary_size: int, ngrams: int) -> list[str]:
-    """The most frequent tokens of the texts (object (n,) of str), most frequent first."""
-    layer = _vectorizer(vocabulary_size, ngrams)
-    layer.adapt(tf.constant(texts, dtype=tf.string), batch_size=1024)
-    return layer.get_vocabulary(include_special_tokens=False)
+def build_vocabulary(
+    chunks: Iterable[np.ndarray], tokens: Tokens, vocabulary_size: int, ngrams: int
+) -> list[str]:
+    """The tokens of the training texts: at most `vocabulary_size` with padding and unknown.
+
+    Words and characters are the most frequent ones (and runs of them), most frequent first; for
+    sub-words see `train_pieces`. Neither the order of the texts nor the chunks matter.
+
+    Args:
+        chunks: texts, each chunk an object array (n,) of str.
+        tokens: what a token is.
+        vocabulary_size: how many ids there may be, at least 3.
+        ngrams: longest run of tokens that is a token too; 1 for sub-words.
+
+    Raises:
+        UserError: n-grams of sub-words, or more different characters than a vocabulary of
+            sub-words can hold.
+    """
+    if tokens == "subwords" and ngrams > 1:
+        raise UserError(
+            f"ngrams = {ngrams} with sub-words: runs of pieces are not supported, and frequent "
+            "words are pieces already. Set ngrams = 1, or take words or characters."
+        )
+    counts = Counter[str]()
+    for chunk in chunks:
+        with tf.device("CPU"):
+            for texts in _parts(chunk):
+                counts.update(_count(texts, tokens, ngrams))
+    room = vocabulary_size - SPECIAL_TOKENS
+    if tokens == "subwords":
+        return train_pieces(counts, room)
+    return sorted(counts, key=lambda token: (-counts[token], token))[:room]
+
+
+def _count(texts: tf.Tensor, tokens: Tokens, ngrams: int) -> dict[str, int]:
+    """How often each token comes (for sub-words: each word), as `vectorizer` takes them."""
+    texts = STANDARDIZE[tokens](texts)
+    found = split_characters(texts) if tokens == "characters" else tf.strings.split(texts)
+    if ngrams > 1:
+        found = tf.strings.ngrams(found, ngram_width=tuple(range(1, ngrams + 1)))
+    unique, _, counts = tf.unique_with_counts(found.values)
+    names = (token.decode() for token in unique.numpy())
+    return dict(zip(names, counts.numpy().tolist(), strict=True))
+
+
+def _parts(texts: np.ndarray) -> Iterator[tf.Tensor]:
+    """The texts as string tensors, few enough for the memory; lone surrogates as they are."""
+    part = np.cumsum([len(text) for text in texts]) // CHARACTERS_AT_ONCE
+    for some in np.split(texts, np.flatnonzero(np.diff(part)) + 1):
+        yield tf.constant([text.encode("utf-8", "surrogatepass") for text in some], tf.string)
+
+
+def fit(ids: tf.RaggedTensor, max_tokens: int) -> tf.RaggedTensor:
+    """Ids (B, tokens) cut to (B, 1 to max_tokens): a text without a token becomes one unknown."""
+    empty = tf.cast(ids.row_lengths() == 0, tf.int64)
+    filler = tf.RaggedTensor.from_row_lengths(tf.ones(tf.reduce_sum(empty), ids.dtype), empty)
+    return tf.concat([ids[:, :max_tokens], filler], axis=1)
 
 
 def encode(
-    texts: np.ndarray, vocabulary: Sequence[str], ngrams: int, max_tokens: int
-) -> tf.RaggedTensor:
-    """Token ids, int32 (n, up to max_tokens); a text without a token becomes one unknown."""
-    layer = _vectorizer(max(3, len(vocabulary) + 2), ngrams)
-    # Keras refuses an empty vocabulary; no text can hold this token, a space.
-    layer.set_vocabulary(list(vocabulary) or [" "])
-    rows = [
-        tf.cast(layer(tf.constant(part, dtype=tf.string)), tf.int32)[:, :max_tokens]
-        for part in np.array_split(texts, max(1, len(texts) // 4096))
-    ]
-    ids = tf.concat(rows, axis=0)
-    empty = tf.cast(ids.row_lengths() == 0, tf.int64)
-    filler = tf.RaggedTensor.from_row_lengths(tf.ones(tf.reduce_sum(empty), tf.int32), empty)
-    return tf.concat([ids, filler], axis=1)
+    texts: np.ndarray, vocabulary: Sequence[str], tokens: Tokens, ngrams: int, max_tokens: int
+) -> tuple[tf.RaggedTensor, int]:
+    """Token ids of texts, object (n,) of str, and how many texts had more than `max_tokens`.
+
+    The ids are int32 (n, 1 to max_tokens), what `fit` leaves of those that `vectorizer` gives.
+    """
+    rows, texts_cut = [], 0
+    with tf.device("CPU"):
+        layer = vectorizer(vocabulary, tokens, ngrams)
+        for part in _parts(texts):
+            ids = layer(part)
+            texts_cut += int(np.count_nonzero(ids.row_lengths() > max_tokens))
+            rows.append(tf.cast(fit(ids, max_tokens), tf.int32))
+        return tf.concat(rows, axis=0), texts_cut

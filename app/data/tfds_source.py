@@ -1,37 +1,73 @@
 """Any TensorFlow Datasets dataset that has an image or a text and a class label."""
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import features as tfds_features
 
 from app.config import Data
-from app.data.examples import Dataset, Examples
+from app.data.examples import Dataset
+from app.data.records import Records, index_files
 from app.errors import UserError, suggest
 
-MEMORY_SHARE = 0.5
+PREPARED = "dataset_info.json"
+
+
+def is_tfds_directory(place: Path) -> bool:
+    """True for a prepared dataset: the folder of a version, or of a name that holds versions."""
+    return (place / PREPARED).is_file() or any(place.glob(f"*/{PREPARED}"))
 
 
 def prepare(data: Data, other_names: tuple[str, ...]) -> None:
-    """Download and prepare the dataset unless it is there.
+    """Download and prepare the dataset unless it is there, and index its files.
 
-    Raises UserError for an unknown name or a failed download.
+    TFDS prepares in a folder of another name, verifies the checksums of what it downloads, and
+    renames at the end, so that half a dataset is never taken for a whole one. Raises UserError
+    for an unknown name or a failed download.
     """
+    builder = _builder(data, other_names)
+    if not builder.info.splits:
+        _download(builder, data)
+    load_tfds(data, other_names)
+
+
+def _builder(data: Data, other_names: tuple[str, ...]) -> tfds.core.DatasetBuilder:
+    place = (data.data_dir or Path()) / data.dataset
+    if "/" in data.dataset and not place.exists() and not _is_name(data.dataset):
+        raise UserError(f"no file or folder '{place}', and no TFDS dataset of that name")
     try:
-        builder = tfds.builder(data.dataset, data_dir=data.data_dir)
+        if is_tfds_directory(place):
+            return tfds.builder_from_directory(str(_newest_version(place)))
+        return tfds.builder(data.dataset, data_dir=data.data_dir)
     except tfds.core.DatasetNotFoundError:
-        found = [path.parent.parent.name for path in _data_dir(data).glob("*/*/dataset_info.json")]
+        found = [path.parent.parent.name for path in _data_dir(data).glob(f"*/*/{PREPARED}")]
         raise UserError(
             f"unknown dataset '{data.dataset}': "
             f"{_nearest(data.dataset, {*other_names, *found}, tfds.list_builders())}"
         ) from None
-    except ValueError as error:
-        raise UserError(f"dataset '{data.dataset}': {str(error).splitlines()[0]}") from None
-    if builder.info.splits:
-        return
+    except Exception as error:  # a damaged dataset_info.json or features.json fails in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"dataset '{data.dataset}': {reason}") from None
+
+
+def _is_name(name: str) -> bool:
+    """Whether this can be NAME/CONFIG or NAME/CONFIG/VERSION of a dataset that TFDS knows."""
+    return name.partition("/")[0] in tfds.list_builders()
+
+
+def _newest_version(place: Path) -> Path:
+    if (place / PREPARED).is_file():
+        return place
+
+    def version(folder: Path) -> list[int]:
+        return [int(part) if part.isdigit() else -1 for part in folder.name.split(".")]
+
+    return max((path.parent for path in place.glob(f"*/{PREPARED}")), key=version)
+
+
+def _download(builder: tfds.core.DatasetBuilder, data: Data) -> None:
     try:
         _data_dir(data).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,47 +85,95 @@ def prepare(data: Data, other_names: tuple[str, ...]) -> None:
 
 def _nearest(given: str, near: set[str], others: list[str]) -> str:
     hint = suggest(given, [*near, *others]).partition("Valid: ")[0]
-    return f"{hint}Here: {', '.join(sorted(near))}; or a .csv file; or any of TFDS's {len(others)}"
+    return (
+        f"{hint}Here: {', '.join(sorted(near))}; or a file, a folder of images by class, or any of "
+        f"TFDS's {len(others)}"
+    )
 
 
 def _data_dir(data: Data) -> Any:
     return tfds.core.Path(data.data_dir or tfds.core.constants.DATA_DIR)
 
 
-def load_tfds(data: Data) -> Dataset:
-    """The splits that `[data]` names, decoded and resized, in memory."""
-    builder = tfds.builder(data.dataset, data_dir=data.data_dir)
+def load_tfds(data: Data, other_names: tuple[str, ...] = ()) -> Dataset:
+    """The splits that `[data]` names; those that the dataset has under the usual names if not."""
+    builder = _builder(data, other_names)
     input_key, label_key = find_keys(builder.info, data.input_key, data.label_key)
     feature = builder.info.features[input_key]
-    if isinstance(feature, tfds_features.Image) and feature.np_dtype != np.uint8:
+    is_image = isinstance(feature, tfds_features.Image)
+    if is_image and feature.np_dtype != np.uint8:
         raise UserError(
             f"{data.dataset}: images are {feature.np_dtype}, and Lockstep reads uint8 only"
         )
-    kind: Literal["image", "text"] = "image" if isinstance(feature, tfds_features.Image) else "text"
-    if isinstance(data.test, float):
-        raise UserError(f"test = {data.test}: name a TFDS split, e.g. --test 'train[90%:]'")
-    named = {"train": data.train, "test": data.test or "test"}
-    if isinstance(data.validation, str):
-        named["validation"] = data.validation
     splits = {}
-    for role, split in named.items():
-        source = _open(builder, split, role)
-        if kind == "image":
-            inputs, labels = _images(source, feature, input_key, label_key, data)
-        else:
-            inputs, labels = _texts(source, input_key, label_key)
-        if (labels < 0).any():
-            raise UserError(f"{data.dataset}, split '{split}' has examples without a label (-1)")
-        splits[role] = Examples(inputs, labels)
-    names = tuple(builder.info.features[label_key].names)
+    for role, wanted in (
+        ("train", data.train),
+        ("validation", data.validation),
+        ("test", data.test),
+    ):
+        split = wanted if isinstance(wanted, str) else role
+        if isinstance(wanted, str) or (wanted is None and split in builder.info.splits):
+            splits[role] = _records(builder, split, role, input_key, label_key)
+            if (splits[role].labels < 0).any():
+                raise UserError(
+                    f"{data.dataset}, split '{split}' has examples without a label (-1)"
+                )
+    _check_disjoint(data, splits)
     return Dataset(
         builder.info.full_name,
-        kind,
-        names,
+        "image" if is_image else "text",
+        tuple(builder.info.features[label_key].names),
         splits["train"],
         splits.get("validation"),
-        splits["test"],
+        splits.get("test"),
+        image_shape=tuple(feature.shape) if is_image else (None, None, None),
     )
+
+
+def _check_disjoint(data: Data, splits: dict[str, Records]) -> None:
+    """Raise UserError if an example to evaluate on is also one to train on."""
+    files = {
+        path: number for number, path in enumerate({p for s in splits.values() for p in s.files})
+    }
+    places = {
+        role: np.array([files[path] for path in split.files])[split.shard] * 2**40 + split.offset
+        for role, split in splits.items()
+    }
+    for role in splits.keys() - {"train"}:
+        common = len(np.intersect1d(places["train"], places[role]))
+        if common:
+            raise UserError(
+                f"{data.dataset}: {common} examples are both in the training split '{data.train}' "
+                f"and in the {role} split: name others with --train and --{role}"
+            )
+
+
+def _records(
+    builder: tfds.core.DatasetBuilder, split: str, role: str, input_key: str, label_key: str
+) -> Records:
+    """The records of a split or of a part of one, such as `train[:90%]`."""
+    try:
+        pieces = builder.info.splits[split].file_instructions
+        if not pieces:
+            raise ValueError("it is empty")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{builder.name}: no split '{split}' for {role} ({str(error).splitlines()[0]}): it has "
+            f"{', '.join(builder.info.splits)}; name one with --{role}"
+        ) from None
+    if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UserError(
+            f"{builder.name} is prepared as {builder.info.file_format}, and Lockstep reads "
+            "TFRecord files: convert it with 'tfds convert_format --out_file_format=tfrecord'"
+        )
+    # A piece is part of a file: `skip` records are left out, then `take` are taken (-1: all).
+    paths = [Path(piece.filename) for piece in pieces]
+    whole = index_files(list(dict.fromkeys(paths)), input_key, label_key)
+    rows = []
+    for path, piece in zip(paths, pieces, strict=True):
+        of_file = np.flatnonzero(whole.shard == whole.files.index(path))[piece.skip :]
+        rows.append(of_file if piece.take < 0 else of_file[: piece.take])
+    return whole.take(np.concatenate(rows))
 
 
 def find_keys(info: tfds.core.DatasetInfo, input_key: str | None, label_key: str | None):
@@ -132,51 +216,3 @@ def find_keys(info: tfds.core.DatasetInfo, input_key: str | None, label_key: str
                 + (f": choose one with {flag}" if choices else ": Lockstep needs one")
             )
     return input_key or candidates[0], label_key or found["class label"][0]
-
-
-def _open(builder: tfds.core.DatasetBuilder, split: str, role: str) -> tf.data.Dataset:
-    read = tfds.ReadConfig(interleave_cycle_length=1, add_tfds_id=False)
-    try:
-        return builder.as_dataset(split=split, shuffle_files=False, read_config=read)
-    except (ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{builder.name}: no split '{split}' for {role} ({reason}): it has "
-            f"{', '.join(builder.info.splits)}; name one with --{role}"
-        ) from None
-
-
-def _images(source, feature, input_key: str, label_key: str, data: Data):
-    size = data.image_size
-    if size is None and None in feature.shape:
-        raise UserError(
-            f"{data.dataset}: images have mixed sizes {feature.shape}: give --image-size, e.g. 224"
-        )
-    height, width = (size, size) if size else feature.shape[:2]
-    needed = len(source) * height * width * (feature.shape[2] or 3)
-    if needed > MEMORY_SHARE * psutil.virtual_memory().available:
-        raise UserError(
-            f"{data.dataset}: {len(source)} images of {height}x{width} need {needed / 1e9:.1f} GB "
-            "of memory per rank, which is not there: give a smaller --image-size or a part of the "
-            "split, e.g. --train 'train[:10%]'"
-        )
-
-    def fit(example):
-        image = example[input_key]
-        if size:
-            image = tf.image.resize(image, (size, size), antialias=True)
-            image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
-        return image, example[label_key]
-
-    return _collect(source.map(fit, num_parallel_calls=tf.data.AUTOTUNE))
-
-
-def _texts(source, input_key: str, label_key: str):
-    inputs, labels = _collect(source.map(lambda example: (example[input_key], example[label_key])))
-    texts = [text.decode("utf-8", "replace") for text in inputs]
-    return np.array(texts, dtype=object), labels
-
-
-def _collect(source: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    inputs, labels = source.batch(len(source)).get_single_element()
-    return inputs.numpy(), labels.numpy().astype(np.int64)

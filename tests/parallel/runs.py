@@ -20,7 +20,7 @@ BATCH, EXAMPLES = 25, 126
 def images() -> Loaded:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (EXAMPLES, 8, 8, 1)).astype(np.uint8)
-    return Loaded(tf.constant(pixels), tf.constant(rng.integers(0, CLASSES, EXAMPLES)))
+    return Loaded(tf.constant(pixels), rng.integers(0, CLASSES, EXAMPLES))
 
 
 def texts() -> Loaded:
@@ -28,7 +28,7 @@ def texts() -> Loaded:
     lengths = rng.integers(1, 12, EXAMPLES)
     ids = tf.constant(rng.integers(2, 60, lengths.sum()), tf.int32)
     ragged = tf.RaggedTensor.from_row_lengths(ids, lengths)
-    return Loaded(ragged, tf.constant(rng.integers(0, CLASSES, EXAMPLES)), lengths)
+    return Loaded(ragged, rng.integers(0, CLASSES, EXAMPLES), lengths)
 
 
 def image_network() -> keras.Model:

@@ -39,7 +39,7 @@ def test_exact_evaluation_equals_scikit_learn_and_one_process(world):
     data = images()
     scores = evaluate(classifier, data, world)
     logits = classifier.predict(data.inputs.numpy().astype("float32"), verbose=0)
-    labels = data.labels.numpy()
+    labels = data.labels
     expected = confusion_matrix(labels, logits.argmax(1), labels=range(CLASSES))
     assert scores.confusion.tolist() == expected.tolist()
     exponentials = np.exp(logits - logits.max(1, keepdims=True))

@@ -8,8 +8,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 import models
 from app.classifier import Classifier
-from app.data.batches import load_images, load_texts
-from app.data.examples import Examples
+from app.data.batches import Batch, Loaded
+from app.data.encoder import Encoder
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.evaluate import evaluate
@@ -136,15 +136,42 @@ def test_embeddings_learn_alike_from_dense_and_sparse_gradients(sparse_as_dense:
     assert_same(weights(classifier), after)
 
 
+LOGITS = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]], np.float32)
+LABELS = np.array([0, 1])
+
+
 @pytest.mark.parametrize("amount", [0.0, 0.1, 0.5])
-def test_smoothed_losses_are_those_of_numpy(make_classifier, amount: float) -> None:
-    classifier = make_classifier(label_smoothing=amount)
-    logits = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 3.0]], np.float32)
-    labels = np.array([0, 1])
-    targets = np.eye(3)[labels] * (1 - amount) + amount / 3
-    expected = -(targets * np.log(softmax(logits))).sum(axis=1)
-    losses = classifier.losses_of(tf.constant(labels), tf.constant(logits))
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0]])
+@pytest.mark.parametrize("soft", [None, [[0.7, 0.3, 0.0], [0.0, 0.6, 0.4]]])
+def test_the_objective_is_that_of_numpy(make_classifier, amount, weights, soft) -> None:
+    classifier = Classifier(make_classifier().network, amount, weights)
+    targets = np.eye(3)[LABELS] if soft is None else np.array(soft)
+    smoothed = targets * (1 - amount) + amount / 3
+    expected = -(smoothed * np.log(softmax(LOGITS))).sum(axis=1)
+    expected *= 1 if weights is None else targets @ np.array(weights)
+    given = None if soft is None else tf.constant(soft, tf.float32)
+    batch = Batch(None, tf.constant(LABELS), None, given)
+    np.testing.assert_allclose(
+        classifier.objectives_of(batch, tf.constant(LOGITS)), expected, rtol=1e-5
+    )
+
+
+def test_the_loss_of_a_test_has_neither_smoothing_nor_weights(make_classifier, batch) -> None:
+    plain = make_classifier()
+    changed = Classifier(plain.network, 0.5, [1.0, 2.0, 3.0])
+    expected = {name: float(value) for name, value in plain.test_step(batch).items()}
+    assert {name: float(value) for name, value in changed.test_step(batch).items()} == expected
+    losses = changed.losses_of(tf.constant(LABELS), tf.constant(LOGITS))
+    np.testing.assert_allclose(losses, -np.log(softmax(LOGITS))[[0, 1], LABELS], rtol=1e-5)
+
+
+def test_a_step_on_soft_targets_counts_accuracy_by_the_label(make_classifier, batch) -> None:
+    classifier = make_classifier(dropout=0.0)
+    inputs, labels = batch
+    right = classifier(inputs, training=True).numpy().argmax(axis=1) == labels
+    targets = tf.one_hot(labels, 3) * 0.7 + tf.one_hot((labels + 1) % 3, 3) * 0.3
+    logs = classifier.train_step(Batch(inputs, labels, None, targets))
+    assert float(logs["accuracy"]) == pytest.approx(right.mean())
 
 
 @pytest.mark.parametrize("optimizer", [SGD(), "adam"])
@@ -191,12 +218,13 @@ def test_evaluation_is_exact(kind: str) -> None:
     if kind == "image":
         pixels = random.integers(0, 256, (600, 4, 4, 1)).astype(np.uint8)
         network = models.build_image_model("cnn", (4, 4, 1), 4, width=2, dropout=0.5)
-        split = load_images(Examples(pixels, labels))
+        split = Loaded(tf.constant(pixels), labels)
         logits = network(pixels).numpy()
     else:
         texts = [" ".join(random.choice(["a", "b", "c"], 1 + i % 7)) for i in range(600)]
         network = models.build_text_model("bag", 5, 4, max_tokens=9, width=3)
-        split = load_texts(Examples(np.array(texts, object), labels), ["a", "b", "c"], 1, 9)
+        ids, _ = Encoder(["a", "b", "c"], "words", 1, 9)(np.array(texts, object))
+        split = Loaded(ids, labels, ids.row_lengths().numpy())
         logits = network(split.inputs.to_tensor()).numpy()
     scores = evaluate(Classifier(network), split, World())
     predicted = logits.argmax(axis=1)
@@ -211,7 +239,7 @@ def test_evaluation_follows_the_weights(make_classifier) -> None:
     network = models.build_image_model("cnn", (4, 4, 1), 3, width=2)
     classifier = Classifier(network)
     pixels = np.zeros((5, 4, 4, 1), np.uint8)
-    split = load_images(Examples(pixels, np.array([0, 0, 1, 2, 2])))
+    split = Loaded(tf.constant(pixels), np.array([0, 0, 1, 2, 2]))
     for wanted, hits in ((0, 2), (1, 1)):
         bias = np.zeros(3, np.float32)
         bias[wanted] = 5

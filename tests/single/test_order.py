@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.data.order import EpochPlan, epoch_permutation, evaluation_indices
+from app.data.order import (
+    EpochPlan,
+    balanced_order,
+    epoch_order,
+    epoch_permutation,
+    evaluation_indices,
+    owners_of,
+    windowed_permutation,
+)
 
 LENGTHS = st.integers(1, 500)
 WORLDS = st.integers(1, 8)
@@ -16,13 +24,24 @@ relaxed = settings(deadline=None)  # a shared machine may pause at any time
 
 @st.composite
 def plans(draw) -> EpochPlan:
-    examples = draw(LENGTHS)
+    """Of every kind of source: in memory, streamed from files, with shards that differ."""
+    examples, world_size = draw(LENGTHS), draw(WORLDS)
+    seed, epoch = draw(SEEDS), draw(st.integers(0, 20))
+    kind = draw(st.sampled_from(["memory", "stream", "label", "dirichlet"]))
+    labels = np.arange(examples) % max(2, world_size)
+    files = np.sort(np.arange(examples) % 7) if kind == "stream" else None
+    owners = None
+    if kind in ("label", "dirichlet"):
+        by = "label" if kind == "label" and examples >= world_size else "dirichlet"
+        owners = owners_of(labels, by, world_size, seed, alpha=0.3)
     return EpochPlan(
-        order=epoch_permutation(examples, seed=draw(SEEDS), epoch=draw(st.integers(0, 20))),
+        order=epoch_order(labels, files, False, seed, epoch),
         global_batch_size=draw(st.integers(1, 600)),
-        world_size=draw(WORLDS),
+        world_size=world_size,
         passes_per_step=draw(st.integers(1, 4)),
         examples_seen=draw(st.integers(0, examples)),
+        deal="neighbours" if kind == "stream" else "round robin",
+        owners=owners,
     )
 
 
@@ -59,7 +78,7 @@ def test_all_ranks_have_the_same_passes_and_their_shares_differ_by_at_most_one(
     assert {len(shares) for shares in ranks} == {plan.steps * plan.passes_per_step}
     for number, shares in enumerate(zip(*ranks, strict=True)):
         sizes = [len(share.indices) for share in shares]
-        assert max(sizes) - min(sizes) <= 1
+        assert plan.owners is not None or max(sizes) - min(sizes) <= 1
         last = (number + 1) % plan.passes_per_step == 0
         assert all(share.last_pass == last for share in shares)
 
@@ -166,3 +185,84 @@ def test_a_plan_that_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
     options = {"global_batch_size": 2, "world_size": 2, **wrong}
     with pytest.raises(ValueError, match=r"at least 1|examples_seen="):
         EpochPlan(np.arange(5), **options)
+
+
+@relaxed
+@given(plans())
+def test_positions_say_where_in_the_epoch_an_example_comes(plan: EpochPlan) -> None:
+    for rank in range(plan.world_size):
+        for share in plan.shares(rank):
+            np.testing.assert_array_equal(plan.order[share.positions], share.indices)
+            assert (share.positions >= plan.examples_seen).all()
+
+
+@relaxed
+@given(plans())
+def test_an_example_with_an_owner_goes_to_no_other_rank(plan: EpochPlan) -> None:
+    if plan.owners is not None:
+        for rank, indices in enumerate(dealt(plan)):
+            assert (plan.owners[indices] == rank).all()
+
+
+def test_neighbours_are_dealt_so_that_a_rank_reads_few_files() -> None:
+    files = np.repeat(np.arange(8), 100)
+    plan = EpochPlan(windowed_permutation(files, 0, 0), 80, 4, deal="neighbours")
+    for rank in range(4):
+        for share in plan.shares(rank):
+            assert len(np.unique(files[share.indices])) <= 4  # of 8
+
+
+@relaxed
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 100), SEEDS, st.integers(0, 20))
+def test_the_order_of_files_is_a_permutation_that_stays_within_windows(
+    examples: int, number: int, window: int, seed: int, epoch: int
+) -> None:
+    files = np.sort(np.random.default_rng(seed).integers(0, number, examples))
+    order = windowed_permutation(files, seed, epoch, window_examples=window)
+    np.testing.assert_array_equal(np.sort(order), np.arange(examples))
+    spans = [np.flatnonzero(files[order] == file) for file in np.unique(files)]
+    largest = max(map(len, spans))
+    assert all(span.max() - span.min() < window + largest for span in spans)
+
+
+@relaxed
+@given(st.lists(st.integers(0, 5), min_size=2, max_size=200), SEEDS, st.integers(0, 20))
+def test_balanced_sampling_draws_every_class_and_every_member_equally_often(
+    labels: list[int], seed: int, epoch: int
+) -> None:
+    of = np.array(labels)
+    order = balanced_order(of, seed, epoch)
+    assert len(order) == len(of)
+    draws = np.bincount(of[order], minlength=6)[np.unique(of)]
+    assert draws.max() - draws.min() <= 1
+    for label in np.unique(of):
+        times = np.bincount(order, minlength=len(of))[of == label]
+        assert times.max() - times.min() <= 1
+
+
+def test_balanced_sampling_leaves_out_others_of_a_large_class_each_epoch() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    seen = [set(balanced_order(labels, 0, epoch)) for epoch in range(40)]
+    assert all(len(epoch) == 60 for epoch in seen)  # 50 of the large class, all of the small
+    assert set().union(*seen) == set(range(100))
+
+
+def test_shards_by_label_hold_whole_classes_and_too_few_classes_are_refused() -> None:
+    labels = np.arange(100) % 5
+    owners = owners_of(labels, "label", 3, seed=1)
+    assert all(len(np.unique(owners[labels == label])) == 1 for label in range(5))
+    assert set(owners) == {0, 1, 2}
+    with pytest.raises(ValueError, match="5 classes cannot be dealt to 6 ranks"):
+        owners_of(labels, "label", 6, seed=1)
+
+
+def test_a_small_alpha_makes_uneven_shards_and_a_large_one_even() -> None:
+    labels = np.arange(10_000) % 10
+
+    def spread(alpha: float) -> float:
+        owners = owners_of(labels, "dirichlet", 4, seed=3, alpha=alpha)
+        table = np.array([np.bincount(owners[labels == k], minlength=4) for k in range(10)])
+        assert table.sum() == 10_000
+        return float(table.std() / table.mean())
+
+    assert spread(0.1) > 1 > 0.1 > spread(1000)

@@ -105,3 +105,15 @@ def test_the_clock_leaves_out_compilation_and_pauses(monkeypatch) -> None:
     clock.tick(64, compiled=False)  # at 101: 1 s
     assert clock.rate() == pytest.approx(3 * 64 / 5)
     assert clock.rate(mark) == pytest.approx(2 * 64 / 4)
+
+
+def test_the_clock_counts_how_long_input_was_waited_for(monkeypatch) -> None:
+    now = iter([0.0, 0.0, 3.0, 5.0, 5.0, 6.0, 10.0, 10.0, 10.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock()
+    clock.begin()  # at 0
+    for number, _ in enumerate(clock.waits_for(["first", "second"])):
+        clock.tick(8, compiled=number == 0)  # the first was waited for 3 s, but also compiled
+    assert clock.waited == 1.0  # of the 5 s from 5 to 10
+    assert clock.seconds == 5.0
+    assert clock.waited_share == pytest.approx(0.2)

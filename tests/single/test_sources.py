@@ -1,13 +1,15 @@
-"""Datasets of the user's own: CSV files, and what the embedded ones refuse."""
+"""From a name to a dataset: files and folders of the user's own, and what the others refuse."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.config import Data
+from app.data.bad import BadExamples
 from app.data.catalogue import load_dataset, prepare_dataset
-from app.data.tables import read_csv
+from app.data.examples import Dataset
 from app.errors import UserError
 
 ROWS = [(f"text number {i}, with a comma", "even" if i % 2 == 0 else "odd") for i in range(20)]
@@ -29,93 +31,19 @@ def write(tmp_path: Path):
     return to
 
 
-def csv_message(path: Path, text: str | None = None, label: str | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        read_csv(path, text, label)
-    return str(caught.value)
+def dataset_of(folder: Path | None = None, seed: int = 0, **data: object) -> Dataset:
+    return load_dataset(Data(data_dir=folder, **data), seed, BadExamples())
 
 
 def message_of(folder: Path | None = None, **data: object) -> str:
     with pytest.raises(UserError) as caught:
-        load_dataset(Data(data_dir=folder, **data), seed=0)
+        dataset_of(folder, **data)
     return str(caught.value)
-
-
-def test_texts_and_labels_are_read_in_order(write) -> None:
-    path = write("some.csv", csv_of(ROWS))
-    texts, labels = read_csv(path, None, None)
-    assert list(zip(texts, labels, strict=True)) == ROWS
-
-
-def test_columns_may_have_any_name_and_place(write) -> None:
-    path = write("some.csv", "id,intent,utterance\n1, pay ,how to pay\n2,stop,stop it\n")
-    assert read_csv(path, "utterance", "intent") == (["how to pay", "stop it"], ["pay", "stop"])
-
-
-def test_quotes_hold_commas_line_breaks_and_quotes(write) -> None:
-    path = write("some.csv", 'text,label\n"a ""b"",\nc",x\n')
-    assert read_csv(path, None, None) == (['a "b",\nc'], ["x"])
-
-
-def test_a_byte_order_mark_and_windows_lines_are_accepted(write) -> None:
-    path = write("some.csv", b"\xef\xbb\xbf" + "text,label\r\né,x\r\n".encode())
-    assert read_csv(path, None, None) == (["é"], ["x"])
-
-
-def test_a_missing_column_is_named_with_those_that_there_are(write) -> None:
-    path = write("some.csv", "text,category\na,b\n")
-    message = csv_message(path)
-    assert f"{path} has no column 'label'" in message
-    assert "Valid: category, text" in message and "--label-key" in message
-    message = csv_message(path, "txt", "category")
-    assert "no column 'txt': did you mean 'text'?" in message and "--input-key" in message
-
-
-@pytest.mark.parametrize(
-    ("content", "line", "reason"),
-    [
-        ("text,label\na,x\n,y\n", 3, "column 'text' is empty"),
-        ("text,label\na,x\n  ,y\n", 3, "column 'text' is empty"),
-        ("text,label\na,\n", 2, "column 'label' is empty"),
-        ("text,label\na,x\n\nb,y\n", 3, "empty line: remove it"),
-        ("text,label\na,x\nb, c,y\n", 3, "3 fields, but the header has 2"),
-        ('text,label\n"a\nb",x\nc\n', 4, "1 fields, but the header has 2"),
-        ('text,label\n"a" b,x\n', 2, "not valid CSV"),
-        ('text,label\n"a,x\n', 2, "not valid CSV"),
-    ],
-)
-def test_a_bad_row_is_named_by_its_line(write, content: str, line: int, reason: str) -> None:
-    path = write("some.csv", content)
-    message = csv_message(path)
-    assert message.startswith(f"{path}, line {line}: ")
-    assert reason in message
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        ("", "is empty"),
-        ("\n", "is empty"),
-        ("text,label\n", "has a header but no rows"),
-        ("text,label\né,x\n".encode("latin-1"), "is not UTF-8 text"),
-        ("text,label\na,x\n".encode("utf-16"), "is not UTF-8 text"),
-    ],
-)
-def test_a_file_that_cannot_be_used_is_named(write, content: str | bytes, reason: str) -> None:
-    path = write("some.csv", content)
-    message = csv_message(path)
-    assert str(path) in message and reason in message
-
-
-def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    assert csv_message(tmp_path / "none.csv") == f"no file {tmp_path / 'none.csv'}"
-    (tmp_path / "folder.csv").mkdir()
-    assert "folder.csv cannot be read" in csv_message(tmp_path / "folder.csv")
 
 
 def test_a_csv_file_becomes_a_dataset_with_a_tenth_held_out_each_time(write, tmp_path) -> None:
     write("some.csv", csv_of(ROWS))
-    dataset = load_dataset(Data(dataset="some.csv", data_dir=tmp_path), seed=3)
+    dataset = dataset_of(tmp_path, seed=3, dataset="some.csv")
     assert (dataset.name, dataset.kind) == ("some", "text")
     assert dataset.class_names == ("even", "odd")
     assert {name: len(split) for name, split in dataset.splits.items()} == {
@@ -135,8 +63,7 @@ def test_files_for_validation_and_test_are_read(write, tmp_path: Path) -> None:
     write("some.csv", csv_of(ROWS))
     write("dev.csv", csv_of([("dev", "odd")]))
     write("test.csv", csv_of([("one", "odd"), ("two", "even")]))
-    data = Data(dataset="some.csv", data_dir=tmp_path, validation="dev.csv", test="test.csv")
-    dataset = load_dataset(data, seed=0)
+    dataset = dataset_of(tmp_path, dataset="some.csv", validation="dev.csv", test="test.csv")
     assert dataset.train.inputs.tolist() == [text for text, _ in ROWS]
     assert dataset.test.inputs.tolist() == ["one", "two"]
     assert dataset.test.labels.tolist() == [1, 0]
@@ -145,8 +72,9 @@ def test_files_for_validation_and_test_are_read(write, tmp_path: Path) -> None:
 
 def test_the_split_is_that_of_the_seed(write, tmp_path: Path) -> None:
     write("some.csv", csv_of(ROWS))
-    data = Data(dataset="some.csv", data_dir=tmp_path)
-    fingerprints = [load_dataset(data, seed).fingerprint for seed in (1, 1, 2)]
+    fingerprints = [
+        dataset_of(tmp_path, seed, dataset="some.csv").fingerprint for seed in (1, 1, 2)
+    ]
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
 
 
@@ -154,7 +82,7 @@ def test_a_label_that_training_lacks_is_named(write, tmp_path: Path) -> None:
     write("some.csv", csv_of(ROWS))
     path = write("test.csv", csv_of([("one", "odd"), ("two", "prime")]))
     message = message_of(tmp_path, dataset="some.csv", test="test.csv")
-    assert f"{path}, data row 2: label 'prime'" in message
+    assert f"{path}, line 3: label 'prime'" in message
 
 
 def test_one_class_only_is_refused(write, tmp_path: Path) -> None:
@@ -179,8 +107,7 @@ def test_a_share_outside_0_to_1_is_refused(share: float) -> None:
 
 def test_no_validation_split_can_be_asked_for(write, tmp_path: Path) -> None:
     write("some.csv", csv_of(ROWS))
-    data = Data(dataset="some.csv", data_dir=tmp_path, validation=0)
-    assert set(load_dataset(data, seed=0).splits) == {"train", "test"}
+    assert set(dataset_of(tmp_path, dataset="some.csv", validation=0).splits) == {"train", "test"}
 
 
 @pytest.mark.parametrize("options", [{"test": "test"}, {"test": 0.2}, {"validation": "dev.csv"}])
@@ -199,9 +126,96 @@ def test_embedded_datasets_and_files_need_no_preparation(monkeypatch) -> None:
 
 
 def test_a_validation_share_of_an_embedded_dataset_comes_from_its_training_split() -> None:
-    whole = load_dataset(Data(dataset="digits", validation=0), seed=0)
-    held_out = load_dataset(Data(dataset="digits", validation=0.25), seed=0)
+    whole = dataset_of(dataset="digits", validation=0)
+    held_out = dataset_of(dataset="digits", validation=0.25)
     np.testing.assert_array_equal(whole.test.inputs, held_out.test.inputs)
     assert held_out.validation is not None
     assert len(held_out.validation) == round(0.25 * len(whole.train))
     assert len(held_out.train) + len(held_out.validation) == len(whole.train)
+
+
+def picture(path: Path, value: int, size: tuple[int, int] = (4, 4)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, value, value)).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """20 pictures of cats and 20 of dogs."""
+    for index in range(40):
+        picture(tmp_path / "photos" / ("cat", "dog")[index % 2] / f"{index:02}.png", index)
+    return tmp_path / "photos"
+
+
+def test_a_folder_of_classes_is_split_by_the_seed(photos: Path) -> None:
+    dataset = dataset_of(dataset=str(photos))
+    assert (dataset.name, dataset.kind, dataset.class_names) == ("photos", "image", ("cat", "dog"))
+    assert {name: len(split) for name, split in dataset.splits.items()} == {
+        "train": 32,
+        "validation": 4,
+        "test": 4,
+    }
+    paths = [dataset.train.where(i) for i in range(32)]
+    again = dataset_of(dataset=str(photos))
+    assert paths == [again.train.where(i) for i in range(32)]
+    assert dataset.fingerprint == again.fingerprint
+    assert dataset.fingerprint != dataset_of(seed=1, dataset=str(photos)).fingerprint
+
+
+def test_the_splits_of_a_folder_are_used_as_they_are(photos: Path) -> None:
+    root = photos.parent / "parted"
+    for split, numbers in (("train", range(12)), ("val", range(12, 16)), ("test", range(16, 20))):
+        for index in numbers:
+            picture(root / split / ("cat", "dog")[index % 2] / f"{index}.jpg", index)
+    dataset = dataset_of(photos.parent, dataset="parted")
+    assert {name: len(split) for name, split in dataset.splits.items()} == {
+        "train": 12,
+        "validation": 4,
+        "test": 4,
+    }
+    own = dataset_of(photos.parent, dataset="parted", validation=0.25, test="test")
+    assert (len(own.train), len(own.splits["validation"])) == (9, 3)
+    message = message_of(photos.parent, dataset="parted", test="tset")
+    assert "has no split 'tset' for test" in message
+
+
+def test_a_list_of_images_is_read_from_its_own_folder(photos: Path) -> None:
+    rows = [f"{('cat', 'dog')[i % 2]}/{i:02}.png\t{('cat', 'dog')[i % 2]}" for i in range(40)]
+    (photos / "list.tsv").write_text("\n".join(["image\tlabel", *rows]) + "\n")
+    dataset = dataset_of(photos, dataset="list.tsv", test=0.2)
+    assert (dataset.kind, len(dataset.splits["test"])) == ("image", 8)
+    assert "list.tsv, line " in dataset.train.where(0)
+    (photos / "list.tsv").write_text("image\tlabel\n../secret.png\tcat\ncat/00.png\tdog\n")
+    picture(photos.parent / "secret.png", 1)
+    assert "outside" in message_of(photos, dataset="list.tsv")
+
+
+def test_class_names_that_are_numbers_are_in_the_order_of_numbers(write, tmp_path: Path) -> None:
+    write("some.csv", csv_of([(f"text {i}", str(i % 12)) for i in range(120)]))
+    names = dataset_of(tmp_path, dataset="some.csv").class_names
+    assert names == tuple(str(i) for i in range(12))
+
+
+def test_a_path_that_is_not_there_is_not_taken_for_a_dataset_of_tfds() -> None:
+    with pytest.raises(UserError, match="no file or folder 'no/such/photos'"):
+        prepare_dataset(Data(dataset="no/such/photos"))
+
+
+def test_synthetic_datasets_have_the_size_that_is_asked_for() -> None:
+    images = dataset_of(dataset="synthetic-image:examples=40,size=9,channels=1,classes=3")
+    assert images.class_names == ("class 0", "class 1", "class 2")
+    assert {name: len(split) for name, split in images.splits.items()} == {
+        "train": 36,
+        "validation": 4,
+        "test": 4,
+    }
+    pixels = images.train.read(np.array([3, 5]))
+    assert (pixels.shape, pixels.dtype) == ((2, 9, 9, 1), np.uint8)
+    np.testing.assert_array_equal(pixels[1:], images.train.take(np.array([5])).read(np.array([0])))
+    texts = dataset_of(dataset="synthetic-text:examples=50,words=7")
+    assert all(len(text.split()) == 7 for text in texts.train.read(np.arange(45)))
+    assert "unknown option 'sise': did you mean 'size'?" in message_of(
+        dataset="synthetic-image:sise=3"
+    )
+    assert "expected a whole number above 0" in message_of(dataset="synthetic-text:words=many")

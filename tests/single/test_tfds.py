@@ -9,10 +9,14 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from app.build import Data as Held
+from app.build import hold_dataset, open_dataset
 from app.config import Data
-from app.data.catalogue import load_dataset
+from app.data.bad import BadExamples
 from app.data.tfds_source import find_keys, load_tfds, prepare
+from app.distributed.world import World
 from app.errors import UserError
+from app.recipe import load
 
 LABEL = tfds.features.ClassLabel(names=["cat", "dog"])
 
@@ -40,9 +44,10 @@ def folder(tmp_path_factory) -> Path:
     rows = [{"id": f"n{i}", "image": pixels(i), "label": i % 2} for i in range(6)]
     same_size = {"id": tfds.features.Text(), "image": tfds.features.Image(shape=(4, 4, 1))}
     store(path, "images", {**same_size, "label": LABEL}, train=rows, test=rows[4:])
-    rows = [{"text": f"text é {i}", "label": i % 2} for i in range(6)]
+    rows = [{"text": f"text é {i}", "label": i % 2} for i in range(7)]
+    others = [{"text": f"text ü {i}", "label": i % 2} for i in range(2)]
     text = {"text": tfds.features.Text()}
-    store(path, "texts", {**text, "label": LABEL}, train=rows, dev=rows[:1], test=rows[:2])
+    store(path, "texts", {**text, "label": LABEL}, train=rows[1:], dev=rows[:1], test=others)
     rows = [{"image": pixels(7, 3 + i, 5), "label": i % 2} for i in range(4)]
     any_size = {"image": tfds.features.Image(shape=(None, None, 1))}
     store(path, "mixed", {**any_size, "label": LABEL}, train=rows, test=rows)
@@ -58,44 +63,80 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def message_of(folder: Path, dataset: str, **data: object) -> str:
+def held(folder: Path, **keys: object) -> Held:
+    """The whole way into memory."""
+    bad = BadExamples()
+    config = load(None, {"data_dir": str(folder), "validation": 0, **keys})
+    return hold_dataset(config, open_dataset(config, bad, World()), bad, World())
+
+
+def inputs_of(data: Held, split: str = "train") -> np.ndarray:
+    return data.splits[split].inputs.numpy()  # type: ignore[attr-defined]
+
+
+def texts_of(data: Held, split: str = "train") -> list[str]:
+    source = data.dataset.splits[split]
+    return [text.decode() for text in source.read(np.arange(len(source)))]
+
+
+def message_of(folder: Path, dataset: str, **keys: object) -> str:
     with pytest.raises(UserError) as caught:
-        load_tfds(Data(dataset=dataset, data_dir=folder, **data))
+        held(folder, dataset=dataset, **keys)
     return str(caught.value)
 
 
 def test_images_are_found_beside_other_features_and_kept_in_order(folder: Path) -> None:
-    dataset = load_tfds(Data(dataset="images", data_dir=folder))
-    assert (dataset.kind, dataset.class_names) == ("image", ("cat", "dog"))
-    assert dataset.train.inputs.shape == (6, 4, 4, 1)
-    assert dataset.train.inputs[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
-    assert dataset.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    assert dataset.test.inputs[:, 0, 0, 0].tolist() == [4, 5]
-    assert dataset.validation is None
+    data = held(folder, dataset="images")
+    assert (data.dataset.kind, data.dataset.class_names) == ("image", ("cat", "dog"))
+    assert inputs_of(data).shape == (6, 4, 4, 1)
+    assert inputs_of(data)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert data.splits["train"].labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert inputs_of(data, "test")[:, 0, 0, 0].tolist() == [4, 5]
+    assert "validation" not in data.splits
 
 
 def test_texts_are_found_and_decoded(folder: Path) -> None:
-    dataset = load_tfds(Data(dataset="texts", data_dir=folder, validation="dev"))
-    assert dataset.kind == "text"
-    assert dataset.train.inputs.tolist() == [f"text é {i}" for i in range(6)]
-    assert dataset.validation is not None and dataset.validation.inputs.tolist() == ["text é 0"]
-    assert dataset.test.labels.tolist() == [0, 1]
+    data = held(folder, dataset="texts", validation="dev")
+    assert data.dataset.kind == "text"
+    assert texts_of(data) == [f"text é {i}" for i in range(1, 7)]
+    assert texts_of(data, "validation") == ["text é 0"]
+    assert data.splits["test"].labels.tolist() == [0, 1]
 
 
 def test_splits_may_be_parts_of_splits(folder: Path) -> None:
-    data = Data(dataset="texts", data_dir=folder, train="train[:4]", test="train[4:]")
-    dataset = load_tfds(data)
-    assert dataset.train.inputs.tolist() == [f"text é {i}" for i in range(4)]
-    assert dataset.test.inputs.tolist() == ["text é 4", "text é 5"]
+    data = held(folder, dataset="texts", train="train[:4]", test="train[4:]")
+    assert texts_of(data) == [f"text é {i}" for i in range(1, 5)]
+    assert texts_of(data, "test") == ["text é 5", "text é 6"]
+    percent = held(folder, dataset="texts", train="train[:50%]", test="dev+test")
+    assert texts_of(percent, "test") == ["text é 0", "text ü 0", "text ü 1"]
+    assert len(percent.splits["train"]) == 3
 
 
-def test_a_share_is_held_out_for_validation(folder: Path) -> None:
-    dataset = load_dataset(Data(dataset="images", data_dir=folder, validation=0.34), seed=0)
-    assert {name: len(split) for name, split in dataset.splits.items()} == {
-        "train": 4,
-        "validation": 2,
+def test_a_directory_is_as_good_as_a_name(folder: Path) -> None:
+    by_name = held(folder, dataset="images").dataset.fingerprint
+    assert held(folder / "images", dataset="1.0.0").dataset.fingerprint == by_name
+    assert held(Path(), dataset=str(folder / "images")).dataset.fingerprint == by_name
+
+
+def test_the_splits_of_the_dataset_are_the_default_and_a_share_is_held_out_if_it_has_none(
+    folder: Path,
+) -> None:
+    def sizes(**keys: object) -> dict[str, int]:
+        return {name: len(split) for name, split in held(folder, **keys).splits.items()}
+
+    parts = {"train": "train[:4]", "test": "train[4:]"}
+    assert sizes(dataset="images", validation=0.34) == {"train": 4, "validation": 2, "test": 2}
+    assert sizes(dataset="texts", validation=0.34, **parts) == {
+        "train": 3,
+        "validation": 1,
         "test": 2,
     }
+    assert sizes(dataset="images", test=0.34) == {"train": 4, "test": 2}
+
+
+def test_an_example_to_train_and_to_test_on_is_refused(folder: Path) -> None:
+    message = message_of(folder, "texts", train="train+dev", validation="dev")
+    assert "1 examples are both in the training split 'train+dev' and in the validation" in message
 
 
 def test_the_fingerprint_is_that_of_the_content(folder: Path) -> None:
@@ -110,8 +151,8 @@ def test_two_texts_need_a_choice(folder: Path) -> None:
     assert "pairs has 2 image or text features (" in message
     assert "title" in message and "body" in message  # in the order of a protobuf map: any
     assert "--input-key" in message
-    dataset = load_tfds(Data(dataset="pairs", data_dir=folder, input_key="body"))
-    assert dataset.train.inputs.tolist() == ["b0", "b1", "b2", "b3"]
+    assert texts_of(held(folder, dataset="pairs", input_key="body", test="train[3:]",
+                         train="train[:3]")) == ["b0", "b1", "b2"]  # fmt: skip
     message = message_of(folder, "pairs", input_key="bodi")
     assert "--input-key bodi: did you mean 'body'?" in message
 
@@ -129,27 +170,35 @@ def test_examples_without_a_label_are_refused(folder: Path) -> None:
 
 def test_images_of_mixed_sizes_need_a_size(folder: Path) -> None:
     message = message_of(folder, "mixed")
-    assert "mixed sizes (None, None, 1)" in message and "--image-size" in message
+    assert "mixed sizes" in message and "--image-size" in message
 
 
 @pytest.mark.parametrize("name", ["mixed", "images"])
 def test_images_are_resized(folder: Path, name: str) -> None:
-    dataset = load_tfds(Data(dataset=name, data_dir=folder, image_size=2))
-    assert dataset.train.inputs.shape[1:] == (2, 2, 1)
-    assert dataset.train.inputs.dtype == np.uint8
+    inputs = inputs_of(held(folder, dataset=name, image_size=2))
+    assert inputs.shape[1:] == (2, 2, 1)
+    assert inputs.dtype == np.uint8
     if name == "mixed":
-        assert set(dataset.train.inputs.ravel()) == {7}
+        assert set(inputs.ravel()) == {7}
     else:
-        assert dataset.train.inputs[:, 1, 1, 0].tolist() == [0, 1, 2, 3, 4, 5]
+        assert inputs[:, 1, 1, 0].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_images_of_16_bits_are_refused(folder: Path) -> None:
     assert "deep" in message_of(folder, "deep")
 
 
-def test_images_that_do_not_fit_into_memory_are_refused_before_they_are_read(folder: Path) -> None:
-    message = message_of(folder, "images", image_size=10_000_000)
-    assert "of memory per rank" in message and "--image-size" in message
+def test_images_that_do_not_fit_into_memory_are_streamed_or_refused_if_memory_is_asked_for(
+    folder: Path,
+) -> None:
+    message = message_of(folder, "images", image_size=500_000, hold="memory")
+    assert "needs 2e+03 GB on a host" in message and "leave hold out" in message
+    # Streaming is chosen before an image is decoded: one of 2 GB would not be.
+    from app.data.hold import choose
+
+    held_as = choose("auto", 10**15, True, "images", World())
+    assert held_as.stream and "1e+06 GB on a host" in held_as.why
+    assert not choose("auto", 1000, True, "images", World()).stream
 
 
 @pytest.mark.parametrize(
@@ -162,10 +211,6 @@ def test_an_unknown_split_is_named_with_those_that_there_are(
     message = message_of(folder, "images", **{role: split})
     assert f"no split '{split}' for {role}" in message
     assert "it has train, test" in message and f"--{role}" in message
-
-
-def test_a_share_as_test_split_is_refused(folder: Path) -> None:
-    assert "name a TFDS split" in message_of(folder, "images", test=0.2)
 
 
 def prepare_message(folder: Path, dataset: str) -> str:
@@ -187,7 +232,7 @@ def test_an_unknown_dataset_names_the_nearest(folder: Path, given: str, nearest:
 
 
 def test_a_name_that_cannot_be_one_is_refused(folder: Path) -> None:
-    assert "dataset 'a b/c d'" in prepare_message(folder, "a b/c d")
+    assert "dataset 'a b: c'" in prepare_message(folder, "a b: c")
 
 
 def test_a_failed_download_says_where_the_data_should_be(tmp_path, monkeypatch) -> None:
@@ -255,23 +300,18 @@ def real(variable: str) -> Path:
 )
 def test_the_real_dataset_is_whole(name, shape, counts, test_per_class) -> None:
     validation = "validation" if "validation" in counts else 0
-    data = Data(dataset=name, data_dir=real("LOCKSTEP_TFDS_DIR"), validation=validation)
-    dataset = load_dataset(data, seed=0)
-    assert {key: len(split) for key, split in dataset.splits.items()} == counts
-    assert dataset.train.inputs.shape[1:] == shape
+    keys = {} if validation == "validation" else {"validation": 0}
+    data = held(real("LOCKSTEP_TFDS_DIR"), dataset=name, **{"validation": "validation", **keys})
+    dataset = data.dataset
+    assert {key: len(split) for key, split in data.splits.items()} == counts
+    assert (data.image_shape or ()) == shape
     assert set(np.bincount(dataset.test.labels)) == {test_per_class}
     assert len(set(np.bincount(dataset.train.labels))) == 1
 
 
 def test_banking77_is_read_from_its_csv_files() -> None:
-    data = Data(
-        dataset="train.csv",
-        test="test.csv",
-        data_dir=real("LOCKSTEP_BANKING77_DIR"),
-        label_key="category",
-        validation=0,
-    )
-    dataset = load_dataset(data, seed=0)
+    place = real("LOCKSTEP_BANKING77_DIR")
+    dataset = held(place, dataset="train.csv", test="test.csv", label_key="category").dataset
     assert (len(dataset.train), len(dataset.test)) == (10_003, 3_080)
     assert len(dataset.class_names) == 77
     assert set(np.bincount(dataset.test.labels)) == {40}

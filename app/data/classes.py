@@ -1,0 +1,62 @@
+"""What classes are called: names that cannot be mistaken for each other, in a fixed order."""
+
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+
+from app.errors import UserError
+
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+_FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]+)?")
+
+
+def reads_as_float(label: str) -> bool:
+    """Whether text such as '1.0', '.5' or '1e3' is a number that is not written as a whole one."""
+    return _FLOAT.fullmatch(label) is not None
+
+
+def label_problem(label: str, is_float: bool) -> str | None:
+    """Why a label cannot name a class; None if it can. `is_float` says that it is a number."""
+    if label.lower() == "nan":
+        return f"label {label} says that there is none: every example needs one"
+    if not is_float:
+        return None
+    value = float(label)
+    # Beyond 1e15 the digits would be those of the nearest float, not those that were meant.
+    hint = f": write {int(value)}" if value.is_integer() and abs(value) < 1e15 else ""
+    return f"label {label:.40}, but a class is a name or a whole number{hint}"
+
+
+def check_class_names(
+    names: Iterable[str], source: str, lines: Mapping[str, int] | None = None
+) -> None:
+    """Refuse names that differ only by case, such as 'Cat' and 'cat': most often one class.
+
+    Args:
+        names: class names; repeated ones do no harm.
+        source: the file or folder that they come from, for the message.
+        lines: for a file, the line of each name, for the message.
+
+    Raises:
+        UserError: names the first two that differ only by case.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            first, second = (
+                f"'{each}'" + (f" (line {lines[each]})" if lines else "") for each in (other, name)
+            )
+            raise UserError(
+                f"{source}: the classes {first} and {second} differ only by case: write them "
+                "alike if they are one class, or else rename one"
+            )
+
+
+def sort_class_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names: by value if all are whole numbers, otherwise by code points."""
+    distinct = sorted(set(names))
+    if all(_WHOLE_NUMBER.fullmatch(name) for name in distinct):
+        # Not int: it refuses more than 4300 digits. Equal numbers ('1', '01') stay as sorted.
+        distinct.sort(key=Decimal)
+    return tuple(distinct)

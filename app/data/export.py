@@ -1,0 +1,137 @@
+"""A copy of a dataset as sharded TFRecord files, for fast streaming: a TFDS directory, which
+Lockstep and TensorFlow Datasets both read."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from app.data.examples import Dataset, Source
+from app.data.images import ImageSpec, decode_images
+from app.data.order import epoch_permutation
+from app.errors import UserError
+
+SHARD_BYTES = 100_000_000
+READ_AT_ONCE = 256
+JPEG_QUALITY = 95  # of images that are resized; others keep the bytes of their files
+VERSION = "1.0.0"
+
+
+def export_tfrecord(dataset: Dataset, directory: Path, seed: int, spec: ImageSpec | None) -> None:
+    """Write all splits to `directory`, in an order shuffled by `seed`.
+
+    Images are copied as they are, or decoded and resized by `spec` and written as JPEG. The
+    directory appears when all of it is written. Raises UserError if it exists or the disk refuses.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists already: give the name of a new directory")
+    partial = directory.with_name(f".{directory.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        infos = [
+            _write_split(dataset, split, source, partial, seed, spec)
+            for split, source in dataset.splits.items()
+        ]
+        tfds.folder_dataset.write_metadata(
+            data_dir=str(partial),
+            features=_features(dataset, spec),
+            split_infos=infos,
+            check_data=False,
+        )
+        if directory.exists():
+            directory.rmdir()
+        os.replace(partial, directory)
+    except (OSError, tf.errors.OpError) as error:
+        raise UserError(f"cannot write {directory}: {error}") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _features(dataset: Dataset, spec: ImageSpec | None) -> tfds.features.FeaturesDict:
+    label = tfds.features.ClassLabel(names=dataset.class_names)
+    if dataset.kind == "text":
+        return tfds.features.FeaturesDict({"text": tfds.features.Text(), "label": label})
+    shape: tuple[int | None, ...] = dataset.image_shape
+    if spec is not None:
+        shape = (spec.size, spec.size, spec.channels)
+    shape = (*shape[:2], shape[2] or 3)
+    return tfds.features.FeaturesDict({"image": tfds.features.Image(shape=shape), "label": label})
+
+
+def _write_split(
+    dataset: Dataset,
+    split: str,
+    source: Source,
+    directory: Path,
+    seed: int,
+    spec: ImageSpec | None,
+) -> tfds.core.SplitInfo:
+    """The records of a split in files of about `SHARD_BYTES`, which get their final names when
+    their number is known."""
+    key = "image" if dataset.kind == "image" else "text"
+    name = re.sub(r"\W+", "_", dataset.name.partition("/")[0]).strip("_").lower() or "dataset"
+    paths: list[Path] = []
+    lengths: list[int] = []
+    sizes: list[int] = []
+    writer = None
+    for content, label in _contents(source, seed, spec):
+        if writer is None or sizes[-1] >= SHARD_BYTES:
+            if writer is not None:
+                writer.close()
+            paths.append(directory / f"{split}-{len(paths)}")
+            lengths.append(0)
+            sizes.append(0)
+            writer = tf.io.TFRecordWriter(str(paths[-1]))
+        record = _example(key, content, label)
+        writer.write(record)
+        lengths[-1] += 1
+        sizes[-1] += len(record)
+    if writer is not None:
+        writer.close()
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=directory, dataset_name=name, split=split, filetype_suffix="tfrecord"
+    )
+    for number, path in enumerate(paths):
+        path.rename(str(template.sharded_filepath(shard_index=number, num_shards=len(paths))))
+    return tfds.core.SplitInfo(
+        name=split, shard_lengths=lengths, num_bytes=sum(sizes), filename_template=template
+    )
+
+
+def _contents(source: Source, seed: int, spec: ImageSpec | None) -> Iterator[tuple[bytes, int]]:
+    """(bytes of the input, label) of each example, in a shuffled order: the examples of a class
+    may be neighbours in the source, and a stream shuffles only among files."""
+    order = epoch_permutation(len(source), seed, epoch=0)
+    for start in range(0, len(order), READ_AT_ONCE):
+        rows = order[start : start + READ_AT_ONCE]
+        content = source.read(rows)
+        if spec is not None and not isinstance(content, np.ndarray):
+            images, _ = decode_images(content, spec)
+            content = [
+                tf.io.encode_jpeg(image, quality=JPEG_QUALITY, chroma_downsampling=False).numpy()
+                for image in images
+            ]
+        for one, label in zip(content, source.labels[rows], strict=True):
+            yield _as_bytes(one), int(label)
+
+
+def _as_bytes(content: bytes | str | np.ndarray) -> bytes:
+    if isinstance(content, bytes):
+        return content
+    if isinstance(content, str):
+        return content.encode("utf-8", "replace")
+    return tf.io.encode_png(content).numpy()
+
+
+def _example(key: str, content: bytes, label: int) -> bytes:
+    feature = {
+        key: tf.train.Feature(bytes_list=tf.train.BytesList(value=[content])),
+        "label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()

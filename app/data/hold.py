@@ -1,0 +1,256 @@
+"""From sources to splits that batches can be taken from: in memory, or streamed.
+
+Every function that takes a `world` is a collective: what is bad, and where examples are held, is
+decided by all ranks alike. The work of looking into every file is dealt to the ranks.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from app.config import Data
+from app.data.bad import BadExamples
+from app.data.batches import Loaded, Split, Streamed
+from app.data.encoder import Encoder
+from app.data.examples import Dataset, Examples, Source
+from app.data.images import Header, ImageFiles, ImageSpec, MixedSizes, decode_image, decode_images
+from app.errors import UserError
+
+MEMORY_SHARE = 0.5  # of what is free; the rest is for TensorFlow, and for copies while loading
+READ_AT_ONCE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """Where examples are kept, and why."""
+
+    stream: bool
+    why: str
+
+
+def free_memory_bytes() -> int:
+    """Memory that this host, or this container, can still give."""
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            free = min(free, int(Path(limit).read_text()) - int(Path(used).read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return max(0, free)
+
+
+def choose(wanted: str, needed_bytes: int, can_stream: bool, what: str, world: Any) -> Held:
+    """Memory while all ranks of every host fit, else a stream.
+
+    Raises UserError if neither is possible. `needed_bytes`: of one rank; `what` names the dataset.
+    """
+    allowed = MEMORY_SHARE * free_memory_bytes()
+    on_hosts = world.gather((needed_bytes * world.local_size, allowed))
+    needed, allowed = max(on_hosts, key=lambda host: host[0] / max(1, host[1]))
+    size = f"{needed / 1e9:.2g} GB on a host, {allowed / 1e9:.2g} GB allowed"
+    if wanted == "stream" and not can_stream:
+        raise UserError(
+            f"hold = 'stream': {what} is in memory already: write it to files first (python -m "
+            "app data SOURCE --export tfrecord DIR), and give DIR as dataset",
+            shared=True,
+        )
+    if wanted == "auto" and needed <= allowed:
+        return Held(False, f"in memory ({size})")
+    if wanted == "memory" and needed > allowed:
+        raise UserError(f"hold = 'memory': {what} needs {size}: leave hold out", shared=True)
+    if wanted == "memory" or not can_stream:
+        return Held(False, f"in memory ({size})")
+    return Held(True, f"streamed from files ({size if wanted == 'auto' else 'as asked'})")
+
+
+def image_spec(data: Data, dataset: Dataset, bad: BadExamples, world: Any):
+    """(how images are decoded, the dataset without those whose header is bad); a collective.
+
+    Raises UserError if sizes differ and `image_size` is not given.
+    """
+    height, width, channels = dataset.image_shape
+    if isinstance(dataset.train, Examples):
+        height, width, channels = dataset.train.inputs.shape[1:]
+    if isinstance(dataset.train, ImageFiles):
+        dataset, height, width, channels = _survey(dataset, bad, world)
+    if data.image_size is None and (height is None or width is None):
+        raise UserError(
+            f"{data.dataset}: images have mixed sizes: give --image-size, e.g. 224", shared=True
+        )
+    if data.image_size:
+        height = width = data.image_size
+    return ImageSpec(data.image_size, data.image_fit, channels or 3), (height, width), dataset
+
+
+def _survey(dataset: Dataset, bad: BadExamples, world: Any):
+    """Read the header of every image file, dealt to the ranks."""
+    sizes: set[tuple[int, int]] = set()
+    grayscale = True
+    splits: dict[str, Source] = {}
+    for name, files in dataset.splits.items():
+        own = np.arange(world.rank, len(files), world.size)
+        headers = files.headers(own)  # type: ignore[attr-defined]
+        bad_here = [(int(i), h) for i, h in zip(own, headers, strict=True) if isinstance(h, str)]
+        good = [header for header in headers if isinstance(header, Header)]
+        about = (bad_here, {(h.height, h.width) for h in good}, all(h.grayscale for h in good))
+        gathered = world.gather(about)
+        found = [one for rank in gathered for one in rank[0]]
+        with world.together():
+            splits[name] = leave_out(files, found, bad)
+        sizes |= set().union(*(rank[1] for rank in gathered))
+        grayscale &= all(rank[2] for rank in gathered)
+    dataset = dataset.with_splits(splits)
+    height, width = next(iter(sizes)) if len(sizes) == 1 else (None, None)
+    return dataset, height, width, 1 if grayscale else 3
+
+
+def leave_out(source: Source, found: list[tuple[int, str]], bad: BadExamples) -> Source:
+    """The source without the examples (index, reason) that are bad; the first in the order of the
+    dataset ends the run under on_bad = "error"."""
+    if not found:
+        return source
+    for index, reason in sorted(found):
+        bad.add(source.where(index), reason)
+    return source.take(np.setdiff1d(np.arange(len(source)), [index for index, _ in found]))
+
+
+def hold_images(
+    dataset: Dataset,
+    spec: ImageSpec,
+    size: tuple[int, int],
+    held: Held,
+    bad: BadExamples,
+    world: Any,
+) -> tuple[dict[str, Split], Dataset]:
+    """The splits as images, and the dataset without those that cannot be decoded; a collective."""
+    shape = (*size, spec.channels)
+    splits: dict[str, Split] = {}
+    sources: dict[str, Source] = {}
+    for name, source in dataset.splits.items():
+        if held.stream:
+            decode = None
+            if not _has_pixels(source):
+                source = _checked(source, spec, bad, world)
+                decode = functools.partial(_decode_batch, spec=spec, shape=shape)
+            splits[name] = Streamed(source, decode, shape)
+        else:
+            with world.together():
+                pixels, source = _decoded(source, spec, shape, bad)
+            with tf.device("CPU"):
+                splits[name] = Loaded(tf.constant(pixels), source.labels)
+        sources[name] = source
+    return splits, dataset.with_splits(sources)
+
+
+def _has_pixels(source: Source) -> bool:
+    """Whether `read` gives images, and not their encoded bytes."""
+    return isinstance(source.read(np.arange(min(1, len(source)))), np.ndarray)
+
+
+def _decode_batch(encoded: tf.Tensor, spec: ImageSpec, shape: tuple[int, int, int]) -> tf.Tensor:
+    return tf.map_fn(
+        lambda one: decode_image(one, spec),
+        encoded,
+        fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+    )
+
+
+def _decoded(source: Source, spec: ImageSpec, shape: tuple[int, int, int], bad: BadExamples):
+    """(uint8 (n, h, w, c), the source) of what can be decoded."""
+    if isinstance(source, Examples):
+        return source.inputs, source
+    pixels = np.empty((len(source), *shape), np.uint8)
+    done, found = 0, []
+    for start in range(0, len(source), READ_AT_ONCE):
+        rows = np.arange(start, min(start + READ_AT_ONCE, len(source)))
+        images, failed = _decode(source, rows, spec)
+        pixels[done : done + len(images)] = images
+        done += len(images)
+        found += [(start + position, reason) for position, reason in failed]
+    return pixels[:done], leave_out(source, found, bad)
+
+
+def _decode(source: Source, rows: np.ndarray, spec: ImageSpec):
+    content = source.read(rows)
+    if isinstance(content, np.ndarray):
+        return content, []
+    try:
+        return decode_images(content, spec)
+    except MixedSizes as error:
+        raise UserError(
+            f"{source.where(int(rows[error.positions[1]]))}: {error}: give --image-size, e.g. 224"
+        ) from None
+
+
+def _checked(source: Source, spec: ImageSpec, bad: BadExamples, world: Any) -> Source:
+    """The source without what cannot be decoded: every image is decoded once before training, each
+    rank its part, so that all ranks agree."""
+    own = np.arange(world.rank, len(source), world.size)
+    found = []
+    with world.together():
+        for start in range(0, len(own), READ_AT_ONCE):
+            rows = own[start : start + READ_AT_ONCE]
+            _, failed = _decode(source, rows, spec)
+            found += [(int(rows[position]), reason) for position, reason in failed]
+    gathered = [one for rank in world.gather(found) for one in rank]
+    with world.together():
+        return leave_out(source, gathered, bad)
+
+
+def text_chunks(source: Source) -> Iterator[np.ndarray]:
+    """All texts in order, as object arrays of str."""
+    for start in range(0, len(source), READ_AT_ONCE * 4):
+        rows = np.arange(start, min(start + READ_AT_ONCE * 4, len(source)))
+        content = source.read(rows)
+        if not isinstance(content, np.ndarray):
+            texts = [text.decode("utf-8", "replace") for text in content]
+            content = np.array([*texts, None], dtype=object)[:-1]
+        yield content
+
+
+def hold_texts(
+    dataset: Dataset, encoder: Encoder, held: Held, world: Any
+) -> tuple[dict[str, Split], dict[str, int]]:
+    """The splits as token ids, and how many texts of each were cut; a collective."""
+    splits: dict[str, Split] = {}
+    cut: dict[str, int] = {}
+    for name, source in dataset.splits.items():
+        if held.stream:
+            lengths, cut[name] = world.from_chief(functools.partial(_lengths, source, encoder))
+            splits[name] = Streamed(source, encoder.ids_of, lengths=lengths)
+            continue
+        with tf.device("CPU"):
+            parts = [encoder(chunk) for chunk in text_chunks(source)]
+            ids = tf.concat([part for part, _ in parts], axis=0)
+        cut[name] = sum(number for _, number in parts)
+        splits[name] = Loaded(ids, source.labels, ids.row_lengths().numpy())
+    return splits, cut
+
+
+def _lengths(source: Source, encoder: Encoder) -> tuple[np.ndarray, int]:
+    parts = [encoder(chunk) for chunk in text_chunks(source)]
+    lengths = np.concatenate([ids.row_lengths().numpy() for ids, _ in parts])
+    return lengths, sum(number for _, number in parts)
+
+
+def image_bytes(dataset: Dataset, size: tuple[int, int], channels: int) -> int:
+    """Memory for all splits as uint8 images, of one rank."""
+    return sum(len(source) for source in dataset.splits.values()) * math.prod(size) * channels
+
+
+def text_bytes(dataset: Dataset) -> int:
+    """Memory for all splits as texts and token ids, of one rank; a rough guess."""
+    return sum(4 * int(getattr(s, "length", np.zeros(1)).sum()) for s in dataset.splits.values())

@@ -1,0 +1,156 @@
+"""`python -m app data SOURCE`: what a source holds, and what is wrong with it."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from app.data.bad import Bad
+from app.data.batches import Split
+from app.data.examples import Dataset, Source
+from app.data.images import Header, read_header
+
+MOST_CLASSES = 40  # more are shown by their ends
+MOST_PROBLEMS = 20
+SAMPLES = 5
+SAMPLE_CHARACTERS = 100
+READ_AT_ONCE = 1024
+FEW_EXAMPLES = 5
+UNEVEN = 10
+
+
+def describe(
+    dataset: Dataset,
+    splits: Mapping[str, Split],
+    bad: list[Bad],
+    max_tokens: int,
+) -> str:
+    """The report, as lines of text.
+
+    Args:
+        dataset: without the bad examples.
+        splits: the same, encoded; texts with all their tokens.
+        bad: the examples that were left out.
+        max_tokens: where training would cut texts.
+    """
+    lines = [f"{dataset.name}: {dataset.kind}s, {len(dataset.class_names)} classes", ""]
+    lines += _class_table(dataset)
+    contents = {name: _look_into(source) for name, source in dataset.splits.items()}
+    if dataset.kind == "image":
+        lines += _sizes(sum((sizes for _, sizes in contents.values()), Counter()))
+    else:
+        lines += _lengths(dataset, splits, max_tokens)
+    lines += ["", "samples of the training split"]
+    lines += [f"  {line}" for line in _samples(dataset)]
+    problems = list(_problems(dataset, bad, {name: seen for name, (seen, _) in contents.items()}))
+    lines += ["", f"problems found: {len(problems)}"]
+    lines += [f"  {problem}" for problem in problems[:MOST_PROBLEMS]]
+    if len(problems) > MOST_PROBLEMS:
+        lines.append(f"  ... and {len(problems) - MOST_PROBLEMS} more")
+    return "\n".join(lines)
+
+
+def _class_table(dataset: Dataset) -> list[str]:
+    """Examples of each class in each split, the most frequent of many first."""
+    classes = len(dataset.class_names)
+    counts = {name: np.bincount(s.labels, minlength=classes) for name, s in dataset.splits.items()}
+    width = max(5, *(len(name) for name in dataset.class_names))
+    shown = list(range(classes))
+    if classes > MOST_CLASSES:
+        by_size = np.argsort(-counts["train"], kind="stable").tolist()
+        shown = by_size[: MOST_CLASSES // 2] + by_size[-MOST_CLASSES // 2 :]
+    rows = [(dataset.class_names[i], [column[i] for column in counts.values()]) for i in shown]
+    lines = [_row("class", counts, width)]
+    for number, (name, row) in enumerate(rows):
+        if classes > MOST_CLASSES and number == MOST_CLASSES // 2:
+            lines.append(f"  ... {classes - MOST_CLASSES} classes between")
+        lines.append(_row(name, [f"{count:,}" for count in row], width))
+    return [*lines, _row("all", [f"{int(c.sum()):,}" for c in counts.values()], width)]
+
+
+def _row(name: str, cells: Any, width: int) -> str:
+    return f"  {name:{width}}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _sizes(sizes: Counter[tuple[int, int]]) -> list[str]:
+    if not sizes:
+        return []
+    if len(sizes) == 1:
+        (width, height), _ = sizes.most_common(1)[0]
+        return ["", f"image sizes: all {width}x{height}"]
+    (width, height), count = sizes.most_common(1)[0]
+    widths, heights = zip(*sizes, strict=True)
+    return [
+        "",
+        f"image sizes: {len(sizes)} different, {min(widths)} to {max(widths)} wide, "
+        f"{min(heights)} to {max(heights)} high; the most frequent {width}x{height} ({count:,})",
+    ]
+
+
+def _lengths(dataset: Dataset, splits: Mapping[str, Split], max_tokens: int) -> list[str]:
+    lines = ["", "text lengths in tokens (smallest, median, 95%, largest)"]
+    for name in dataset.splits:
+        lengths = np.asarray(splits[name].lengths)  # type: ignore[attr-defined]
+        low, median, high, top = np.percentile(lengths, [0, 50, 95, 100], method="nearest")
+        cut = int((lengths > max_tokens).sum())
+        lines.append(
+            f"  {name:10} {low:,}, {median:,}, {high:,}, {top:,}; {cut:,} longer than max_tokens "
+            f"= {max_tokens}"
+        )
+    return lines
+
+
+def _samples(dataset: Dataset) -> Iterator[str]:
+    rows = np.linspace(0, len(dataset.train) - 1, SAMPLES).round().astype(int)
+    contents = dataset.train.read(rows)
+    for row, content in zip(rows, contents, strict=True):
+        label = dataset.class_names[dataset.train.labels[row]]
+        where = dataset.train.where(int(row))
+        if dataset.kind == "text":
+            text = content if isinstance(content, str) else content.decode("utf-8", "replace")
+            short = " ".join(text[: 2 * SAMPLE_CHARACTERS].split())[:SAMPLE_CHARACTERS]
+            yield f"{label}: {short}{' ...' if len(text) > SAMPLE_CHARACTERS else ''}"
+        else:
+            yield f"{label}: {where}"
+
+
+def _problems(
+    dataset: Dataset, bad: list[Bad], contents: Mapping[str, Counter[bytes]]
+) -> Iterator[str]:
+    yield from (f"{one.where}: {one.reason}" for one in bad)
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
+    for name, count in zip(dataset.class_names, counts, strict=True):
+        if count < FEW_EXAMPLES:
+            yield f"class '{name}' has {count} training examples"
+    smallest = int(counts[counts > 0].min())
+    if counts.max() > UNEVEN * smallest:
+        yield (
+            f"the largest class has {counts.max():,} training examples, the smallest "
+            f"{smallest:,}: consider --imbalance class_weights"
+        )
+    seen = contents["train"]
+    repeated = seen.total() - len(seen)
+    if repeated:
+        yield f"{repeated:,} training examples repeat another one"
+    for name in contents.keys() - {"train"}:
+        common = sum(number for key, number in contents[name].items() if key in seen)
+        if common:
+            yield f"{common:,} examples of the {name} split are in the training split too"
+
+
+def _look_into(source: Source) -> tuple[Counter[bytes], Counter[tuple[int, int]]]:
+    """How often each content comes, by its hash, and each (width, height) of images."""
+    contents: Counter[bytes] = Counter()
+    sizes: Counter[tuple[int, int]] = Counter()
+    for start in range(0, len(source), READ_AT_ONCE):
+        rows = np.arange(start, min(start + READ_AT_ONCE, len(source)))
+        for content in source.read(rows):
+            raw = content.encode("utf-8", "replace") if isinstance(content, str) else bytes(content)
+            contents[hashlib.blake2b(raw, digest_size=12).digest()] += 1
+            if isinstance(content, np.ndarray):
+                sizes[content.shape[1], content.shape[0]] += 1
+            elif isinstance(content, bytes) and isinstance(header := read_header(content), Header):
+                sizes[header.width, header.height] += 1
+    return contents, sizes
