@@ -150,6 +150,12 @@ def _check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
             f"{training.backward_passes_per_step} pass(es) makes batches of {batch}, which"
         )
         raise UserError(f"{what} is more than the {examples} training examples: make it smaller")
+    classes = len(np.unique(dataset.train.labels))
+    if config.distribution.shard_by == "label" and classes < world_size:
+        raise UserError(
+            f"shard_by = 'label': {classes} classes cannot be dealt to {world_size} ranks: start "
+            "fewer, or shard by 'dirichlet'"
+        )
     if batch < parts:
         raise UserError(
             f"global_batch_size = {batch} cannot be dealt to {world_size} rank(s) x "

@@ -5,6 +5,7 @@ sections, so that the key `learning_rate` of `[optimizer]` is the flag `--learni
 and flags are read in recipe.py.
 """
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,9 +23,10 @@ BATCH_SIZES = ("per_rank_batch_size", "global_batch_size")
 
 def _number_or(given: Any) -> Any:
     try:
-        return float(given)
+        number = float(given)
     except (TypeError, ValueError):
         return given
+    return number if math.isfinite(number) else given
 
 
 class Section(pydantic.BaseModel):

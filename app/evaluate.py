@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.classifier import Classifier
-from app.data.batches import Split, evaluation_batches
+from app.data.batches import Feed, Split
 
 EVALUATION_BATCH_SIZE = 256
 
@@ -55,7 +55,7 @@ def evaluate(classifier: Classifier, split: Split, world) -> Scores:
     confusion = np.zeros((classes, classes), np.int64)
     loss_sum = 0.0
     score = _scorer(classifier)
-    for batch in evaluation_batches(split, world.rank, world.size, EVALUATION_BATCH_SIZE):
+    for batch in Feed(split).evaluation(world.rank, world.size, EVALUATION_BATCH_SIZE):
         losses, predicted = score(batch.inputs, batch.labels)
         np.add.at(confusion, (batch.labels.numpy(), predicted.numpy()), 1)
         loss_sum += float(losses.numpy().astype(np.float64).sum())

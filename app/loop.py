@@ -17,7 +17,7 @@ import tensorflow as tf
 from app.classifier import Classifier
 from app.config import Config
 from app.data.augment import Augment
-from app.data.batches import Split, training_batches
+from app.data.batches import Feed, Split
 from app.data.order import EpochPlan, epoch_order, owners_of
 from app.distributed.replicas import average_statistics, sum_metrics
 from app.distributed.world import World
@@ -89,6 +89,7 @@ class Loop:
             steps=steps * self.passes,
         )
         self.clock = Clock()
+        self._feed = _feed(config, self.classifier, splits["train"])
         self._owners = _owners(config, world, splits["train"])
         self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
 
@@ -139,7 +140,7 @@ class Loop:
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
-        state, train, wanted = self.state, self.splits["train"], self.config.augmentation
+        state, train = self.state, self.splits["train"]
         balanced = self.config.training.imbalance == "balanced_sampling"
         plan = EpochPlan(
             epoch_order(train.labels, train.files_of, balanced, state.seed, state.epoch),
@@ -150,11 +151,7 @@ class Loop:
             "round robin" if train.files_of is None else "neighbours",
             self._owners,
         )
-        augment = None
-        if wanted.is_on:
-            classes = self.classifier.network.output_shape[-1]
-            augment = Augment(wanted, classes, state.seed, state.epoch)
-        batches = training_batches(train, plan, self.world.rank, augment)
+        batches = self._feed.training(plan, self.world.rank, state.epoch)
         for number, batch in enumerate(batches):
             yield batch, (number + 1) % self.passes == 0
 
@@ -180,6 +177,14 @@ class Loop:
             examples_per_second=self.clock.rate(since),
             learning_rate=float(self.classifier.optimizer.learning_rate),
         )
+
+
+def _feed(config: Config, classifier: Classifier, train: Split) -> Feed:
+    """What makes the training batches, augmented if asked for."""
+    if not config.augmentation.is_on:
+        return Feed(train)
+    classes = classifier.network.output_shape[-1]
+    return Feed(train, Augment(config.augmentation, classes, config.training.seed))
 
 
 def _owners(config: Config, world: World, train: Split) -> np.ndarray | None:

@@ -77,14 +77,12 @@ class Augment:
         wanted: what to do.
         classes: how many classes there are.
         seed: of the run.
-        epoch: of this use; each epoch augments anew.
     """
 
-    def __init__(self, wanted: Augmentation, classes: int, seed: int, epoch: int):
+    def __init__(self, wanted: Augmentation, classes: int, seed: int):
         self.wanted = wanted
         self.classes = classes
         self.seed = seed
-        self.epoch = epoch
 
     @property
     def soft(self) -> bool:
@@ -92,7 +90,11 @@ class Augment:
         return self.wanted.mixup > 0 or self.wanted.cutmix > 0
 
     def __call__(
-        self, images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        positions: tf.Tensor,
+        epoch: int | tf.Tensor = 0,
     ) -> tuple[tf.Tensor, tf.Tensor | None]:
         """Augment a batch.
 
@@ -100,6 +102,7 @@ class Augment:
             images: uint8 (n, height, width, channels).
             labels: class ids, int64 (n,).
             positions: the examples' places in the epoch's global order, int64 (n,).
+            epoch: its number; each epoch augments anew.
 
         Returns:
             uint8 images of the same shape, and float32 (n, classes) targets that sum to 1 if
@@ -109,7 +112,7 @@ class Augment:
             ValueError: TrivialAugment is on and the images have neither 1 nor 3 channels.
         """
         wanted = self.wanted
-        numbers = uniform(self.seed, self.epoch, positions, len(Draws._fields))
+        numbers = uniform(self.seed, epoch, positions, len(Draws._fields))
         draws = Draws(*tf.unstack(numbers, axis=1))
         if wanted.flip != "none":
             images = flip(images, draws.flip_x < 0.5)

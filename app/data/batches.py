@@ -147,64 +147,68 @@ def padded(ids: tf.RaggedTensor, longest: tf.Tensor) -> tf.Tensor:
 class Augmenter(Protocol):
     """Changes a batch of images; see `app.data.augment.Augment`."""
 
-    def __call__(self, images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor) -> Any: ...
+    def __call__(
+        self, images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor, epoch: tf.Tensor
+    ) -> Any: ...
 
 
-def training_batches(
-    split: Split, plan: EpochPlan, rank: int, augment: Augmenter | None = None
-) -> Iterator[Batch]:
-    """This rank's batches of the rest of an epoch, in order, prepared ahead of use.
+class Feed:
+    """Makes the batches of a split, a few ahead of use; traced once, used for every epoch."""
 
-    Raises UserError if a file of the split can no longer be read.
-    """
-    shares = list(plan.shares(rank))
-    totals = [len(share.global_indices) for share in shares]
-    longest = [split.longest(share.global_indices) for share in shares]
-    rows = [share.indices for share in shares]
-    return _gathered(split, rows, longest, totals, [s.positions for s in shares], augment)
+    def __init__(self, split: Split, augment: Augmenter | None = None):
+        self.split = split
 
+        def make(own, places, width, total, labels, epoch):
+            inputs, targets = split.rows(own, width), None
+            if augment:
+                inputs, targets = augment(inputs, labels, places, epoch)
+            return Batch(inputs, labels, total, targets)
 
-def evaluation_batches(
-    split: Split, rank: int, world_size: int, batch_size: int
-) -> Iterator[Batch]:
-    """This rank's part of a split, in the order of the dataset; ranks' parts are disjoint."""
-    own = evaluation_indices(len(split), rank, world_size)
-    parts = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
-    longest = [split.longest(part) for part in parts]
-    return _gathered(split, parts, longest, [len(part) for part in parts], parts, None)
+        self._make = tf.function(make, autograph=False)
 
+    def training(self, plan: EpochPlan, rank: int, epoch: int = 0) -> Iterator[Batch]:
+        """This rank's batches of the rest of an epoch, in order.
 
-def _gathered(
-    split: Split,
-    rows: list[np.ndarray],
-    longest: list[int],
-    totals: list[int],
-    positions: list[np.ndarray],
-    augment: Augmenter | None,
-) -> Iterator[Batch]:
-    with tf.device("CPU"):
-        plan = tf.data.Dataset.from_tensor_slices(
-            (
-                _ragged(rows),
-                _ragged(positions),
-                tf.constant(longest, tf.int64),
-                tf.constant(totals, tf.int64),
-                tf.gather(split.labels, _ragged(rows)),
+        Raises UserError if a file of the split can no longer be read.
+        """
+        shares = list(plan.shares(rank))
+        totals = [len(share.global_indices) for share in shares]
+        longest = [self.split.longest(share.global_indices) for share in shares]
+        rows, places = [s.indices for s in shares], [s.positions for s in shares]
+        return self._batches(rows, places, longest, totals, epoch)
+
+    def evaluation(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
+        """This rank's part of the split, in the order of the dataset; ranks' parts are disjoint."""
+        own = evaluation_indices(len(self.split), rank, world_size)
+        rows = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        longest = [self.split.longest(part) for part in rows]
+        return self._batches(rows, rows, longest, [len(part) for part in rows], 0)
+
+    def _batches(
+        self,
+        rows: list[np.ndarray],
+        places: list[np.ndarray],
+        longest: list[int],
+        totals: list[int],
+        epoch: int,
+    ) -> Iterator[Batch]:
+        with tf.device("CPU"):
+            plan = tf.data.Dataset.from_tensor_slices(
+                (
+                    _ragged(rows),
+                    _ragged(places),
+                    tf.constant(longest, tf.int64),
+                    tf.constant(totals, tf.int64),
+                    tf.gather(self.split.labels, _ragged(rows)),
+                    tf.fill([len(rows)], tf.constant(epoch, tf.int64)),
+                )
             )
-        )
-
-    @tf.autograph.experimental.do_not_convert
-    def fetch(own, places, width, total, labels):
-        inputs, targets = split.rows(own, width), None
-        if augment:
-            inputs, targets = augment(inputs, labels, places)
-        return Batch(inputs, labels, total, targets)
-
-    batches = plan.map(fetch, num_parallel_calls=split.workers, deterministic=True)
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = split.workers
-    options.autotune.enabled = False
-    return _until_failure(batches.prefetch(PREPARED_AHEAD).with_options(options), split)
+        workers = self.split.workers
+        batches = plan.map(self._make, num_parallel_calls=workers, deterministic=True)
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = workers
+        options.autotune.enabled = False
+        return _until_failure(batches.prefetch(PREPARED_AHEAD).with_options(options), self.split)
 
 
 def _ragged(rows: list[np.ndarray]) -> tf.RaggedTensor:

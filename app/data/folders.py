@@ -13,7 +13,7 @@ import numpy as np
 
 from app.data.bad import BadExamples
 from app.data.classes import check_class_names, sort_class_names
-from app.data.images import ImageFiles
+from app.data.image_files import ImageFiles
 from app.errors import UserError, suggest
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")

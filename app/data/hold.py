@@ -20,7 +20,8 @@ from app.data.bad import BadExamples
 from app.data.batches import Loaded, Split, Streamed
 from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples, Source
-from app.data.images import Header, ImageFiles, ImageSpec, MixedSizes, decode_image, decode_images
+from app.data.image_files import Header, ImageFiles
+from app.data.images import ImageSpec, MixedSizes, decode_image, decode_images
 from app.errors import UserError
 
 MEMORY_SHARE = 0.5  # of what is free; the rest is for TensorFlow, and for copies while loading
@@ -92,7 +93,8 @@ def image_spec(data: Data, dataset: Dataset, bad: BadExamples, world: Any):
         )
     if data.image_size:
         height = width = data.image_size
-    return ImageSpec(data.image_size, data.image_fit, channels or 3), (height, width), dataset
+    channels = 1 if channels == 1 else 3  # of four, the last is alpha
+    return ImageSpec(data.image_size, data.image_fit, channels), (height, width), dataset
 
 
 def _survey(dataset: Dataset, bad: BadExamples, world: Any):

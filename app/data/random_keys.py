@@ -12,7 +12,7 @@ _WORD = 2**64
 _GAMMA = 0x9E3779B97F4A7C15
 
 
-def uniform(seed: int, epoch: int, positions: tf.Tensor, draws: int) -> tf.Tensor:
+def uniform(seed: int, epoch: int | tf.Tensor, positions: tf.Tensor, draws: int) -> tf.Tensor:
     """Uniform numbers, each a function of (seed, epoch, position, draw) alone.
 
     SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, doi:10.1145/2660193.2660195): output n of the
@@ -22,7 +22,7 @@ def uniform(seed: int, epoch: int, positions: tf.Tensor, draws: int) -> tf.Tenso
 
     Args:
         seed: any integer, taken modulo 2**64.
-        epoch: any integer, taken modulo 2**64.
+        epoch: any integer, taken modulo 2**64, or an integer tensor ().
         positions: places in the epoch's global order, int64 (n,).
         draws: numbers for each position; the first ones do not change when more are asked for.
 
@@ -36,7 +36,9 @@ def uniform(seed: int, epoch: int, positions: tf.Tensor, draws: int) -> tf.Tenso
     return tf.cast(tf.bitwise.right_shift(state, _word(40)), tf.float32) * 2.0**-24
 
 
-def _word(value: int) -> Any:
+def _word(value: int | tf.Tensor) -> Any:
+    if tf.is_tensor(value):
+        return tf.cast(value, tf.uint64)
     return tf.constant(value % _WORD, tf.uint64)
 
 

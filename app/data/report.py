@@ -10,7 +10,7 @@ import numpy as np
 from app.data.bad import Bad
 from app.data.batches import Split
 from app.data.examples import Dataset, Source
-from app.data.images import Header, read_header
+from app.data.image_files import Header, read_header
 
 MOST_CLASSES = 40  # more are shown by their ends
 MOST_PROBLEMS = 20

@@ -26,7 +26,7 @@ import tensorflow as tf
 from app.build import build_classifier, build_optimizer, load_data
 from app.config import Config
 from app.data.augment import Augment
-from app.data.batches import Batch, Split, training_batches
+from app.data.batches import Batch, Feed, Split
 from app.data.order import EpochPlan, epoch_order
 from app.distributed.world import World
 from app.recipe import load
@@ -65,13 +65,18 @@ class NoWork:
         return 0
 
 
-def consume(split: Split, augment: Augment | None = None) -> float:
-    """Examples/s of an epoch, at most `MOST_EXAMPLES`, by one rank."""
+def consumer(feed: Feed) -> Callable[[], float]:
+    """A function that measures an epoch, at most `MOST_EXAMPLES`, of one rank, in examples/s."""
+    split = feed.split
     order = epoch_order(split.labels, split.files_of, False, 0, 0)[:MOST_EXAMPLES]
-    began = time.perf_counter()
-    for batch in training_batches(split, EpochPlan(order, BATCH, 1), 0, augment):
-        del batch
-    return len(order) / (time.perf_counter() - began)
+
+    def measure() -> float:
+        began = time.perf_counter()
+        for _ in feed.training(EpochPlan(order, BATCH, 1), 0):
+            pass
+        return len(order) / (time.perf_counter() - began)
+
+    return measure
 
 
 def train_speed(config: Config, world: World) -> Callable[[], float]:
@@ -132,13 +137,14 @@ def write_images(folder: Path, number: int, size: int) -> Path:
 
 def on_cores(split: Split, cores: int) -> Callable[[], float]:
     """Consume with so many workers, on as many cores."""
+    consume = consumer(Feed(split))
 
     def measure() -> float:
         everything = os.sched_getaffinity(0)
         os.sched_setaffinity(0, set(list(everything)[:cores]))
         split.workers = cores  # type: ignore[misc]
         try:
-            return consume(split)
+            return consume()
         finally:
             os.sched_setaffinity(0, everything)
 
@@ -174,17 +180,15 @@ def measure_images(options: argparse.Namespace, folder: Path) -> None:
         cifar = {"dataset": "cifar10", "data_dir": str(options.tfds_dir)}
         sources["CIFAR-10, in memory"] = split_of(**cifar)
         sources["CIFAR-10 TFRecord, streamed"] = split_of(**cifar, hold="stream")
-    variants: dict[str, Callable[[], float]] = {
-        name: lambda split=split: consume(split) for name, split in sources.items()
-    }
+    variants = {name: consumer(Feed(split)) for name, split in sources.items()}
     images = load(None, {"dataset": "synthetic-image", "model": "cnn", "width": 16})
     variants["cnn, training"] = train_speed(images, World())
     table("sources of images", variants, options.rounds)
 
-    variants = {"no work": lambda: consume(sources["no work"])}
+    variants = {"no work": consumer(Feed(sources["no work"]))}
     for name, keys in AUGMENTATIONS.items():
-        augment = Augment(load(None, dict(keys)).augmentation, 10, 0, 0) if keys else None
-        variants[name] = lambda augment=augment: consume(memory, augment)
+        augment = Augment(load(None, dict(keys)).augmentation, 10, 0) if keys else None
+        variants[name] = consumer(Feed(memory, augment))
     variants["cnn, training"] = train_speed(images, World())
     table("augmentations, in memory", variants, options.rounds)
 
@@ -198,9 +202,7 @@ def measure_texts(options: argparse.Namespace) -> None:
         trained = {"dataset": "clinc150", "data_dir": str(options.tfds_dir), **words}
         sources["CLINC150, in memory"] = split_of(**trained)
         sources["CLINC150 TFRecord, streamed"] = split_of(**trained, hold="stream")
-    variants: dict[str, Callable[[], float]] = {
-        name: lambda split=split: consume(split) for name, split in sources.items()
-    }
+    variants = {name: consumer(Feed(split)) for name, split in sources.items()}
     variants["bag, training"] = train_speed(load(None, trained), World())
     table("sources of texts", variants, options.rounds)
 

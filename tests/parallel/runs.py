@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.classifier import Classifier
-from app.data.batches import Loaded, training_batches
+from app.data.batches import Feed, Loaded
 from app.data.order import EpochPlan, epoch_permutation
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.replicas import broadcast_state
@@ -68,7 +68,7 @@ def train(
         for epoch in itertools.count():
             order = epoch_permutation(len(data), seed, epoch)
             plan = EpochPlan(order, batch, world.size, passes)
-            yield from training_batches(data, plan, world.rank)
+            yield from Feed(data).training(plan, world.rank)
 
     for part in itertools.islice(batches(), steps * passes):
         step(part)

@@ -230,20 +230,20 @@ def test_cutmix_boxes_are_those_of_the_paper_clipped_at_the_border() -> None:
 @pytest.mark.parametrize("wanted", [*ALONE.values(), UNMIXED], ids=[*ALONE, "all"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_example_gets_the_same_in_every_batch_and_call(wanted: Wanted, channels: int) -> None:
-    ours = Augment(wanted, CLASSES, seed=1, epoch=2)
-    whole, targets = ours(*batch(range(EXAMPLES), channels))
+    ours = Augment(wanted, CLASSES, seed=1)
+    whole, targets = ours(*batch(range(EXAMPLES), channels), 2)
     assert targets is None
     assert not ours.soft
     assert (whole.numpy() != pictures(channels)).any()
     for rows in (range(EXAMPLES), range(1, EXAMPLES, 3), [7], [30, 2, 11]):
-        again, _ = Augment(wanted, CLASSES, seed=1, epoch=2)(*batch(rows, channels))
+        again, _ = Augment(wanted, CLASSES, seed=1)(*batch(rows, channels), 2)
         np.testing.assert_array_equal(again, whole.numpy()[list(rows)])
 
 
 @pytest.mark.parametrize("wanted", [*ALONE.values(), ALL], ids=[*ALONE, "all"])
 def test_epochs_and_seeds_differ(wanted: Wanted) -> None:
     outcomes = [
-        Augment(wanted, CLASSES, seed, epoch)(*batch(range(EXAMPLES)))[0].numpy()
+        Augment(wanted, CLASSES, seed)(*batch(range(EXAMPLES)), epoch)[0].numpy()
         for seed, epoch in ((1, 0), (1, 1), (2, 0))
     ]
     for one, other in ((0, 1), (0, 2), (1, 2)):
@@ -253,9 +253,9 @@ def test_epochs_and_seeds_differ(wanted: Wanted) -> None:
 def test_what_is_on_does_not_change_the_others() -> None:
     """Each augmentation has draws of its own: flip and crop then, or with mixup after them."""
     images, labels, positions = batch(range(EXAMPLES))
-    flipped, _ = Augment(Wanted(flip="horizontal"), CLASSES, 1, 0)(images, labels, positions)
-    both, _ = Augment(Wanted("horizontal", 3), CLASSES, 1, 0)(images, labels, positions)
-    cropped, _ = Augment(Wanted(crop_padding=3), CLASSES, 1, 0)(flipped, labels, positions)
+    flipped, _ = Augment(Wanted(flip="horizontal"), CLASSES, 1)(images, labels, positions)
+    both, _ = Augment(Wanted("horizontal", 3), CLASSES, 1)(images, labels, positions)
+    cropped, _ = Augment(Wanted(crop_padding=3), CLASSES, 1)(flipped, labels, positions)
     np.testing.assert_array_equal(both, cropped)
 
 
@@ -265,12 +265,12 @@ def test_flips_come_half_of_the_time_and_erasing_as_often_as_asked() -> None:
         np.tile(np.arange(1, 36, dtype=np.uint8).reshape(5, 7, 1), (count, 1, 1, 1))
     )
     labels = positions = tf.range(count, dtype=tf.int64)
-    flipped, _ = Augment(Wanted(flip="both"), CLASSES, 1, 0)(images, labels, positions)
+    flipped, _ = Augment(Wanted(flip="both"), CLASSES, 1)(images, labels, positions)
     corners = flipped.numpy()[:, [0, 0, 4, 4], [0, 6, 0, 6], 0][:, 0]
     _, counts = np.unique(corners, return_counts=True)
     assert len(counts) == 4
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
-    erased, _ = Augment(Wanted(random_erasing=0.25), CLASSES, 1, 0)(images, labels, positions)
+    erased, _ = Augment(Wanted(random_erasing=0.25), CLASSES, 1)(images, labels, positions)
     share = (erased.numpy() == 0).any(axis=(1, 2, 3)).mean()
     assert share == pytest.approx(0.25, abs=0.04)
 
@@ -283,7 +283,7 @@ def test_every_trivialaugment_operation_comes_as_often(monkeypatch: pytest.Monke
     count = 14_000
     images = tf.zeros([count, 1, 1, 1], tf.uint8)
     labels = positions = tf.range(count, dtype=tf.int64)
-    Augment(Wanted(auto_augment="trivialaugment"), CLASSES, 1, 0)(images, labels, positions)
+    Augment(Wanted(auto_augment="trivialaugment"), CLASSES, 1)(images, labels, positions)
     ((operations, strengths, negative),) = seen
     for drawn, kinds in ((operations, 14), (strengths, 31), (tf.cast(negative, tf.int32), 2)):
         counts = np.bincount(drawn.numpy(), minlength=kinds)
@@ -297,7 +297,7 @@ def mixed_pairs(wanted: Wanted, count: int = 400):
     images[::2] = 255
     labels = tf.constant(np.arange(count) % 2)
     positions = tf.range(count, dtype=tf.int64)
-    ours = Augment(wanted, 2, 1, 0)
+    ours = Augment(wanted, 2, 1)
     assert ours.soft
     mixed, targets = ours(tf.constant(images), labels, positions)
     return mixed.numpy(), targets.numpy(), labels.numpy()
@@ -330,9 +330,7 @@ def test_with_mixup_and_cutmix_half_of_the_examples_have_each() -> None:
 
 def test_a_batch_of_one_is_its_own_partner() -> None:
     images, labels, positions = batch([3])
-    mixed, targets = Augment(Wanted(mixup=0.4, cutmix=1.0), CLASSES, 1, 0)(
-        images, labels, positions
-    )
+    mixed, targets = Augment(Wanted(mixup=0.4, cutmix=1.0), CLASSES, 1)(images, labels, positions)
     np.testing.assert_array_equal(mixed, images)
     np.testing.assert_allclose(targets, np.eye(CLASSES)[[3]], atol=1e-6)
 
@@ -342,7 +340,7 @@ def test_a_dataset_map_with_batches_of_any_size_and_none_works(channels: int) ->
     sizes = [5, 0, 1, 8]
     rows = tf.RaggedTensor.from_row_lengths(tf.range(sum(sizes), dtype=tf.int64), sizes)
     images = tf.constant(pictures(channels))
-    ours = Augment(ALL, CLASSES, seed=1, epoch=0)
+    ours = Augment(ALL, CLASSES, seed=1)
 
     def fetch(own: tf.Tensor):
         return ours(tf.gather(images, own), own % CLASSES, own)
@@ -358,6 +356,6 @@ def test_a_dataset_map_with_batches_of_any_size_and_none_works(channels: int) ->
 
 def test_all_off_changes_nothing() -> None:
     images, labels, positions = batch(range(EXAMPLES))
-    same, targets = Augment(Wanted(), CLASSES, 1, 0)(images, labels, positions)
+    same, targets = Augment(Wanted(), CLASSES, 1)(images, labels, positions)
     np.testing.assert_array_equal(same, images)
     assert targets is None

@@ -13,7 +13,7 @@ from PIL import Image
 from app.build import Data, hold_dataset, open_dataset
 from app.config import Config
 from app.data.bad import BadExamples
-from app.data.batches import Batch, Loaded, evaluation_batches, training_batches
+from app.data.batches import Batch, Feed, Loaded
 from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples
 from app.data.export import export_tfrecord
@@ -40,7 +40,7 @@ def test_every_rank_pads_to_the_longest_text_of_the_global_batch() -> None:
     split = numbered([1, 9, 2, 3, 4, 2])
     plan = EpochPlan(np.arange(6), 3, world_size=2)
     for rank in range(2):
-        widths = [batch.inputs.shape[1] for batch in training_batches(split, plan, rank)]
+        widths = [batch.inputs.shape[1] for batch in Feed(split).training(plan, rank)]
         assert widths == [9, 4]
 
 
@@ -53,7 +53,7 @@ def test_the_batches_of_a_rank_are_those_of_the_plan(
     plan = EpochPlan(epoch_permutation(23, 1, 2), 7, world_size, passes, seen)
     for rank in range(world_size):
         shares = list(plan.shares(rank))
-        batches = list(training_batches(split, plan, rank))
+        batches = list(Feed(split).training(plan, rank))
         assert len(batches) == len(shares)
         for batch, share in zip(batches, shares, strict=True):
             np.testing.assert_array_equal(batch.labels, share.indices)
@@ -68,7 +68,7 @@ def test_an_empty_share_is_a_batch_of_no_rows() -> None:
     images = Loaded(tf.zeros((4, 2, 3, 1), tf.uint8), np.arange(4))
     plan = EpochPlan(np.arange(4), 3, world_size=2)  # the last step has one example
     for split, shape in ((numbered([5, 2, 3, 4]), (0, 4)), (images, (0, 2, 3, 1))):
-        last = list(training_batches(split, plan, rank=1))[-1]
+        last = list(Feed(split).training(plan, rank=1))[-1]
         assert last.inputs.shape == shape
         assert last.labels.shape == (0,)
 
@@ -76,7 +76,7 @@ def test_an_empty_share_is_a_batch_of_no_rows() -> None:
 def test_evaluation_takes_every_example_once_in_order() -> None:
     split = numbered([1] * 11)
     parts = [
-        np.concatenate([batch.labels for batch in evaluation_batches(split, rank, 3, 2)])
+        np.concatenate([batch.labels for batch in Feed(split).evaluation(rank, 3, 2)])
         for rank in range(3)
     ]
     assert [len(part) for part in parts] == [4, 4, 3]
@@ -87,12 +87,12 @@ def test_an_augmentation_gets_the_places_of_the_examples_in_the_epoch() -> None:
     images = Loaded(tf.zeros((10, 1, 1, 1), tf.uint8), np.arange(10))
     plan = EpochPlan(epoch_permutation(10, 0, 0), 4, 2, examples_seen=4)
 
-    def note(inputs, labels, positions):
+    def note(inputs, labels, positions, epoch):
         return tf.cast(positions, tf.uint8), tf.one_hot(labels, 10)
 
     for rank in range(2):
         for batch, share in zip(
-            training_batches(images, plan, rank, note), plan.shares(rank), strict=True
+            Feed(images, note).training(plan, rank), plan.shares(rank), strict=True
         ):
             np.testing.assert_array_equal(batch.inputs, share.positions)
             np.testing.assert_array_equal(np.argmax(batch.targets, axis=1), share.indices)
@@ -184,14 +184,14 @@ def test_an_epoch_that_is_resumed_in_another_world_has_every_example_once(
     seen: list[str] = []
     labels: dict[str, int] = {}
     for rank in range(world):
-        for number, part in enumerate(training_batches(split, plan, rank)):
+        for number, part in enumerate(Feed(split).training(plan, rank)):
             if number < steps:
                 seen += values(part, data)
                 labels |= dict(zip(values(part, data), part.labels.numpy(), strict=True))
     done = min(steps * batch, len(order))
     rest = EpochPlan(order, batch, other_world, examples_seen=done, deal=deal)
     for rank in range(other_world):
-        for part in training_batches(split, rest, rank):
+        for part in Feed(split).training(rest, rank):
             seen += values(part, data)
             labels |= dict(zip(values(part, data), part.labels.numpy(), strict=True))
     assert len(seen) == 54 == len(set(seen))
@@ -205,7 +205,7 @@ def test_what_is_streamed_is_what_would_be_in_memory(opened, name: str) -> None:
     for split in ("train", "test"):
         left, right = memory.splits[split], stream.splits[split]
         for ours, theirs in zip(
-            evaluation_batches(left, 0, 1, 7), evaluation_batches(right, 0, 1, 7), strict=True
+            Feed(left).evaluation(0, 1, 7), Feed(right).evaluation(0, 1, 7), strict=True
         ):
             np.testing.assert_array_equal(ours.inputs, theirs.inputs)
             np.testing.assert_array_equal(ours.labels, theirs.labels)
@@ -222,7 +222,7 @@ def test_a_file_that_vanishes_in_the_middle_of_training_is_named(kept, tmp_path:
     gone.unlink()
     plan = EpochPlan(np.arange(36), 4, 1)
     with pytest.raises(UserError, match=f"{gone} cannot be read"):
-        list(training_batches(split, plan, 0))
+        list(Feed(split).training(plan, 0))
     gone.write_bytes(b"something else")
     with pytest.raises(UserError, match="can no longer be decoded"):
-        list(training_batches(split, plan, 0))
+        list(Feed(split).training(plan, 0))

@@ -12,7 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from app.data import images
-from app.data.images import Header, ImageFiles, ImageSpec, MixedSizes, decode_image, decode_images
+from app.data.image_files import Header, ImageFiles
+from app.data.images import ImageSpec, MixedSizes, decode_image, decode_images
 from app.errors import UserError
 
 KEEP = ImageSpec(None, "crop", 3)
