@@ -162,7 +162,7 @@ def build_vocabulary(
     counts = Counter[str]()
     for chunk in chunks:
         with tf.device("CPU"):
-            for texts in _parts(chunk):
+            for texts in parts_of(chunk):
                 counts.update(_count(texts, tokens, ngrams))
     room = vocabulary_size - SPECIAL_TOKENS
     if tokens == "subwords":
@@ -181,7 +181,7 @@ def _count(texts: tf.Tensor, tokens: Tokens, ngrams: int) -> dict[str, int]:
     return dict(zip(names, counts.numpy().tolist(), strict=True))
 
 
-def _parts(texts: np.ndarray) -> Iterator[tf.Tensor]:
+def parts_of(texts: np.ndarray) -> Iterator[tf.Tensor]:
     """The texts as string tensors, few enough for the memory; lone surrogates as they are."""
     part = np.cumsum([len(text) for text in texts]) // CHARACTERS_AT_ONCE
     for some in np.split(texts, np.flatnonzero(np.diff(part)) + 1):
@@ -193,20 +193,3 @@ def fit(ids: tf.RaggedTensor, max_tokens: int) -> tf.RaggedTensor:
     empty = tf.cast(ids.row_lengths() == 0, tf.int64)
     filler = tf.RaggedTensor.from_row_lengths(tf.ones(tf.reduce_sum(empty), ids.dtype), empty)
     return tf.concat([ids[:, :max_tokens], filler], axis=1)
-
-
-def encode(
-    texts: np.ndarray, vocabulary: Sequence[str], tokens: Tokens, ngrams: int, max_tokens: int
-) -> tuple[tf.RaggedTensor, int]:
-    """Token ids of texts, object (n,) of str, and how many texts had more than `max_tokens`.
-
-    The ids are int32 (n, 1 to max_tokens), what `fit` leaves of those that `vectorizer` gives.
-    """
-    rows, texts_cut = [], 0
-    with tf.device("CPU"):
-        layer = vectorizer(vocabulary, tokens, ngrams)
-        for part in _parts(texts):
-            ids = layer(part)
-            texts_cut += int(np.count_nonzero(ids.row_lengths() > max_tokens))
-            rows.append(tf.cast(fit(ids, max_tokens), tf.int32))
-        return tf.concat(rows, axis=0), texts_cut

@@ -13,12 +13,11 @@ import pytest
 import tensorflow as tf
 
 from app.data.embedded import pydocs
-from app.data.examples import Examples
+from app.data.encoder import Encoder
 from app.data.subwords import LongestMatch
 from app.data.text import (
     Tokens,
     build_vocabulary,
-    encode,
     fit,
     normalize,
     standardize_subwords,
@@ -46,13 +45,7 @@ def ids_of(
     ngrams: int = 1,
     max_tokens: int = 10,
 ) -> list[list[int]]:
-    return encode(texts, vocabulary, tokens, ngrams, max_tokens)[0].to_list()
-
-
-def numbered(lengths: list[int]) -> Examples:
-    """Example i is `lengths[i]` times the word w<i>, with label i."""
-    texts = [" ".join([f"w{i}"] * length) for i, length in enumerate(lengths)]
-    return Examples(array(*texts), np.arange(len(lengths)))
+    return Encoder(vocabulary, tokens, ngrams, max_tokens)(texts)[0].to_list()
 
 
 def ids_by_example(examples: int) -> list[str]:
@@ -190,7 +183,7 @@ def test_ngrams_are_runs_of_up_to_so_many_words() -> None:
 
 
 def test_an_id_is_the_place_in_the_vocabulary_and_one_for_unknown_words() -> None:
-    ids, _ = encode(array("b A new b"), ["a", "b"], "words", 1, 10)
+    ids, _ = Encoder(["a", "b"], "words", 1, 10)(array("b A new b"))
     assert ids.dtype == tf.int32
     assert ids.to_list() == [[FIRST + 1, FIRST, UNKNOWN, FIRST + 1]]
 
@@ -207,10 +200,10 @@ def test_a_text_without_a_word_is_unknown(tokens: Tokens, text: str) -> None:
 
 def test_texts_are_cut_at_max_tokens_and_counted() -> None:
     texts = array("a b a b", "b", "a b a")
-    ids, texts_cut = encode(texts, ["a", "b"], "words", 1, 3)
+    ids, texts_cut = Encoder(["a", "b"], "words", 1, 3)(texts)
     assert ids.to_list() == [[2, 3, 2], [3], [2, 3, 2]]
     assert texts_cut == 1
-    assert encode(texts, ["a", "b"], "characters", 1, 3)[1] == 2
+    assert Encoder(["a", "b"], "characters", 1, 3)(texts)[1] == 2
 
 
 def test_many_texts_are_encoded_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +212,7 @@ def test_many_texts_are_encoded_as_few_are(monkeypatch: pytest.MonkeyPatch) -> N
     vocabulary = ids_by_example(7)
     expected = [[FIRST + 6] * 10] + [[FIRST + i % 7, FIRST + i % 3] for i in range(900)]
     assert ids_of(texts, vocabulary) == expected
-    assert encode(texts, vocabulary, "words", 1, 1)[1] == 901
+    assert Encoder(vocabulary, "words", 1, 1)(texts)[1] == 901
     assert sorted(build_vocabulary([texts], "words", 100, 1)) == vocabulary
     assert ids_of(array(), vocabulary) == []
 
@@ -238,7 +231,7 @@ def test_training_texts_without_a_word_are_all_unknown(tokens: Tokens) -> None:
 def test_a_text_of_a_million_characters_is_no_trouble(tokens: Tokens, text: str) -> None:
     texts = array(text, "a b 你")
     vocabulary = build_vocabulary([texts], tokens, 100, 1)
-    ids, texts_cut = encode(texts, vocabulary, tokens, 1, 50)
+    ids, texts_cut = Encoder(vocabulary, tokens, 1, 50)(texts)
     one_word = tokens == "words" and text[:2] == "aa"
     assert ids.row_lengths().numpy()[0] == (1 if one_word else 50)
     assert texts_cut == (0 if one_word else 1)
