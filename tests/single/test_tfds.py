@@ -245,6 +245,41 @@ def test_a_failed_download_says_where_the_data_should_be(tmp_path, monkeypatch) 
     assert "--data-dir" in message
 
 
+class LockstepInterrupted(tfds.core.GeneratorBasedBuilder):
+    """A dataset whose preparation stops half way, once."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    failure: BaseException | None = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"text": tfds.features.Text(), "label": LABEL}
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+    def _generate_examples(self) -> Any:
+        for index in range(20):
+            if index == 10 and type(self).failure:
+                raise type(self).failure  # type: ignore[misc]
+            yield index, {"text": f"text {index}", "label": index % 2}
+
+
+def test_a_preparation_that_fails_or_is_interrupted_is_done_again_from_the_start(
+    tmp_path: Path, monkeypatch
+) -> None:
+    data = Data(dataset="lockstep_interrupted", data_dir=tmp_path)
+    monkeypatch.setattr(LockstepInterrupted, "failure", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data, ())
+    monkeypatch.setattr(LockstepInterrupted, "failure", OSError("the disk is full"))
+    assert "the disk is full" in prepare_message(tmp_path, "lockstep_interrupted")
+    assert not list(tmp_path.rglob("lockstep_interrupted/1.0.0"))
+    monkeypatch.setattr(LockstepInterrupted, "failure", None)
+    prepare(data, ())
+    assert len(held(tmp_path, dataset="lockstep_interrupted").splits["train"]) == 20
+
+
 class Info:
     """What `find_keys` reads of a `tfds.core.DatasetInfo`."""
 
