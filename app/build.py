@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,30 +174,30 @@ def _check_model(config: Config, dataset: Dataset) -> None:
         )
 
 
-def build_classifier(config: Config, data: Data) -> Classifier:
-    """The network for this dataset, with initial weights from the seed.
+def build_classifier(
+    config: Config, about: Mapping[str, Any], train_labels: Any = None
+) -> Classifier:
+    """The network for a dataset, with initial weights from the seed.
 
-    Raises UserError if the network refuses its options or the size of the images.
+    `about`: what `Data.describe()` says of the dataset; `train_labels`: int (n,), for class
+    weights. Raises UserError if the network refuses its options or the size of the images.
     """
     options: dict[str, Any] = {"width": config.model.width, "dropout": config.model.dropout}
-    classes = len(data.dataset.class_names)
+    name, classes = config.model.model, len(about["class_names"])
     keras.utils.set_random_seed(config.training.seed)
     keras.config.set_dtype_policy(config.training.precision)
     try:
-        if data.dataset.kind == "image":
-            network = models.build_image_model(
-                config.model.model, data.image_shape or (0, 0, 0), classes, **options
-            )
+        if about["kind"] == "image":
+            shape = tuple(about["image_shape"])
+            network = models.build_image_model(name, shape, classes, **options)
         else:
-            size, cut = len(data.vocabulary or []) + 2, config.data.max_tokens
-            network = models.build_text_model(
-                config.model.model, size, classes, max_tokens=cut, **options
-            )
+            size, cut = len(about["vocabulary"]) + 2, config.data.max_tokens
+            network = models.build_text_model(name, size, classes, max_tokens=cut, **options)
     except ValueError as error:
-        raise UserError(f"model '{config.model.model}': {error}") from None
+        raise UserError(f"model '{name}': {error}") from None
     weights = None
-    if config.training.imbalance == "class_weights":
-        weights = class_weights(data.splits["train"].labels, classes)
+    if config.training.imbalance == "class_weights" and train_labels is not None:
+        weights = class_weights(train_labels, classes)
     return Classifier(network, config.training.label_smoothing, weights)
 
 

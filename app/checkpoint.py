@@ -12,15 +12,17 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from app.errors import UserError
-from app.state import Kind, TrainState
+from app.state import POSITION, Kind, StateVariable, TrainState, state_variables
 
 FORMAT = 1
 SAVED = (Kind.REPLICATED, Kind.AVERAGED)
@@ -71,7 +73,28 @@ class Checkpoints:
         found = self.list()
         if not found:
             return None
-        path = found[-1]
+        arrays, position = self._read(found[-1])
+        _assign(found[-1], arrays, state.entries)
+        state.move_to(position)
+        return found[-1]
+
+    def restore_model(self, model: keras.Model) -> tuple[Path, dict[str, int]]:
+        """Put the newest checkpoint's model variables into `model`; its path and position.
+
+        Raises UserError if there is none, or it is damaged or belongs to another model.
+        """
+        found = self.list()
+        if not found:
+            raise UserError(f"{self.directory} holds no checkpoint: the run has not ended an epoch")
+        arrays, position = self._read(found[-1])
+        entries = state_variables(model)
+        wanted = {entry.path for entry in entries}
+        of_model = {path: array for path, array in arrays.items() if path in wanted}
+        _assign(found[-1], of_model, entries)
+        return found[-1], position
+
+    def _read(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """(arrays by path, position) of a checkpoint, verified."""
         try:
             meta = json.loads((path / "state.json").read_text())
             content = (path / "state.safetensors").read_bytes()
@@ -79,20 +102,20 @@ class Checkpoints:
                 raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")
             if hashlib.sha256(content).hexdigest() != meta["sha256"]:
                 raise ValueError("its checksum is wrong")
-            arrays = safetensors.numpy.load(content)
-            position = {name: int(meta[name]) for name in state.position}
+            names = (field.name for field in dataclasses.fields(TrainState))
+            position = {
+                name: int(meta[name]) for name in names if name not in ("model", "optimizer")
+            }
+            return safetensors.numpy.load(content), position
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise UserError(
                 f"checkpoint {path} is damaged ({error}): remove that directory to resume from "
                 "the one before it"
             ) from None
-        _assign(path, arrays, state)
-        state.move_to(position)
-        return path
 
 
-def _assign(path: Path, arrays: dict[str, np.ndarray], state: TrainState) -> None:
-    entries = {e.path: e.variable for e in state.entries if e.kind in SAVED}
+def _assign(path: Path, arrays: dict[str, np.ndarray], found: Sequence[StateVariable]) -> None:
+    entries = {e.path: e.variable for e in found if e.kind in SAVED}
     differing = sorted(set(entries) ^ set(arrays)) or sorted(
         name for name, variable in entries.items() if tuple(variable.shape) != arrays[name].shape
     )

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+POSITION = ("seed", "step", "epoch", "examples_seen")  # the plain numbers of a TrainState
+
 
 class Kind(enum.Enum):
     """What a variable may do between ranks, and so how it is saved."""
@@ -109,12 +111,7 @@ class TrainState:
     @property
     def position(self) -> dict[str, int]:
         """Where the run is, as plain numbers."""
-        return {
-            "seed": self.seed,
-            "step": self.step,
-            "epoch": self.epoch,
-            "examples_seen": self.examples_seen,
-        }
+        return {name: getattr(self, name) for name in POSITION}
 
     def move_to(self, position: Mapping[str, int]) -> None:
         """The inverse of `position`."""

@@ -104,7 +104,7 @@ def _saved_hold(config: Config) -> str | None:
 
 def _initial_state(config: Config, data: Data, world: World) -> TrainState:
     """A built model and optimizer, from the seed; nothing is written yet."""
-    classifier = build_classifier(config, data)
+    classifier = build_classifier(config, data.describe(), data.splits["train"].labels)
     optimizer = build_optimizer(config, len(data.splits["train"]), world)
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)

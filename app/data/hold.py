@@ -26,6 +26,7 @@ from app.errors import UserError
 
 MEMORY_SHARE = 0.5  # of what is free; the rest is for TensorFlow, and for copies while loading
 READ_AT_ONCE = 1024
+BYTES_PER_CHARACTER = 4  # a Python text, and an id of 4 bytes for each of its tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ def choose(wanted: str, needed_bytes: int, can_stream: bool, what: str, world: A
     allowed = MEMORY_SHARE * free_memory_bytes()
     on_hosts = world.gather((needed_bytes * world.local_size, allowed))
     needed, allowed = max(on_hosts, key=lambda host: host[0] / max(1, host[1]))
-    size = f"{needed / 1e9:.2g} GB on a host, {allowed / 1e9:.2g} GB allowed"
+    size = f"{_size(needed)} on a host, {_size(allowed)} allowed"
     if wanted == "stream" and not can_stream:
         raise UserError(
             f"hold = 'stream': {what} is in memory already: write it to files first (python -m "
@@ -75,6 +76,10 @@ def choose(wanted: str, needed_bytes: int, can_stream: bool, what: str, world: A
     if wanted == "memory" or not can_stream:
         return Held(False, f"in memory ({size})")
     return Held(True, f"streamed from files ({size if wanted == 'auto' else 'as asked'})")
+
+
+def _size(in_bytes: float) -> str:
+    return f"{in_bytes / 1e9:,.1f} GB" if in_bytes >= 1e8 else f"{in_bytes / 1e6:,.1f} MB"
 
 
 def image_spec(data: Data, dataset: Dataset, bad: BadExamples, world: Any):
@@ -255,4 +260,10 @@ def image_bytes(dataset: Dataset, size: tuple[int, int], channels: int) -> int:
 
 def text_bytes(dataset: Dataset) -> int:
     """Memory for all splits as texts and token ids, of one rank; a rough guess."""
-    return sum(4 * int(getattr(s, "length", np.zeros(1)).sum()) for s in dataset.splits.values())
+    return sum(_characters(source) for source in dataset.splits.values()) * BYTES_PER_CHARACTER
+
+
+def _characters(source: Source) -> int:
+    if isinstance(source, Examples):
+        return sum(map(len, source.inputs))
+    return int(getattr(source, "length", np.zeros(0)).sum())

@@ -83,7 +83,7 @@ def train_speed(config: Config, world: World) -> Callable[[], float]:
     """A function that measures training on batches in memory, in examples/s."""
     data = load_data(config, world)
     split = data.splits["train"]
-    classifier = build_classifier(config, data)
+    classifier = build_classifier(config, data.describe())
     classifier.compile(build_optimizer(config, len(split), world))
     classifier.optimizer.build(classifier.trainable_variables)
     step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)

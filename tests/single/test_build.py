@@ -45,13 +45,13 @@ def test_a_network_that_refuses_the_images_is_a_users_mistake() -> None:
     config = load(None, {"model": "resnet50"})
     data = load_data(config, World())
     with pytest.raises(UserError, match="model 'resnet50': .*32"):
-        build_classifier(config, data)
+        build_classifier(config, data.describe())
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_others() -> None:
     def weights(seed: int):
         config = load(None, {"seed": seed})
-        return build_classifier(config, load_data(config, World())).get_weights()
+        return build_classifier(config, load_data(config, World()).describe()).get_weights()
 
     first, again, other = weights(1), weights(1), weights(2)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))

@@ -211,7 +211,7 @@ def test_another_shape_is_named_by_its_variable(make_classifier, make_state, tmp
     path = checkpoints.save(state, {})
     arrays = safetensors.numpy.load_file(path / "state.safetensors")
     with pytest.raises(UserError, match="'logits/kernel' is missing or has another shape"):
-        checkpoint._assign(path, {**arrays, "logits/kernel": np.zeros((5, 9))}, state)
+        checkpoint._assign(path, {**arrays, "logits/kernel": np.zeros((5, 9))}, state.entries)
 
 
 def fail(*_: object, **__: object) -> None:
@@ -247,3 +247,17 @@ def test_what_a_user_puts_beside_the_checkpoints_is_left_alone(make_state, tmp_p
     (tmp_path / "epoch-best").mkdir()
     path = checkpoints.save(make_state(), {})
     assert checkpoints.list() == [path]
+
+
+def test_the_weights_alone_are_put_into_a_model(make_classifier, make_state, tmp_path) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
+    checkpoints.save(state, {})
+    fresh = make_classifier(seed=9)
+    path, position = checkpoints.restore_model(fresh)
+    assert (path, position) == (checkpoints.list()[-1], state.position)
+    for ours, theirs in zip(
+        fresh.trainable_variables, state.model.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        Checkpoints(tmp_path / "none", keep=1).restore_model(fresh)

@@ -192,12 +192,12 @@ def test_images_that_do_not_fit_into_memory_are_streamed_or_refused_if_memory_is
     folder: Path,
 ) -> None:
     message = message_of(folder, "images", image_size=500_000, hold="memory")
-    assert "needs 2e+03 GB on a host" in message and "leave hold out" in message
+    assert "needs 2,000.0 GB on a host" in message and "leave hold out" in message
     # Streaming is chosen before an image is decoded: one of 2 GB would not be.
     from app.data.hold import choose
 
     held_as = choose("auto", 10**15, True, "images", World())
-    assert held_as.stream and "1e+06 GB on a host" in held_as.why
+    assert held_as.stream and "1,000,000.0 GB on a host" in held_as.why
     assert not choose("auto", 1000, True, "images", World()).stream
 
 
