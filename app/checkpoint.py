@@ -102,10 +102,7 @@ class Checkpoints:
                 raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")
             if hashlib.sha256(content).hexdigest() != meta["sha256"]:
                 raise ValueError("its checksum is wrong")
-            names = (field.name for field in dataclasses.fields(TrainState))
-            position = {
-                name: int(meta[name]) for name in names if name not in ("model", "optimizer")
-            }
+            position = {name: int(meta[name]) for name in POSITION}
             return safetensors.numpy.load(content), position
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise UserError(
