@@ -6,12 +6,12 @@ callback works in it: `on_train_batch_*` come once per pass with this rank's own
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import keras
 import numpy as np
+import psutil
 import tensorflow as tf
 
 from app.classifier import Classifier
@@ -20,21 +20,35 @@ from app.data.augment import Augment
 from app.data.batches import Feed, Split
 from app.data.order import EpochPlan, epoch_order, owners_of
 from app.distributed.replicas import average_statistics, sum_metrics
+from app.distributed.telemetry import StepFacts
 from app.distributed.world import World
 from app.evaluate import Scores, evaluate
 from app.state import TrainState, reseed
+from app.timing import Clock, Mark, RankTimes
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """Where training is: means over the epoch so far and all ranks, and the examples/s of all
-    ranks together, since the last report or over the epoch."""
+    """Where training is, with the values of all ranks.
+
+    `metrics`: means over the epoch so far; `examples`: trained on since the beginning;
+    `examples_per_second`: of all ranks together, since the last report or over the epoch; `times`,
+    `memory_bytes` (float64 (ranks,)) and `facts`: since the last report, None at the end of an
+    epoch; `bytes_sent`: per step and rank, `bytes_uncompressed`: what they would be.
+    """
 
     epoch: int
     step: int
     metrics: dict[str, float]
     examples_per_second: float
     learning_rate: float
+    examples: int = 0
+    loss_scale: float | None = None
+    times: RankTimes | None = None
+    memory_bytes: np.ndarray | None = None
+    facts: StepFacts | None = None
+    bytes_sent: float = 0.0
+    bytes_uncompressed: float = 0.0
 
 
 class Show(Protocol):
@@ -89,6 +103,7 @@ class Loop:
             steps=steps * self.passes,
         )
         self.clock = Clock()
+        self._telemetry = self.classifier.optimizer.telemetry
         self._feed = _feed(config, self.classifier, splits["train"])
         self._owners = _owners(config, world, splits["train"])
         self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
@@ -111,6 +126,7 @@ class Loop:
         self.classifier.reset_metrics()
         self.callbacks.on_epoch_begin(state.epoch)
         epoch_began = self._reported = self.clock.mark
+        self._sent = self._telemetry.totals
         self.clock.begin()
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches())):
             self.callbacks.on_train_batch_begin(number)
@@ -159,23 +175,48 @@ class Loop:
         state = self.state
         state.step += 1
         state.examples_seen = min(state.examples_seen + self.batch_size, len(self.splits["train"]))
-        if state.step % self.config.run.log_every_steps == 0:
-            progress = self._progress(self._metrics(), self._reported)
-            self._reported = self.clock.mark
-            for show in self.shows:
-                show.trained(progress)
+        every = self.config.run.log_every_steps
+        if state.step % every == 0:
+            self._report()
+        elif (state.step + 1) % every == 0:
+            self._telemetry.look()
+
+    def _report(self) -> None:
+        """Show what happened since the last report; a collective."""
+        progress = self._progress(self._metrics(), self._reported)
+        passed, sent = self.clock.since(self._reported), self._telemetry.totals
+        exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
+        used = psutil.Process().memory_info().rss
+        row = (passed.passes, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
+        table = self.world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
+        steps = max(1, passed.passes / self.passes)
+        progress = dataclasses.replace(
+            progress,
+            times=RankTimes.of(table[:, :5]),
+            memory_bytes=table[:, 5],
+            facts=self._telemetry.facts,
+            bytes_sent=in_bytes / steps,
+            bytes_uncompressed=uncompressed / steps,
+        )
+        self._reported, self._sent = self.clock.mark, sent
+        for show in self.shows:
+            show.trained(progress)
 
     def _metrics(self) -> dict[str, float]:
         """The epoch's metrics so far over all ranks; a collective."""
         return sum_metrics(self.world, self.classifier.metrics)
 
-    def _progress(self, metrics: dict[str, float], since: tuple[int, float]) -> Progress:
+    def _progress(self, metrics: dict[str, float], since: Mark) -> Progress:
+        state, optimizer = self.state, self.classifier.optimizer
+        scale = getattr(optimizer.inner_optimizer, "dynamic_scale", None)
         return Progress(
-            epoch=self.state.epoch + 1,
-            step=self.state.step,
+            epoch=state.epoch + 1,
+            step=state.step,
             metrics=metrics,
-            examples_per_second=self.clock.rate(since),
-            learning_rate=float(self.classifier.optimizer.learning_rate),
+            examples_per_second=self.clock.since(since).examples_per_second,
+            learning_rate=float(optimizer.learning_rate),
+            examples=state.epoch * len(self.splits["train"]) + state.examples_seen,
+            loss_scale=None if scale is None else float(scale),
         )
 
 
@@ -194,68 +235,3 @@ def _owners(config: Config, world: World, train: Split) -> np.ndarray | None:
         return None
     seed, alpha = config.training.seed, wanted.dirichlet_alpha
     return owners_of(train.labels, wanted.shard_by, world.size, seed, alpha)
-
-
-class Clock:
-    """Counts examples of all ranks, the seconds in which they were trained on, and those of them
-    that this rank waited for input.
-
-    Steps in which TensorFlow compiles, and what happens between epochs, are not counted.
-    """
-
-    def __init__(self) -> None:
-        self.examples = 0
-        self.seconds = 0.0
-        self.waited = 0.0
-        self._last: float | None = None
-        self._waited_now = 0.0
-
-    def begin(self) -> None:
-        """An epoch begins: its input is prepared from here on."""
-        self._last = time.perf_counter()
-        self._waited_now = 0.0
-
-    def waits_for(self, batches: Iterable[Any]) -> Iterator[Any]:
-        """The same batches; the time until each is there counts as waiting."""
-        iterator = iter(batches)
-        while True:
-            asked = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            self._waited_now += time.perf_counter() - asked
-            yield batch
-
-    def tick(self, examples: int, compiled: bool) -> None:
-        """A pass over `examples` has been started; it was compiled just now, or not."""
-        if self._last is not None and not compiled:
-            self.examples += examples
-            self.waited += self._waited_now
-            self._count_seconds()
-        self._last = time.perf_counter()
-        self._waited_now = 0.0
-
-    def pause(self) -> None:
-        """Training has reached the last example; do not count the time until the next pass."""
-        self._count_seconds()
-        self._last = None
-
-    def _count_seconds(self) -> None:
-        if self._last is not None:
-            self.seconds += time.perf_counter() - self._last
-
-    def rate(self, since: tuple[int, float] = (0, 0.0)) -> float:
-        """Examples/s since a `mark`, or on the whole."""
-        examples, seconds = self.examples - since[0], self.seconds - since[1]
-        return examples / seconds if seconds > 0 else 0.0
-
-    @property
-    def waited_share(self) -> float:
-        """The share of the time spent waiting for input."""
-        return self.waited / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def mark(self) -> tuple[int, float]:
-        """Now, for `rate`."""
-        return self.examples, self.seconds

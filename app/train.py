@@ -77,7 +77,7 @@ def train(
         "test_loss": scores.loss,
         "test_examples": scores.examples,
         "test_recall": dict(zip(data.dataset.class_names, scores.recall, strict=True)),
-        "examples_per_second": loop.clock.rate(),
+        "examples_per_second": loop.clock.since().examples_per_second,
         "input_wait_share": sum(waited) / len(waited),
         "input_wait_share_slowest": max(waited),
         "bad_examples": len(data.bad),

@@ -4,6 +4,7 @@ Phases: total weight (one float32 scalar, only if the caller does not know it) -
 -> compress -> sum over ranks -> decompress -> unbucket. Sparse gradients are gathered instead.
 """
 
+import functools
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from app.distributed.buckets import flatten, plan_buckets, unflatten
 from app.distributed.compression import Compressor
+from app.distributed.telemetry import Sent
 from app.distributed.world import World
 
 
@@ -42,6 +44,7 @@ class GradientExchange:
         self.sparse_as_dense = sparse_as_dense
         self.predivide_factor = predivide_factor
         self.name = name
+        self.sent: list[Sent] = []  # by the call that is being traced or has just been made
 
     def __call__(
         self, gradients: Sequence[Any], variables: Sequence[Any], weight: Any, total_weight: Any
@@ -49,6 +52,7 @@ class GradientExchange:
         """(reduced gradients of the variables, total weight as float32 ()); None stays None."""
         shapes = str([tuple(variable.shape) for variable in variables])
         prefix = f"{self.name}.{zlib.crc32(shapes.encode()):08x}"
+        self.sent = []
         before, after, total = self._scales(weight, total_weight, prefix)
         reduced: list[Any] = list(gradients)
         dense: list[int] = []
@@ -97,17 +101,23 @@ class GradientExchange:
     def _sum(self, flat: tf.Tensor, before: tf.Tensor, after: Any, name: str) -> tf.Tensor:
         # A rank without examples may hold NaN (the mean of nothing); 0 * NaN must be 0 here.
         scaled = tf.math.multiply_no_nan(flat, tf.cast(before, flat.dtype))
-        payload, context = self.compressor.compress(scaled)
+        payload, context = self._compress(scaled)
         total = self.world.allreduce(payload, name)
         restored = self.compressor.decompress(total, context)
         return restored if after is None else restored * tf.cast(after, restored.dtype)
+
+    def _compress(self, tensor: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        payload, context = self.compressor.compress(tensor)
+        restore = functools.partial(self.compressor.decompress, payload, context)
+        self.sent.append((tensor, payload, restore))
+        return payload, context
 
     def _gather(
         self, gradient: tf.IndexedSlices, before: tf.Tensor, after: Any, name: str
     ) -> tf.IndexedSlices:
         """All ranks' slices, with duplicate indices added up, as optimizers need them."""
         values = tf.math.multiply_no_nan(gradient.values, tf.cast(before, gradient.values.dtype))
-        payload, context = self.compressor.compress(values)
+        payload, context = self._compress(values)
         payload = self.world.allgather(payload, f"{name}.values")
         values = self.compressor.decompress(payload, context)
         if after is not None:

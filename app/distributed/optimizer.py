@@ -23,6 +23,7 @@ from tensorflow.python.ops import control_flow_util
 
 from app.distributed.compression import Compressor, get_compressor
 from app.distributed.exchange import GradientExchange
+from app.distributed.telemetry import Telemetry
 from app.distributed.world import World, current_world
 
 MEGABYTE = 1_000_000
@@ -88,6 +89,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self.gradient_predivide_factor = gradient_predivide_factor
         self.sparse_as_dense = sparse_as_dense
         self.bucket_mb = bucket_mb
+        self.telemetry = Telemetry()
         self.exchange = GradientExchange(
             world or current_world(process_set),
             get_compressor(compression),
@@ -146,16 +148,20 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             self._accumulate(grads, trainable_variables, weight)
 
     def _exchange_and_update(self, grads, variables, weight, total_weight) -> None:
-        if weight is None:
-            reduced, _ = self.exchange(grads, variables, None, None)
-            self.inner_optimizer.apply(reduced, variables)
-            return
         reduced, total = self.exchange(grads, variables, weight, total_weight)
+        sent = list(self.exchange.sent)
+        self.telemetry.count_exchange(grads, reduced, sent)
+
+        def update() -> bool:
+            self.inner_optimizer.apply(reduced, variables)
+            return True
+
+        if weight is None:
+            self.telemetry.watch(reduced, variables, sent, update)
+            return
         # A step that no rank has an example for changes nothing, momentum and step count included.
-        tf.cond(
-            total > 0,
-            lambda: _done(self.inner_optimizer.apply(reduced, variables)),
-            lambda: _done(None),
+        self.telemetry.watch(
+            reduced, variables, sent, lambda: tf.cond(total > 0, update, lambda: True)
         )
 
     def _accumulate(self, grads, variables, weight) -> None:
@@ -218,10 +224,6 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         """The inverse of `get_config`."""
         inner = keras.saving.deserialize_keras_object(config.pop("optimizer"), custom_objects)
         return cls(inner, **config)
-
-
-def _done(_: Any) -> bool:
-    return True
 
 
 def _check_options(optimizer, op, backward_passes_per_step, gradient_predivide_factor) -> None:

@@ -119,13 +119,13 @@ def test_mixed_sizes_are_told_by_their_ends_and_the_most_frequent(tmp_path: Path
 
 
 def test_text_lengths_are_told_for_each_split_with_how_many_would_be_cut() -> None:
-    dataset = Dataset("some", "text", ("a", "b"), texts(100, 2), None, texts(3, 2, "test"))
-    lengths = {"train": list(range(1, 101)), "test": [5, 1, 2000]}
-    found = report(dataset, lengths=lengths, max_tokens=98)
+    dataset = Dataset("some", "text", ("a", "b"), texts(101, 2), None, texts(3, 2, "test"))
+    lengths = {"train": list(range(1, 102)), "test": [5, 1, 2000]}
+    found = report(dataset, lengths=lengths, max_tokens=99)
     rows = lines_after(found, "text lengths in tokens (smallest, median, 95%, largest)")
     assert rows == [
-        "train      1, 50, 95, 100; 2 longer than max_tokens = 98",
-        "test       1, 5, 2,000, 2,000; 1 longer than max_tokens = 98",
+        "train      1, 51, 96, 101; 2 longer than max_tokens = 99",
+        "test       1, 5, 2,000, 2,000; 1 longer than max_tokens = 99",
     ]
     assert "image sizes" not in found
 

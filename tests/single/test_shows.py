@@ -8,9 +8,10 @@ import tensorflow as tf
 
 from app.config import Config
 from app.evaluate import Scores
-from app.loop import Clock, Progress
+from app.loop import Progress
 from app.tensorboard import TensorBoard
 from app.terminal import Terminal
+from app.timing import Clock, RankTimes
 
 SCORES = Scores(np.array([[3, 1], [0, 4]]), loss_sum=4.0)
 
@@ -92,7 +93,7 @@ def test_the_named_terminal_gets_the_bar(tmp_path: Path, monkeypatch, capsys) ->
 
 
 def test_the_clock_leaves_out_compilation_and_pauses(monkeypatch) -> None:
-    now = iter([0.0, 9.0, 10.0, 10.0, 12.0, 12.0, 13.0, 100.0, 101.0, 101.0])
+    now = iter([0.0, 9.0, 10.0, 12.0, 13.0, 100.0, 101.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     clock = Clock()
     clock.tick(64, compiled=True)  # at 0
@@ -103,17 +104,29 @@ def test_the_clock_leaves_out_compilation_and_pauses(monkeypatch) -> None:
     clock.pause()  # at 13: 1 s more
     clock.tick(64, compiled=False)  # at 100: the pause is not counted
     clock.tick(64, compiled=False)  # at 101: 1 s
-    assert clock.rate() == pytest.approx(3 * 64 / 5)
-    assert clock.rate(mark) == pytest.approx(2 * 64 / 4)
+    assert clock.since().examples_per_second == pytest.approx(3 * 64 / 5)
+    assert clock.since(mark).examples_per_second == pytest.approx(2 * 64 / 4)
 
 
-def test_the_clock_counts_how_long_input_was_waited_for(monkeypatch) -> None:
-    now = iter([0.0, 0.0, 3.0, 5.0, 5.0, 6.0, 10.0, 10.0, 10.0])
+def test_the_clock_counts_how_long_input_was_waited_for_and_how_long_the_step_took(
+    monkeypatch,
+) -> None:
+    now = iter([0.0, 0.0, 3.0, 5.0, 5.5, 6.5, 10.0, 10.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
     clock = Clock()
     clock.begin()  # at 0
     for number, _ in enumerate(clock.waits_for(["first", "second"])):
         clock.tick(8, compiled=number == 0)  # the first was waited for 3 s, but also compiled
-    assert clock.waited == 1.0  # of the 5 s from 5 to 10
-    assert clock.seconds == 5.0
+    counted = clock.since()
+    assert (counted.passes, counted.seconds) == (1, 5.0)  # from 5 to 10
+    assert (counted.waited, counted.stepped) == (1.0, 3.5)  # asked at 5.5, given at 6.5
     assert clock.waited_share == pytest.approx(0.2)
+
+
+def test_the_parts_of_a_pass_add_up_to_it_on_every_rank() -> None:
+    times = RankTimes.of(np.array([[10, 5.0, 1.0, 3.0, 2.0], [10, 5.0, 0.0, 4.0, 9.0]]))
+    np.testing.assert_allclose(times.input, [0.1, 0.0])
+    np.testing.assert_allclose(times.compute, [0.1, 0.0])  # no less than nothing
+    np.testing.assert_allclose(times.exchange, [0.2, 0.4])
+    np.testing.assert_allclose(times.other, [0.1, 0.1])
+    np.testing.assert_allclose(times.whole, [0.5, 0.5])

@@ -1,0 +1,130 @@
+"""What a training step says about itself: measured in its graph, read by the loop now and then.
+
+The time is taken by operations that hang on the tensors they time and on nothing else, so the
+exchange of early buckets still overlaps with the rest of the backward pass. On GPUs a tensor counts
+as ready when its kernel has been launched, so `exposed_s` is an upper bound there.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+# (what is to be exchanged, what travels, a function that restores the former from the latter)
+Sent = tuple[tf.Tensor, tf.Tensor, Callable[[], tf.Tensor]]
+NAMES = ("gradient_norm", "weight_norm", "update_norm", "compression_error")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepFacts:
+    """Of the last step that was looked into: global norms of the reduced gradient, the weights and
+    the update; and the error of compression, relative to the norm of what was compressed."""
+
+    gradient_norm: float
+    weight_norm: float
+    update_norm: float
+    compression_error: float
+
+    @property
+    def update_ratio(self) -> float:
+        """Size of the update relative to the weights."""
+        return self.update_norm / self.weight_norm if self.weight_norm else 0.0
+
+
+class Telemetry:
+    """Belongs to one optimizer. `look()` before a step asks its update for the norms."""
+
+    def __init__(self) -> None:
+        # Not Keras variables: they are no state of training.
+        with tf.init_scope(), tf.device("CPU"):
+            self._totals = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
+            self._looks = tf.Variable(False, trainable=False)
+            self._facts = tf.Variable(tf.zeros(len(NAMES)), trainable=False)
+
+    def look(self) -> None:
+        """Have the next update note its norms."""
+        self._looks.assign(True)
+
+    @property
+    def facts(self) -> StepFacts:
+        """Of the last update that was looked into."""
+        return StepFacts(*map(float, self._facts.numpy()))
+
+    @property
+    def totals(self) -> tuple[float, float, float]:
+        """Of this rank so far: seconds of exposed exchange (from the last local gradient to the
+        last reduced one), bytes handed to collectives, and what they would be uncompressed."""
+        exposed_s, sent, uncompressed = self._totals.numpy().tolist()
+        return exposed_s, sent, uncompressed
+
+    def count_exchange(self, gradients: Sequence[Any], reduced: Sequence[Any], sent: list[Sent]):
+        """Add one exchange to the totals; in the graph of a step."""
+        ready, received = _when_ready(gradients), _when_ready(reduced)
+        sizes = [
+            tf.add_n([_bytes(tensors[index]) for tensors in sent])
+            if sent
+            else tf.constant(0.0, tf.float64)
+            for index in (1, 0)
+        ]
+        exposed_s = tf.maximum(received - ready, tf.constant(0.0, tf.float64))
+        self._totals.assign_add(tf.stack([exposed_s, *sizes]))
+
+    def watch(
+        self,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        sent: list[Sent],
+        update: Callable[[], Any],
+    ) -> None:
+        """Run `update()`, with its norms if this step is looked into; in the graph of a step."""
+
+        def looked() -> bool:
+            before = [tf.identity(variable.value) for variable in variables]
+            gradient_norm, weight_norm = _norm(gradients), _norm(before)
+            with tf.control_dependencies([*before, gradient_norm, weight_norm]):
+                update()
+            after = [tf.convert_to_tensor(variable.value) for variable in variables]
+            changes = [new - old for new, old in zip(after, before, strict=True)]
+            facts = [gradient_norm, weight_norm, _norm(changes), _compression_error(sent)]
+            self._facts.assign(tf.stack(facts))
+            self._looks.assign(False)
+            return True
+
+        def unlooked() -> bool:
+            update()
+            return True
+
+        tf.cond(self._looks, looked, unlooked)
+
+
+def _compression_error(sent: list[Sent]) -> tf.Tensor:
+    """|restored - exact| / |exact| over all that was sent, float32 ()."""
+    exact = [tf.cast(tensor, tf.float32) for tensor, _, _ in sent]
+    restored = [tf.cast(restore(), tf.float32) for _, _, restore in sent]
+    errors = [one - other for one, other in zip(restored, exact, strict=True)]
+    return tf.math.divide_no_nan(_norm(errors), _norm(exact))
+
+
+def _bytes(tensor: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.size(tensor), tf.float64) * tensor.dtype.size
+
+
+def _when_ready(tensors: Sequence[Any]) -> tf.Tensor:
+    """The time, in s, when all these were there."""
+    flat = [
+        tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor
+        for tensor in tensors
+        if tensor is not None
+    ]
+    with tf.control_dependencies(flat), tf.device("CPU"):
+        return tf.timestamp()
+
+
+def _norm(tensors: Sequence[Any]) -> tf.Tensor:
+    there = [tf.cast(_values(t), tf.float32) for t in tensors if t is not None]
+    return tf.linalg.global_norm(there) if there else tf.constant(0.0)
+
+
+def _values(tensor: Any) -> tf.Tensor:
+    return tensor.values if isinstance(tensor, tf.IndexedSlices) else tf.convert_to_tensor(tensor)

@@ -1,0 +1,131 @@
+"""Where the time of a step goes: input, compute, exposed exchange, other; on each rank."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+
+class Clock:
+    """Counts examples of all ranks, passes, the seconds in which they were trained on, and of
+    those the seconds that this rank waited for input or spent in the step.
+
+    Steps in which TensorFlow compiles, and what happens between epochs, are not counted.
+    """
+
+    def __init__(self) -> None:
+        self.examples = 0
+        self.passes = 0
+        self.seconds = 0.0
+        self.waited = 0.0
+        self.stepped = 0.0
+        self._last: float | None = None
+        self._waited_now = 0.0
+        self._given: float | None = None
+
+    def begin(self) -> None:
+        """An epoch begins: its input is prepared from here on."""
+        self._last = time.perf_counter()
+        self._waited_now = 0.0
+
+    def waits_for(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The same batches; the time until each is there counts as waiting."""
+        iterator = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._given = time.perf_counter()
+            self._waited_now += self._given - asked
+            yield batch
+
+    def tick(self, examples: int, compiled: bool) -> None:
+        """A pass over `examples` has been started; it was compiled just now, or not."""
+        now = time.perf_counter()
+        if self._last is not None and not compiled:
+            self.examples += examples
+            self.passes += 1
+            self.waited += self._waited_now
+            self.stepped += now - self._given if self._given is not None else 0.0
+            self.seconds += now - self._last
+        self._last = now
+        self._waited_now = 0.0
+
+    def pause(self) -> None:
+        """Training has reached the last example; do not count the time until the next pass."""
+        if self._last is not None:
+            self.seconds += time.perf_counter() - self._last
+        self._last = None
+
+    @property
+    def waited_share(self) -> float:
+        """The share of the time spent waiting for input."""
+        return self.waited / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def mark(self) -> "Mark":
+        """Now, to count from."""
+        return Mark(self.examples, self.passes, self.seconds, self.waited, self.stepped)
+
+    def since(self, mark: "Mark | None" = None) -> "Mark":
+        """What was counted since a mark, or on the whole."""
+        before = dataclasses.astuple(mark or Mark())
+        counts = zip(dataclasses.astuple(self.mark), before, strict=True)
+        return Mark(*(now - then for now, then in counts))
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """Counts of a `Clock`, at a moment or between two."""
+
+    examples: int = 0
+    passes: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    stepped: float = 0.0
+
+    @property
+    def examples_per_second(self) -> float:
+        """Examples/s of all ranks."""
+        return self.examples / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class RankTimes:
+    """Seconds per pass of each rank, float64 (ranks,) each; they add up to the whole pass.
+
+    input: waiting for a batch; exchange: from the last local gradient to the last one received;
+    compute: the rest of the step; other: callbacks, reports and what else the loop does.
+    """
+
+    input: np.ndarray
+    compute: np.ndarray
+    exchange: np.ndarray
+    other: np.ndarray
+
+    @property
+    def whole(self) -> np.ndarray:
+        """The whole pass."""
+        return self.input + self.compute + self.exchange + self.other
+
+    @property
+    def work(self) -> np.ndarray:
+        """What a rank needs for itself, without waiting for others: shows the slow ones."""
+        return self.input + self.compute + self.other
+
+    @classmethod
+    def of(cls, table: np.ndarray) -> "RankTimes":
+        """From (passes, seconds, waited, stepped, exchange) of each rank, float64 (ranks, 5)."""
+        passes, seconds, waited, stepped, exchange = table.T
+        passes = np.maximum(passes, 1)
+        exchange = np.minimum(exchange, stepped)
+        return cls(
+            waited / passes,
+            (stepped - exchange) / passes,
+            exchange / passes,
+            np.maximum(seconds - waited - stepped, 0) / passes,
+        )

@@ -1,0 +1,380 @@
+"""Each bad input: the message under on_bad = "error", what "skip" leaves out, and what neither
+passes over; then the same through the command line, on one rank and on two."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.__main__ import main
+from app.build import load_data
+from app.distributed.world import World
+from app.errors import UserError
+from app.recipe import load
+from tests.integration.launching import run
+
+ROWS = [(f"some good words {i}", "yes") for i in range(20)]
+ROWS += [(f"other bad words {i}", "no") for i in range(20)]
+MEND = ". Mend or remove it, or pass over: --on-bad skip"
+
+
+def load_keys(dataset: Path, on_bad: str = "error", **keys):
+    model = "cnn" if dataset.is_dir() or "image" in dataset.name else "bag"
+    keys = {"model": model, "per_rank_batch_size": 8, **keys}
+    return load_data(load(None, {"dataset": str(dataset), "on_bad": on_bad, **keys}), World())
+
+
+def message_of(dataset: Path, on_bad: str = "error", **keys) -> str:
+    with pytest.raises(UserError) as caught:
+        load_keys(dataset, on_bad, **keys)
+    return str(caught.value)
+
+
+def picture(shade: int, mode: str = "RGB", file_format: str = "PNG", **options) -> bytes:
+    """A noisy image of 12x12 pixels: other bytes than any other shade's."""
+    noise = np.random.default_rng(shade).integers(0, 256, (12, 12, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(file, file_format, **options)
+    return file.getvalue()
+
+
+def sixteen_bits() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(144, dtype=np.uint16).reshape(12, 12)).save(file, "PNG")
+    return file.getvalue()
+
+
+def frames(file_format: str) -> bytes:
+    rest = [Image.open(io.BytesIO(picture(shade))) for shade in (8, 9)]
+    return picture(7, "RGB", file_format, save_all=True, append_images=rest)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Forty images in two classes."""
+    for number in range(40):
+        folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:02}.png").write_bytes(picture(number))
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """Writes a table."""
+
+    def to(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return to
+
+
+def csv_of(*more: str, rows=ROWS) -> str:
+    return "\n".join(["text,label", *(f"{text},{label}" for text, label in rows), *more]) + "\n"
+
+
+def jsonl_of(*more: str) -> str:
+    rows = [json.dumps({"text": text, "label": label}) for text, label in ROWS]
+    return "\n".join([*rows, *more]) + "\n"
+
+
+IMAGES = {
+    "zero bytes": ("new.png", b"", "zero bytes"),
+    "not an image": ("new.jpg", b"<html>404</html>", "not an image that TensorFlow reads"),
+    "cut off in the header": ("new.png", picture(99)[:20], "truncated or damaged PNG"),
+    "cut off png": ("new.png", picture(99)[:-40], "truncated or damaged PNG"),
+    "cut off jpeg": ("new.jpg", picture(99, "RGB", "JPEG")[:-40], "truncated or damaged JPEG"),
+    "cmyk": ("new.jpg", picture(99, "CMYK", "JPEG"), "(CMYK): convert it to RGB"),
+    "16 bits": ("new.png", sixteen_bits(), "16 bits a channel: convert it to 8"),
+    "animated gif": ("new.gif", frames("GIF"), "animated, 3 frames: take one frame out"),
+    "animated webp": ("new.webp", frames("WEBP"), "animated, 3 frames: take one frame out"),
+    "tiff": ("new.tif", picture(99, "RGB", "TIFF"), "TIFF, which TensorFlow does not read"),
+}
+
+
+@pytest.mark.parametrize("hold", ["memory", "stream"])
+@pytest.mark.parametrize(("name", "content", "reason"), IMAGES.values(), ids=IMAGES)
+def test_a_bad_image_is_named_or_left_out(photos: Path, name, content, reason, hold) -> None:
+    bad = photos / "cat" / name
+    bad.write_bytes(content)
+    message = message_of(photos, hold=hold)
+    assert message.startswith(f"{bad}: ")
+    assert reason in message
+    assert message.endswith(MEND)
+    data = load_keys(photos, "skip", hold=hold)
+    assert [one.where for one in data.bad] == [str(bad)]
+    assert reason in data.bad[0].reason
+    assert sum(map(len, data.splits.values())) == 40
+
+
+def test_a_class_without_images_and_a_link_to_nothing_are_named_or_left_out(photos: Path) -> None:
+    (photos / "emu").mkdir()
+    assert message_of(photos).startswith(f"{photos}/emu: no image in this class folder")
+    os.symlink("nowhere.png", photos / "cat" / "link.png")
+    assert "link.png: not a file: a symbolic link to nothing" in message_of(photos)
+    data = load_keys(photos, "skip")
+    assert sorted(one.where for one in data.bad) == [f"{photos}/cat/link.png", f"{photos}/emu"]
+    assert data.dataset.class_names == ("cat", "dog")
+
+
+TABLES = {
+    "bytes that are not UTF-8": (".csv", b"caf\xe9,yes", "not UTF-8 text (byte 0xe9)"),
+    "an empty text": (".csv", b",yes", "column 'text' is empty"),
+    "an empty label": (".csv", b"words,", "column 'label' is empty"),
+    "too many fields": (".csv", b"one, two,yes", "3 fields, but the header has 2"),
+    "a NUL": (".csv", b"wo\0rds,yes", "holds a NUL character"),
+    "NaN": (".csv", b"words,NaN", "label NaN says that there is none"),
+    "a float": (".csv", b"words,1.0", "a class is a name or a whole number: write 1"),
+    "NaN in JSON": (".jsonl", b'{"text": "a", "label": NaN}', "says that there is none"),
+    "a float in JSON": (".jsonl", b'{"text": "a", "label": 1.5}', "label 1.5, but a class is"),
+    "half a line of JSON": (".jsonl", b'{"text": "a", "lab', "not valid JSON"),
+    "a list": (".jsonl", b'["a", "yes"]', "expected an object"),
+    "no text": (".jsonl", b'{"label": "yes"}', "no key 'text'"),
+    "a number as text": (".jsonl", b'{"text": 3, "label": "yes"}', "'text' must be a string"),
+}
+
+
+@pytest.mark.parametrize(("suffix", "row", "reason"), TABLES.values(), ids=TABLES)
+def test_a_bad_row_is_named_or_left_out(write, suffix: str, row: bytes, reason: str) -> None:
+    start = csv_of() if suffix == ".csv" else jsonl_of()
+    path = write(f"table{suffix}", start.encode() + row + b"\n")
+    line = 42 if suffix == ".csv" else 41
+    message = message_of(path)
+    assert message.startswith(f"{path}, line {line}: ")
+    assert reason in message
+    assert message.endswith(MEND)
+    data = load_keys(path, "skip")
+    assert [one.where for one in data.bad] == [f"{path}, line {line}"]
+    assert sum(map(len, data.splits.values())) == 40
+
+
+HOPELESS = {
+    "no bytes": ("t.csv", b"", "t.csv is empty"),
+    "a header alone": ("t.csv", b"text,label\n", "t.csv has no rows"),
+    "other columns": (
+        "t.csv",
+        b"sentence,class\na,b\n",
+        "no column 'text': Valid: class, sentence",
+    ),
+    "UTF-16": ("t.csv", csv_of().encode("utf-16"), "not UTF-8 text but UTF-16: convert it"),
+    "an open quote": ("t.csv", csv_of('"words,yes').encode(), "t.csv, line 42: not valid CSV"),
+    "names that differ by case": (
+        "t.csv",
+        csv_of("words,Yes").encode(),
+        "the classes 'yes' (line 2) and 'Yes' (line 42) differ only by case",
+    ),
+    "one class": (
+        "t.csv",
+        csv_of(rows=ROWS[:20]).encode(),
+        "have the label 'yes': there is nothing to learn",
+    ),
+    "a path that leads out": (
+        "image.csv",
+        b"image,label\na.png,a\n../b.png,b\n",
+        "image.csv, line 3: '../b.png' is outside",
+    ),
+    "an absolute path": (
+        "image.jsonl",
+        b'{"image": "/etc/hostname", "label": 1}\n',
+        "image.jsonl, line 1: '/etc/hostname' is outside",
+    ),
+}
+
+
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+@pytest.mark.parametrize(("name", "content", "reason"), HOPELESS.values(), ids=HOPELESS)
+def test_what_no_policy_passes_over(write, name, content: bytes, reason: str, on_bad: str) -> None:
+    (write("b.png", picture(0)).parent / "data").mkdir()
+    write("data/a.png", picture(1))
+    message = message_of(write(f"data/{name}", content), on_bad)
+    assert reason in message
+    assert "--on-bad skip" not in message
+    assert "\n" not in message
+
+
+def test_folders_that_no_policy_passes_over(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture(0))
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    for number in range(12):
+        (tmp_path / "one" / "cat" / f"{number}.png").write_bytes(picture(number))
+    for on_bad in ("error", "skip"):
+        assert "have the label 'cat': there is nothing" in message_of(tmp_path / "one", on_bad)
+        assert "no images in" in message_of(tmp_path / "one" / "cat", on_bad)
+    os.symlink(tmp_path / "secret.png", photos / "cat" / "link.png")
+    assert "nothing outside the given directory is read" in message_of(photos, "skip")
+    (photos / "cat" / "link.png").unlink()
+    (photos / "Cat").mkdir()
+    (photos / "Cat" / "1.png").write_bytes(picture(1))
+    assert "the classes 'Cat' and 'cat' differ only by case" in message_of(photos, "skip")
+
+
+def test_marks_long_texts_and_quotes_over_lines_are_no_problem(write) -> None:
+    rows = ['"one\r\ntwo ""three""",yes', f"{'long ' * 200_000},no", f"{'x' * 1_000_000},no"]
+    data = load_keys(write("t.csv", "\ufeff" + csv_of(*rows)), validation=0)
+    assert data.bad == []
+    assert sum(map(len, data.splits.values())) == 43
+    assert data.notes["cut"].startswith("1 texts longer than 256 tokens")
+    assert {"two", "three"} & set(data.vocabulary)
+
+
+def test_more_bad_examples_than_a_twentieth_are_refused(write) -> None:
+    two = load_keys(write("two.csv", csv_of(",yes", ",no")), "skip")
+    assert len(two.bad) == 2  # of 42
+    message = message_of(write("three.csv", csv_of(",yes", ",no", ",no")), "skip")
+    assert message.startswith("3 of 43 examples are bad, more than the 5% that --on-bad skip")
+    assert "three.csv, line 42: column 'text' is empty" in message
+
+
+def test_bad_examples_of_all_splits_are_counted_together(photos: Path, tmp_path: Path) -> None:
+    rows = [
+        f"photos/{path.parent.name}/{path.name},{path.parent.name}"
+        for path in sorted(photos.glob("*/*.png"))
+    ]
+    listing = tmp_path / "image.csv"
+    listing.write_text("\n".join(["image,label", *rows, "photos/none.png,cat"]) + "\n")
+    other = tmp_path / "other.csv"
+    (tmp_path / "cut.png").write_bytes(picture(0)[:-40])
+    other.write_text("\n".join(["image,label", *rows[:4], "cut.png,dog"]) + "\n")
+    data = load_keys(listing, "skip", test=str(other))
+    assert [(one.where, one.reason) for one in data.bad] == [
+        (f"{listing}, line 42", f"no file 'photos/none.png' in {tmp_path}"),
+        (f"{other}, line 6: {tmp_path}/cut.png", "truncated or damaged PNG"),
+    ]
+    assert len(data.splits["test"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"label_key": "lable"}, "no column 'lable': did you mean 'label'?"),
+        ({"input_key": "label"}, "cannot be both input and label"),
+        ({"test": "none.csv"}, "no file none.csv"),
+        ({"test": 1.0}, "test = 1.0: expected a share between 0 and 1"),
+        ({"validation": 0.001}, "is none: give a larger share"),
+        ({"flip": "both"}, "[augmentation] changes images, but these are texts"),
+        ({"hold": "stream"}, "write it to files first"),
+        ({"model": "cnn"}, "model 'cnn' does not read texts"),
+        ({"tokens": "subwords", "vocabulary_size": 5}, "too small for sub-words"),
+    ],
+)
+def test_keys_that_do_not_fit_a_table_are_named(write, keys, reason: str) -> None:
+    assert reason in message_of(write("t.csv", csv_of()), **keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"validation": "dev"}, "no split 'dev' for validation: it has train"),
+        ({"model": "bag"}, "model 'bag' does not read images"),
+    ],
+)
+def test_keys_that_do_not_fit_a_folder_are_named(photos: Path, keys, reason: str) -> None:
+    assert reason in message_of(photos, **keys)
+
+
+def test_mixed_sizes_need_a_size(photos: Path) -> None:
+    Image.new("RGB", (30, 20)).save(photos / "cat" / "large.png")
+    assert "images have mixed sizes: give --image-size" in message_of(photos)
+    assert load_keys(photos, image_size=16).image_shape == (16, 16, 3)
+
+
+@pytest.mark.xfail(strict=True, reason="not mended yet: ValueError")
+@pytest.mark.parametrize("hold", ["memory", "stream"])
+def test_a_split_of_bad_images_alone_is_named(photos: Path, hold: str) -> None:
+    (photos / "train").mkdir()
+    for folder in ("cat", "dog"):
+        (photos / folder).rename(photos / "train" / folder)
+    (photos / "test" / "cat").mkdir(parents=True)
+    (photos / "test" / "cat" / "1.png").write_bytes(picture(99)[:-40])
+    assert "test" in message_of(photos, "skip", hold=hold)
+
+
+@pytest.mark.xfail(strict=True, reason="not mended yet: says 'test = 0.1 of 0 examples'")
+def test_a_list_of_missing_images_alone_says_so(write) -> None:
+    path = write("image.csv", "image,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(20)))
+    assert "no file '0.png'" in message_of(path, "skip")
+
+
+@pytest.mark.xfail(strict=True, reason="not mended yet: shapes do not fit")
+@pytest.mark.parametrize("name", ["digits", "synthetic-image:size=8,examples=100"])
+def test_a_size_for_images_in_memory_is_used_or_refused(name: str) -> None:
+    keys = {"dataset": name, "image_size": 16}
+    try:
+        data = load_data(load(None, keys), World())
+    except UserError:
+        return
+    assert data.splits["train"].inputs.shape[1:3] == (16, 16)
+
+
+@pytest.mark.parametrize("on_bad", ["error", "skip"])
+def test_one_rank_ends_with_one_message_or_trains_without_it(photos, capsys, on_bad) -> None:
+    (photos / "cat" / "zz.png").write_bytes(picture(99)[:-40])
+    directory = photos.parent / "run"
+    arguments = ["train", "--dataset", str(photos), "--epochs", "1", "--on-bad", on_bad]
+    code = main([*arguments, "--per-rank-batch-size", "8", "--run-dir", str(directory)])
+    out, err = capsys.readouterr()
+    if on_bad == "error":
+        assert (code, out) == (2, "")
+        assert err == f"error: {photos}/cat/zz.png: truncated or damaged PNG{MEND}\n"
+        assert not directory.exists()
+        return
+    assert (code, err) == (0, "")
+    assert "1 bad left out (bad_examples.jsonl)" in out
+    assert rows_of(directory) == [
+        {"where": f"{photos}/cat/zz.png", "reason": "truncated or damaged PNG"}
+    ]
+    assert json.loads((directory / "metrics.json").read_text())["bad_examples"] == 1
+
+
+def rows_of(directory: Path) -> list[dict[str, str]]:
+    lines = (directory / "bad_examples.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def on_two_ranks(dataset: Path, *options: str):
+    train = ["train", "--dataset", str(dataset), "--epochs", "1", "--per-rank-batch-size", "8"]
+    train += ["--run-dir", str(dataset.parent / "run"), *options]
+    return run(["launch/local.sh", "-n", "2", *train], timeout_s=120)
+
+
+def test_two_ranks_end_with_one_message_and_leave_nothing(photos: Path) -> None:
+    (photos / "dog" / "zz.png").write_bytes(picture(99)[:-40])  # decoded by one rank alone
+    done = on_two_ranks(photos, "--hold", "stream")
+    assert done.code == 2, done.all
+    assert done.err.count("truncated or damaged PNG") == 1, done.all
+    assert len(done.err.strip().splitlines()) == 1, done.all
+    assert f"{photos}/dog/zz.png: " in done.err, done.all
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
+
+
+def test_two_ranks_leave_out_the_same_rows(write) -> None:
+    path = write("t.csv", csv_of("数据,NaN", "words,"))
+    done = on_two_ranks(path, "--model", "bag", "--on-bad", "skip")
+    assert done.code == 0, done.all
+    assert done.err == "", done.all
+    directory = path.parent / "run"
+    assert rows_of(directory) == [
+        {
+            "where": f"{path}, line 42",
+            "reason": "label NaN says that there is none: every example needs one",
+        },
+        {"where": f"{path}, line 43", "reason": "column 'label' is empty"},
+    ]
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert (metrics["bad_examples"], metrics["world_size"]) == (2, 2)
+
+
+def test_two_ranks_refuse_too_many_bad_examples_with_one_message(photos: Path) -> None:
+    for number in range(3):
+        (photos / "cat" / f"{number}.jpg").write_bytes(b"")
+    done = on_two_ranks(photos, "--on-bad", "skip")
+    assert done.code == 2, done.all
+    assert done.err.startswith("error: 3 of 43 examples are bad"), done.all
+    assert len(done.err.strip().splitlines()) == 1, done.all
+    assert not (photos.parent / "run").exists()
