@@ -34,6 +34,9 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str]) -> int:
     """Run a command; returns the exit code."""
     launched = read_launcher()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         options, overrides = parse(arguments)
         options.run(load(options.recipe, overrides), options)
@@ -58,6 +61,8 @@ def _train(config: Config, options: argparse.Namespace) -> None:
 def _data(config: Config, options: argparse.Namespace) -> None:
     if options.export and options.export[0] != "tfrecord":
         raise UserError(f"--export {options.export[0]}: the only format is tfrecord")
+    if read_launcher().size > 1:
+        raise UserError("data is for one process: start it without a launcher", shared=True)
     _quiet_tensorflow()
     from app.show_data import show_data
 
@@ -68,10 +73,11 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """(options of the command, config keys given as flags)."""
     parser = Parser(prog="python -m app", description=__doc__.partition("\n\n")[2])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    flags = _add_train(commands) + _add_data(commands)
+    flags = {"train": _add_train(commands), "data": _add_data(commands)}
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        raise UserError(f"unknown argument '{unknown[0]}': {suggest(unknown[0], flags)}")
+        valid = flags[options.command]
+        raise UserError(f"unknown argument '{unknown[0]}': {suggest(unknown[0], valid)}")
     given = vars(options)
     overrides = {key: value for key, value in given.items() if key not in OPTIONS}
     return options, overrides

@@ -25,10 +25,10 @@ from app.data.hold import (
     hold_texts,
     image_bytes,
     image_spec,
+    survey,
     text_bytes,
     text_chunks,
 )
-from app.data.images import ImageSpec
 from app.data.text import build_vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
@@ -47,7 +47,6 @@ class Data:
     dataset: Dataset
     splits: dict[str, Split]
     vocabulary: list[str] | None
-    image_spec: ImageSpec | None
     image_shape: tuple[int, int, int] | None
     held: Held
     bad: list[Bad]
@@ -79,6 +78,9 @@ def load_data(config: Config, world: World, hold: str | None = None) -> Data:
     data = hold_dataset(config, dataset, bad, world, hold)
     with world.together():
         bad.check(sum(map(len, data.splits.values())) + len(bad.found))
+        for name, split in data.splits.items():
+            if not len(split):
+                raise UserError(f"{config.data.dataset}: no good example is left for {name}")
         _check_sizes(config, data.dataset, world.size)
     return data
 
@@ -105,21 +107,24 @@ def hold_dataset(
 def _load_images(
     config: Config, dataset: Dataset, hold: str, bad: BadExamples, world: World
 ) -> Data:
-    spec, size, dataset = image_spec(config.data, dataset, bad, world)
+    dataset = survey(dataset, bad, world)
+    with world.together():
+        spec, size = image_spec(config.data, dataset)
     needed = image_bytes(dataset, size, spec.channels)
     held = choose(hold, needed, not isinstance(dataset.train, Examples), dataset.name, world)
     splits, dataset = hold_images(dataset, spec, size, held, bad, world)
     notes = {"images": f"{size[1]}x{size[0]}x{spec.channels}, {held.why}"}
     shape = (*size, spec.channels)
-    return Data(dataset, splits, None, spec, shape, held, bad.found, notes)
+    return Data(dataset, splits, None, shape, held, bad.found, notes)
 
 
 def _load_texts(
     config: Config, dataset: Dataset, hold: str, bad: BadExamples, world: World
 ) -> Data:
     wanted = config.data
-    if config.augmentation.is_on:
-        raise UserError("[augmentation] changes images, but these are texts", shared=True)
+    if config.augmentation.is_on or wanted.image_size is not None:
+        what = "image_size" if wanted.image_size is not None else "[augmentation]"
+        raise UserError(f"{what} is for images, but {dataset.name} holds texts", shared=True)
     size, ngrams, tokens = wanted.vocabulary_size, wanted.ngrams, wanted.tokens
     can_stream = not isinstance(dataset.train, Examples)
     held = choose(hold, text_bytes(dataset), can_stream, dataset.name, world)
@@ -133,7 +138,7 @@ def _load_texts(
         "texts": f"{len(vocabulary):,} {tokens} in the vocabulary, {held.why}",
         "cut": f"{total:,} texts longer than {wanted.max_tokens} tokens ({of_train})",
     }
-    return Data(dataset, splits, vocabulary, None, None, held, bad.found, notes)
+    return Data(dataset, splits, vocabulary, None, held, bad.found, notes)
 
 
 def _check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:

@@ -94,7 +94,7 @@ def _read_dataset(saved: Path) -> dict[str, Any]:
 def write_file(path: Path, text: str) -> None:
     """Write a small file so that it is either the old or the new one."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(partial, path)
 
 

@@ -2,29 +2,66 @@
 
 from pathlib import Path
 
-from app.build import hold_dataset, open_dataset
+import numpy as np
+
+from app.build import open_dataset
 from app.config import Config
 from app.data.bad import BadExamples
-from app.data.export import export_tfrecord
+from app.data.encoder import Encoder
+from app.data.examples import Dataset
+from app.data.export import check_directory, export_tfrecord
+from app.data.hold import check_images, survey, text_chunks
+from app.data.images import ImageSpec
 from app.data.report import describe
+from app.data.text import build_vocabulary
 from app.distributed.world import World
 
 NO_LIMIT = 2**31 - 1
+CHECKED_PIXELS = 32  # a size at which images of mixed sizes are decoded to see whether they can be
 
 
 def show_data(config: Config, export: Path | None = None) -> None:
     """Print the report of `config.data`, and write the copy if a directory is given; one process.
 
-    Every bad example is listed, however many there are. Raises UserError for what cannot be read.
+    Every bad example is listed, however many there are; but they are only exported without if
+    `on_bad` allows it. Raises UserError for what cannot be read.
     """
-    bad = BadExamples("skip")
-    whole = config.data.model_copy(update={"max_tokens": NO_LIMIT})
-    dataset = open_dataset(config, bad, World())
-    data = hold_dataset(config.model_copy(update={"data": whole}), dataset, bad, World())
-    print(describe(data.dataset, data.splits, data.bad, config.data.max_tokens))
+    wanted, bad = config.data, BadExamples("skip")
     if export is not None:
-        if config.data.on_bad == "error" and bad.found:
-            BadExamples("error").add(bad.found[0].where, bad.found[0].reason)
-        spec = data.image_spec if config.data.image_size else None
-        export_tfrecord(data.dataset, export, config.training.seed, spec)
+        place = (wanted.data_dir or Path()) / wanted.dataset
+        check_directory(export, place if place.is_dir() else None)
+    dataset = open_dataset(config, bad, World())
+    lengths: dict[str, np.ndarray] = {}
+    spec = None
+    if dataset.kind == "image":
+        dataset = survey(dataset, bad, World())
+        if wanted.image_size:
+            spec = ImageSpec(wanted.image_size, wanted.image_fit, dataset.image_shape[2] or 3)
+        dataset = check_images(dataset, spec or _check_spec(dataset), bad, World())
+    else:
+        lengths = _text_lengths(config, dataset)
+    print(describe(dataset, lengths, bad.found, wanted.max_tokens))
+    if export is not None:
+        allowed = BadExamples(wanted.on_bad)
+        for one in bad.found:
+            allowed.add(one.where, one.reason)
+        allowed.check(sum(map(len, dataset.splits.values())) + len(bad.found))
+        export_tfrecord(dataset, export, config.training.seed, spec)
         print(f"\nwritten to {export}: train on it with --dataset {export}")
+
+
+def _check_spec(dataset: Dataset) -> ImageSpec:
+    height, width, channels = dataset.image_shape
+    return ImageSpec(None if height and width else CHECKED_PIXELS, "stretch", channels or 3)
+
+
+def _text_lengths(config: Config, dataset: Dataset) -> dict[str, np.ndarray]:
+    """How many tokens each text has, uncut."""
+    tokens, ngrams = config.data.tokens, config.data.ngrams
+    chunks = text_chunks(dataset.train)
+    vocabulary = build_vocabulary(chunks, tokens, config.data.vocabulary_size, ngrams)
+    encoder = Encoder(vocabulary, tokens, ngrams, NO_LIMIT)
+    return {
+        name: np.concatenate([encoder(c)[0].row_lengths().numpy() for c in text_chunks(source)])
+        for name, source in dataset.splits.items()
+    }

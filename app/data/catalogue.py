@@ -38,7 +38,12 @@ def load_dataset(data: Data, seed: int, bad: BadExamples) -> Dataset:
 
     Images are not decoded yet. Raises UserError that says what was given and what would do.
     """
-    dataset = _reader(data)(data, bad)
+    reader = _reader(data)
+    _refuse_unused(data, reader)
+    dataset = reader(data, bad)
+    if not len(dataset.train):
+        reason = f": {bad.found[0].where}: {bad.found[0].reason}" if bad.found else ""
+        raise UserError(f"{data.dataset} has no good example to train on{reason}")
     own = {"validation": dataset.validation, "test": dataset.test}
     train = dataset.train
     for split, wanted, split_seed in (
@@ -53,6 +58,16 @@ def load_dataset(data: Data, seed: int, bad: BadExamples) -> Dataset:
     dataset = dataclasses.replace(dataset, train=train, **own)
     _check_classes(data, dataset)
     return dataset
+
+
+def _refuse_unused(data: Data, reader: Any) -> None:
+    """Raise UserError for a key that would be without effect on what is named."""
+    if data.train != "train" and reader is not _load_tfds:
+        raise UserError(f"train = '{data.train}' names a TFDS split, and {data.dataset} is no TFDS")
+    for key in ("input_key", "label_key"):
+        value = getattr(data, key)
+        if value is not None and reader not in (_load_tfds, _load_table):
+            raise UserError(f"{key} = '{value}' names a column, and {data.dataset} has no columns")
 
 
 def _check_classes(data: Data, dataset: Dataset) -> None:
@@ -74,20 +89,29 @@ def hold_out(source: Source, share: float, seed: int, key: str) -> tuple[Source,
         raise UserError(f"{key} = {share}: expected a share between 0 and 1, or a split or file")
     kept, held_out = stratified_split(source.labels, share, seed)
     if not len(held_out):
-        raise UserError(f"{key} = {share} of {len(source)} examples is none: give a larger share")
+        raise UserError(
+            f"{key} = {share} of {len(source)} examples is none: give a larger share with --{key}, "
+            "or more examples"
+        )
     return source.take(kept), source.take(held_out)
 
 
 def _reader(data: Data) -> Any:
     """The function that reads what `data.dataset` names."""
     place = (data.data_dir or Path()) / data.dataset
+    if not data.dataset.strip():
+        raise UserError("dataset is empty: give a name, a file or a folder")
     if data.dataset in EMBEDDED:
         return _load_embedded
     if synthetic.is_synthetic(data.dataset):
         return _load_synthetic
     if place.suffix.lower() in SUFFIXES:
         return _load_table
-    if place.is_dir():
+    try:
+        is_folder = place.is_dir()
+    except OSError as error:
+        raise UserError(f"dataset '{data.dataset}': {error.strerror}") from None
+    if is_folder:
         from app.data.tfds_source import is_tfds_directory
 
         return _load_tfds if is_tfds_directory(place) else _load_folder
@@ -110,6 +134,8 @@ def _load_embedded(data: Data, bad: BadExamples) -> Dataset:
 
 def _load_synthetic(data: Data, bad: BadExamples) -> Dataset:
     _refuse_splits(data)
+    if data.image_size is not None:
+        raise UserError(f"image_size: give {data.dataset.partition(':')[0]} its size as :size=N")
     return synthetic.synthetic(data.dataset)
 
 

@@ -17,6 +17,8 @@ def reads_as_float(label: str) -> bool:
 
 def label_problem(label: str, is_float: bool) -> str | None:
     """Why a label cannot name a class; None if it can. `is_float` says that it is a number."""
+    if "\n" in label or "\r" in label:
+        return f"label {label[:40]!r} has a line break: the name of a class is one line"
     if label.lower() == "nan":
         return f"label {label} says that there is none: every example needs one"
     if not is_float:

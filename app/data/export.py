@@ -28,9 +28,12 @@ def export_tfrecord(dataset: Dataset, directory: Path, seed: int, spec: ImageSpe
     Images are copied as they are, or decoded and resized by `spec` and written as JPEG. The
     directory appears when all of it is written. Raises UserError if it exists or the disk refuses.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists already: give the name of a new directory")
-    partial = directory.with_name(f".{directory.name}.partial")
+    check_directory(directory)
+    lines = [name for name in dataset.class_names if len(name.splitlines()) != 1]
+    if lines:  # TFDS keeps them as the lines of a file
+        raise UserError(f"the class name {lines[0]!r} is not one line, and cannot be exported")
+    directory = directory.resolve()
+    partial = directory.with_name(f".{directory.name[:200]}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -51,6 +54,19 @@ def export_tfrecord(dataset: Dataset, directory: Path, seed: int, spec: ImageSpe
         raise UserError(f"cannot write {directory}: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_directory(directory: Path, source: Path | None = None) -> None:
+    """Raise UserError unless a copy can be written to `directory`: it is new or empty, and not
+    inside `source`, the place that is copied."""
+    try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise UserError(f"{directory} exists already: give the name of a new directory")
+        inside = source is not None and directory.resolve().is_relative_to(source.resolve())
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error}") from None
+    if inside:
+        raise UserError(f"{directory} is inside {source}: give a directory elsewhere")
 
 
 def _features(dataset: Dataset, spec: ImageSpec | None) -> tfds.features.FeaturesDict:
@@ -75,7 +91,9 @@ def _write_split(
     """The records of a split in files of about `SHARD_BYTES`, which get their final names when
     their number is known."""
     key = "image" if dataset.kind == "image" else "text"
-    name = re.sub(r"\W+", "_", dataset.name.partition("/")[0]).strip("_").lower() or "dataset"
+    # TFDS wants an ASCII identifier in the names of files.
+    name = re.sub("[^a-z0-9]+", "_", f"data_{dataset.name.partition('/')[0].lower()}").strip("_")
+    name = name.removeprefix("data_") if name[5:6].isalpha() else name
     paths: list[Path] = []
     lengths: list[int] = []
     sizes: list[int] = []

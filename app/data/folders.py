@@ -141,6 +141,9 @@ class _Tree:
         try:
             with os.scandir(os.path.join(self.root, folder)) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
+                    if not entry.name.isprintable() and "\ufffd" in _as_utf8(entry.name):
+                        self._bad.add(ascii(entry.path), "its name is not UTF-8: rename it")
+                        continue
                     link = entry.is_symlink()
                     if link:
                         self._resolve(entry.path)
@@ -191,6 +194,11 @@ class _Tree:
                 "directory is read. Put the files themselves there"
             )
         return real
+
+
+def _as_utf8(name: str) -> str:
+    """The name, with U+FFFD for what is not UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _is_inside(real: str, real_root: str) -> bool:

@@ -21,7 +21,7 @@ from app.data.batches import Loaded, Split, Streamed
 from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples, Source
 from app.data.image_files import Header, ImageFiles
-from app.data.images import ImageSpec, MixedSizes, decode_image, decode_images
+from app.data.images import ImageSpec, MixedSizes, decode_image, decode_images, fit_images
 from app.errors import UserError
 
 MEMORY_SHARE = 0.5  # of what is free; the rest is for TensorFlow, and for copies while loading
@@ -82,27 +82,37 @@ def _size(in_bytes: float) -> str:
     return f"{in_bytes / 1e9:,.1f} GB" if in_bytes >= 1e8 else f"{in_bytes / 1e6:,.1f} MB"
 
 
-def image_spec(data: Data, dataset: Dataset, bad: BadExamples, world: Any):
-    """(how images are decoded, the dataset without those whose header is bad); a collective.
+def survey(dataset: Dataset, bad: BadExamples, world: Any) -> Dataset:
+    """The dataset with the shape of its images, without those whose header is bad; a collective.
 
-    Raises UserError if sizes differ and `image_size` is not given.
+    Height and width are None if they differ or are not known before all is decoded.
     """
     height, width, channels = dataset.image_shape
     if isinstance(dataset.train, Examples):
         height, width, channels = dataset.train.inputs.shape[1:]
     if isinstance(dataset.train, ImageFiles):
-        dataset, height, width, channels = _survey(dataset, bad, world)
+        dataset, height, width, channels = _survey_files(dataset, bad, world)
+    # Of four channels, the last is alpha.
+    return dataclasses.replace(dataset, image_shape=(height, width, 1 if channels == 1 else 3))
+
+
+def image_spec(data: Data, dataset: Dataset) -> tuple[ImageSpec, tuple[int, int]]:
+    """(how images are decoded, their height and width then), after a `survey`.
+
+    Raises UserError if sizes differ and `image_size` is not given.
+    """
+    height, width, channels = dataset.image_shape
     if data.image_size is None and (height is None or width is None):
         raise UserError(
             f"{data.dataset}: images have mixed sizes: give --image-size, e.g. 224", shared=True
         )
     if data.image_size:
         height = width = data.image_size
-    channels = 1 if channels == 1 else 3  # of four, the last is alpha
-    return ImageSpec(data.image_size, data.image_fit, channels), (height, width), dataset
+    assert height and width and channels
+    return ImageSpec(data.image_size, data.image_fit, channels), (height, width)
 
 
-def _survey(dataset: Dataset, bad: BadExamples, world: Any):
+def _survey_files(dataset: Dataset, bad: BadExamples, world: Any):
     """Read the header of every image file, dealt to the ranks."""
     sizes: set[tuple[int, int]] = set()
     grayscale = True
@@ -177,14 +187,15 @@ def _decode_batch(encoded: tf.Tensor, spec: ImageSpec, shape: tuple[int, int, in
 
 def _decoded(source: Source, spec: ImageSpec, shape: tuple[int, int, int], bad: BadExamples):
     """(uint8 (n, h, w, c), the source) of what can be decoded."""
-    if isinstance(source, Examples):
+    if isinstance(source, Examples) and spec.size is None:
         return source.inputs, source
     pixels = np.empty((len(source), *shape), np.uint8)
     done, found = 0, []
     for start in range(0, len(source), READ_AT_ONCE):
         rows = np.arange(start, min(start + READ_AT_ONCE, len(source)))
         images, failed = _decode(source, rows, spec)
-        pixels[done : done + len(images)] = images
+        if len(images):  # else their shape is not known
+            pixels[done : done + len(images)] = images
         done += len(images)
         found += [(start + position, reason) for position, reason in failed]
     return pixels[:done], leave_out(source, found, bad)
@@ -193,7 +204,7 @@ def _decoded(source: Source, spec: ImageSpec, shape: tuple[int, int, int], bad: 
 def _decode(source: Source, rows: np.ndarray, spec: ImageSpec):
     content = source.read(rows)
     if isinstance(content, np.ndarray):
-        return content, []
+        return fit_images(content, spec), []
     try:
         return decode_images(content, spec)
     except MixedSizes as error:
@@ -202,9 +213,17 @@ def _decode(source: Source, rows: np.ndarray, spec: ImageSpec):
         ) from None
 
 
+def check_images(dataset: Dataset, spec: ImageSpec, bad: BadExamples, world: Any) -> Dataset:
+    """The dataset without images that cannot be decoded; none are kept in memory."""
+    splits = {name: _checked(one, spec, bad, world) for name, one in dataset.splits.items()}
+    return dataset.with_splits(splits)
+
+
 def _checked(source: Source, spec: ImageSpec, bad: BadExamples, world: Any) -> Source:
     """The source without what cannot be decoded: every image is decoded once before training, each
     rank its part, so that all ranks agree."""
+    if _has_pixels(source):
+        return source
     own = np.arange(world.rank, len(source), world.size)
     found = []
     with world.together():

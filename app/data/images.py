@@ -73,6 +73,11 @@ def decode_image(encoded: tf.Tensor, spec: ImageSpec) -> tf.Tensor:
         # ITU-R BT.601, as JPEG and Pillow have it. The weights sum to 1, so grey stays exactly.
         luma = tf.tensordot(tf.cast(image, tf.float32), (0.299, 0.587, 0.114), 1)
         image = _to_uint8(luma)[..., tf.newaxis]
+    return fit_image(image, spec)
+
+
+def fit_image(image: tf.Tensor, spec: ImageSpec) -> tf.Tensor:
+    """An image, uint8 (h, w, c), brought to the size of the spec; in the graph."""
     if spec.size is None:
         return image
     size, shape = spec.size, tf.shape(image)[:2]
@@ -122,6 +127,21 @@ def _decoder(spec: ImageSpec) -> Callable[[tf.Tensor], tf.Tensor]:
             )
 
     return decode
+
+
+@functools.cache
+def _fitter(spec: ImageSpec) -> Callable[[tf.Tensor], tf.Tensor]:
+    def fit(images: tf.Tensor) -> tf.Tensor:
+        shape = tf.TensorSpec((spec.size, spec.size, spec.channels), tf.uint8)
+        with tf.device("CPU:0"):
+            return tf.map_fn(lambda one: fit_image(one, spec), images, fn_output_signature=shape)
+
+    return tf.function(fit, reduce_retracing=True)
+
+
+def fit_images(images: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """Many images, uint8 (n, h, w, c), brought to the size of the spec."""
+    return images if spec.size is None else _fitter(spec)(tf.constant(images)).numpy()
 
 
 def decode_images(

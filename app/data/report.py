@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size  # a Chinese character is two cells wide
 
 from app.data.bad import Bad
-from app.data.batches import Split
 from app.data.examples import Dataset, Source
 from app.data.image_files import Header, read_header
 
@@ -23,7 +23,7 @@ UNEVEN = 10
 
 def describe(
     dataset: Dataset,
-    splits: Mapping[str, Split],
+    lengths: Mapping[str, np.ndarray],
     bad: list[Bad],
     max_tokens: int,
 ) -> str:
@@ -31,7 +31,7 @@ def describe(
 
     Args:
         dataset: without the bad examples.
-        splits: the same, encoded; texts with all their tokens.
+        lengths: how many tokens each text of each split has, int (n,); not for images.
         bad: the examples that were left out.
         max_tokens: where training would cut texts.
     """
@@ -41,7 +41,7 @@ def describe(
     if dataset.kind == "image":
         lines += _sizes(sum((sizes for _, sizes in contents.values()), Counter()))
     else:
-        lines += _lengths(dataset, splits, max_tokens)
+        lines += _lengths(lengths, max_tokens)
     lines += ["", "samples of the training split"]
     lines += [f"  {line}" for line in _samples(dataset)]
     problems = list(_problems(dataset, bad, {name: seen for name, (seen, _) in contents.items()}))
@@ -56,7 +56,7 @@ def _class_table(dataset: Dataset) -> list[str]:
     """Examples of each class in each split, the most frequent of many first."""
     classes = len(dataset.class_names)
     counts = {name: np.bincount(s.labels, minlength=classes) for name, s in dataset.splits.items()}
-    width = max(5, *(len(name) for name in dataset.class_names))
+    width = max(5, *map(cell_len, dataset.class_names))
     shown = list(range(classes))
     if classes > MOST_CLASSES:
         by_size = np.argsort(-counts["train"], kind="stable").tolist()
@@ -71,7 +71,7 @@ def _class_table(dataset: Dataset) -> list[str]:
 
 
 def _row(name: str, cells: Any, width: int) -> str:
-    return f"  {name:{width}}" + "".join(f"{cell:>12}" for cell in cells)
+    return "  " + set_cell_size(name, width) + "".join(f"{cell:>12}" for cell in cells)
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> list[str]:
@@ -89,10 +89,9 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> list[str]:
     ]
 
 
-def _lengths(dataset: Dataset, splits: Mapping[str, Split], max_tokens: int) -> list[str]:
+def _lengths(lengths_of: Mapping[str, np.ndarray], max_tokens: int) -> list[str]:
     lines = ["", "text lengths in tokens (smallest, median, 95%, largest)"]
-    for name in dataset.splits:
-        lengths = np.asarray(splits[name].lengths)  # type: ignore[attr-defined]
+    for name, lengths in lengths_of.items():
         low, median, high, top = np.percentile(lengths, [0, 50, 95, 100], method="nearest")
         cut = int((lengths > max_tokens).sum())
         lines.append(

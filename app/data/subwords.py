@@ -3,6 +3,7 @@
 A piece at the beginning of a word starts with the mark '▁', which is in no word itself.
 """
 
+import bisect
 import io
 from collections.abc import Mapping, Sequence
 
@@ -13,6 +14,7 @@ import tensorflow as tf
 from app.errors import UserError
 
 MARK = "▁"
+MOST_IDEOGRAPHS = 4  # of a piece; few Chinese words are longer
 LONGEST_TRAINING_WORD = 1000  # characters; longer ones are data rather than language
 CODE_POINT_BITS = 21
 
@@ -22,7 +24,8 @@ def train_pieces(counts: Mapping[str, int], pieces: int) -> list[str]:
 
     At most so many pieces: merged ones in the order of merging, which starts with the most
     frequent, then the single characters, the most frequent first. The order of `counts` does not
-    matter.
+    matter. Merged ones occur at least twice and have at most `MOST_IDEOGRAPHS`: where there are
+    no spaces, they would grow to whole clauses, which are learnt by heart.
 
     Raises:
         UserError: the words have more different characters than `pieces`.
@@ -55,7 +58,30 @@ def train_pieces(counts: Mapping[str, int], pieces: int) -> list[str]:
         minloglevel=2,
     )
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    return [trained.id_to_piece(i) for i in range(1, trained.get_piece_size())]
+    found = [trained.id_to_piece(i) for i in range(1, trained.get_piece_size())]
+    merged, single = found[: -len(characters)], found[-len(characters) :]
+    repeated = merged[: _repeated(merged, words)]
+    return [piece for piece in repeated if _ideographs(piece) <= MOST_IDEOGRAPHS] + single
+
+
+def _ideographs(piece: str) -> int:
+    """Han, Hiragana and Katakana characters."""
+    return sum("\u3040" <= letter <= "\u30ff" or "\u3400" <= letter <= "\u9fff" for letter in piece)
+
+
+def _repeated(pieces: Sequence[str], words: Mapping[str, int]) -> int:
+    """How many of the pieces, which become rarer, are in the texts at least twice."""
+    marked = [(MARK + word, number) for word, number in words.items()]
+
+    def once(piece: str) -> bool:
+        times = 0
+        for word, number in marked:
+            times += word.count(piece) * number
+            if times > 1:
+                return False
+        return True
+
+    return bisect.bisect_left(pieces, True, key=once)
 
 
 def _most_frequent_first(words: Mapping[str, int]) -> list[tuple[str, int]]:

@@ -15,6 +15,7 @@ DEFAULTS = {
     IMAGE: {"examples": 10_000, "size": 32, "channels": 3, "classes": 10},
     TEXT: {"examples": 10_000, "words": 20, "vocabulary": 10_000, "classes": 10},
 }
+MOST_EXAMPLES = 100_000_000
 TEST_SHARE = 10  # one test example for so many training examples
 
 
@@ -71,6 +72,8 @@ def synthetic(name: str) -> Dataset:
         if not value.isdecimal() or int(value) < 1:
             raise UserError(f"{name}: {key} = '{value}': expected a whole number above 0")
         options[key] = int(value)
+    if options["examples"] > MOST_EXAMPLES or options.get("channels", 1) not in (1, 3):
+        raise UserError(f"{name}: at most {MOST_EXAMPLES:,} examples, of 1 or 3 channels")
     tests = max(1, options["examples"] // TEST_SHARE)
     make = _images if kind == IMAGE else _texts
     train, test = make(options, 0, options["examples"]), make(options, options["examples"], tests)

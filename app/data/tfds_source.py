@@ -35,13 +35,21 @@ def prepare(data: Data, other_names: tuple[str, ...]) -> None:
 
 def _builder(data: Data, other_names: tuple[str, ...]) -> tfds.core.DatasetBuilder:
     place = (data.data_dir or Path()) / data.dataset
+    if place.is_file():
+        raise UserError(
+            f"{place} is no file of a kind that is read: give a table (.csv, .tsv, .jsonl), or a "
+            "folder of images by class"
+        )
     if "/" in data.dataset and not place.exists() and not _is_name(data.dataset):
         raise UserError(f"no file or folder '{place}', and no TFDS dataset of that name")
     try:
         if is_tfds_directory(place):
             return tfds.builder_from_directory(str(_newest_version(place)))
         return tfds.builder(data.dataset, data_dir=data.data_dir)
-    except tfds.core.DatasetNotFoundError:
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        unknown = isinstance(error, tfds.core.DatasetNotFoundError)
+        if not unknown and "Parsing builder name" not in str(error):
+            raise UserError(f"dataset '{data.dataset}': {str(error).splitlines()[0]}") from None
         found = [path.parent.parent.name for path in _data_dir(data).glob(f"*/*/{PREPARED}")]
         raise UserError(
             f"unknown dataset '{data.dataset}': "

