@@ -24,7 +24,8 @@ from app.errors import UserError
 from app.model_card import LOADING, Check, Signature
 from app.saved_run import SavedRun
 
-FEWEST_ROWS, MOST_ROWS, BATCH_ROWS = 32, 512, 64  # compared; of the second and later batches
+FEWEST_ROWS, MOST_ROWS = 32, 512  # compared
+BATCH_ROWS = 64
 TOLERANCE = 1e-4  # of a probability; other kernels add in another order
 CHECK_TIMEOUT_S = 600
 
@@ -50,7 +51,7 @@ assert not loaded, f"the export needs {loaded}"
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Rows of the dataset, the first `scored` of `split` with `labels` int64 (scored,).
+    """Rows of the dataset; the first ones are of `split` and have `labels`, int64 (scored,).
 
     `raw`: the rows as each kind of signature takes them; `ready`: as the network does, uint8
     images (n, h, w, c) or ragged int32 token ids (n, tokens), made as in training.
@@ -123,7 +124,7 @@ def check_export(
 
 
 def _probabilities(network: keras.Model, ready: Any) -> np.ndarray:
-    """What the run's classifier says: float32 (n, classes); on the CPU, as the check will."""
+    """What the network says: float32 (n, classes); on the CPU, as the check will."""
     found = []
     with tf.device("CPU"):
         for start in range(0, ready.shape[0], BATCH_ROWS):

@@ -167,7 +167,10 @@ def ask(host: Host, ssh: Ssh, here: Mapping[str, Any], directory: str) -> Answer
     """Find a host, reach its ssh port, and run the facts in its Python; stops where that fails."""
     if is_here(host.name, here):
         return Answer(host, None, here)
-    way = _way(run(ssh.command(host.name, "-G"), CONNECT_TIMEOUT_S).out)
+    configuration = run(ssh.command(host.name, "-G"), CONNECT_TIMEOUT_S)
+    if configuration.failure:
+        return Answer(host, judge_ssh(host.name, configuration), {})
+    way = _way(configuration.out)
     if not way.keys() & {"proxyjump", "proxycommand"}:  # else only ssh knows how to get there
         problem = reach(host.name, way.get("hostname", host.name), int(way.get("port", "22")))
         if problem:
@@ -225,22 +228,21 @@ def _program(packages: list[str], directory: str) -> str:
 
 
 # What ssh says -> what that means and what to do.
-SSH_SAYS = (
+SSH_SAYS = (  # the first that fits
+    (
+        "too open",
+        "the private key may be read by others, so ssh refuses it",
+        "chmod 600 the file given with --ssh-identity",
+    ),
     (
         "permission denied",
         "ssh does not accept this user's key",
-        "copy the public key there (ssh-copy-id), or name the private one with --ssh-identity; "
-        "its mode must be 0600",
+        "copy the public key there (ssh-copy-id), or name the private one with --ssh-identity",
     ),
     (
         "host key verification failed",
         "ssh does not know the key of that host",
         "log in once by hand, or add its key to ~/.ssh/known_hosts: mpirun cannot ask either",
-    ),
-    (
-        "too open",
-        "the private key may be read by others, so ssh refuses it",
-        "chmod 600 the file given with --ssh-identity",
     ),
 )
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from app.doctor_probe import OK, PROBLEM, WARNING, Finished, Pending, Result, last_line, run
+from app.doctor_probe import OK, PROBLEM, WARNING, Finished, Pending, Result, last_line, run, tail
 from app.doctor_versions import MAKE_SETUP, REBUILD, numbers
 
 IMPORT_TIMEOUT_S = 120.0
@@ -190,7 +190,21 @@ def judge_allreduce(transport: str, finished: Finished) -> Result:
         return Result(OK, name, "2 local ranks sum float32, int64 and float16 correctly")
     found = f"2 local ranks failed: {finished.failure or 'a rank said nothing'}"
     advice = "the output tells; a crash without words: see 'host name'; else " + REBUILD
-    return Result(PROBLEM, name, f"{found}\n{finished.last_lines}".rstrip(), advice)
+    output = words_of_ranks(finished.err) or words_of_ranks(finished.out) or finished.last_lines
+    return Result(PROBLEM, name, f"{found}\n{output}".rstrip(), advice)
+
+
+def words_of_ranks(output: str) -> str:
+    """The end of what each of the two ranks said, without the launcher's own traceback.
+
+    gloo puts `[RANK]<stderr>:` before a rank's line, MPI `[JOB,RANK]<stderr>:`.
+    """
+    said = re.findall(r"^\[(?:\d+,)?(\d+)\]<std(?:out|err)>:(.*)", output, re.MULTILINE)
+    return "\n".join(
+        f"rank {rank}: {line}"
+        for rank in ("0", "1")
+        for line in tail("\n".join(words for who, words in said if who == rank)).splitlines()[-7:]
+    )
 
 
 class Probes(NamedTuple):

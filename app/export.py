@@ -129,6 +129,8 @@ def _write_and_check(
 def _float32_network(run: SavedRun) -> keras.Model:
     """The run's network. One that was trained in mixed precision has float32 weights: it is built
     again to compute in float32 too, which every device can."""
+    if run.config.training.precision == "float32":
+        return run.classifier.network
     training = run.config.training.model_copy(update={"precision": "float32"})
     config = run.config.model_copy(update={"training": training})
     network = build_classifier(config, run.about).network

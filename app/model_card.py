@@ -123,7 +123,7 @@ def _use(run: SavedRun, export: Export) -> str:
     """Signatures with shapes, and code that runs with TensorFlow alone."""
     image = list(run.about["image_shape"])
     takes = {
-        "bytes": ("string (B,)", "the bytes of JPEG, PNG, GIF or BMP files"),
+        "bytes": ("string (B,)", "the bytes of JPEG, PNG, GIF, BMP or WebP files"),
         "text": ("string (B,)", "UTF-8"),
         "array": (f"uint8 (B, {', '.join(map(str, image))})", "pixels of 0 to 255"),
     }
@@ -156,7 +156,7 @@ def _data(run: SavedRun) -> str:
     more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
     splits = ", ".join(f"{number:,} {split}" for split, number in run.about["examples"].items())
     return (
-        f"- name: {run.about['name']} (`dataset = {json.dumps(run.config.data.dataset)}`)\n"
+        f"- name: {run.about['name']} (`dataset = {json.dumps(run.config.data.dataset, ensure_ascii=False)}`)\n"
         f"- fingerprint: {run.about['fingerprint']}\n- examples: {splits}\n"
         f"- classes: {shown}{more}\n"
     )

@@ -162,7 +162,7 @@ def hold_images(
             if not _has_pixels(source):
                 source = _checked(source, spec, bad, world)
                 decode = functools.partial(_decode_batch, spec=spec, shape=shape)
-            splits[name] = Streamed(source, decode, shape)
+            splits[name] = Streamed(source, decode)
         else:
             with world.together():
                 pixels, source = _decoded(source, spec, shape, bad)

@@ -53,12 +53,12 @@ class NoWork:
 
     def __init__(self, split: Split):
         self.labels = split.labels
-        self.batch = split.rows(tf.range(BATCH, dtype=tf.int64), split.longest(np.arange(BATCH)))
+        self.batch = split.inputs(np.arange(BATCH), split.longest(np.arange(BATCH)))
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, indices: tf.Tensor, longest: tf.Tensor) -> tf.Tensor:
+    def inputs(self, rows: np.ndarray, longest: int) -> tf.Tensor:
         return self.batch
 
     def longest(self, indices: np.ndarray) -> int:
@@ -88,7 +88,7 @@ def train_speed(config: Config, world: World) -> Callable[[], float]:
     classifier.optimizer.build(classifier.trainable_variables)
     step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)
     rows = np.arange(BATCH)
-    inputs = split.rows(tf.constant(rows), tf.constant(split.longest(rows), tf.int64))
+    inputs = split.inputs(rows, split.longest(rows))
     batch = Batch(inputs, tf.constant(split.labels[rows]), tf.constant(BATCH, tf.int64))
     step(batch)
 

@@ -309,7 +309,7 @@ def test_a_size_for_images_in_memory_is_used_or_refused(name: str) -> None:
         return
     split = data.splits["train"]
     assert isinstance(split, Loaded)
-    assert split.inputs.shape[1:3] == (16, 16)
+    assert split.everything.shape[1:3] == (16, 16)
 
 
 @pytest.mark.parametrize("on_bad", ["error", "skip"])

@@ -38,7 +38,7 @@ def test_exact_evaluation_equals_scikit_learn_and_one_process(world):
     classifier = Classifier(image_network())
     data = images()
     scores = evaluate(classifier, data, world)
-    logits = classifier.predict(data.inputs.numpy().astype("float32"), verbose=0)
+    logits = classifier.predict(data.everything.numpy().astype("float32"), verbose=0)
     labels = data.labels
     expected = confusion_matrix(labels, logits.argmax(1), labels=range(CLASSES))
     assert scores.confusion.tolist() == expected.tolist()

@@ -225,7 +225,7 @@ def test_evaluation_is_exact(kind: str) -> None:
         network = models.build_text_model("bag", 5, 4, max_tokens=9, width=3)
         ids, _ = Encoder(["a", "b", "c"], "words", 1, 9)(np.array(texts, object))
         split = Loaded(ids, labels, ids.row_lengths().numpy())
-        logits = network(split.inputs.to_tensor()).numpy()
+        logits = network(split.everything.to_tensor()).numpy()
     scores = evaluate(Classifier(network), split, World())
     predicted = logits.argmax(axis=1)
     np.testing.assert_array_equal(scores.confusion, confusion_matrix(labels, predicted))

@@ -71,7 +71,7 @@ def held(folder: Path, **keys: object) -> Held:
 
 
 def inputs_of(data: Held, split: str = "train") -> np.ndarray:
-    return data.splits[split].inputs.numpy()  # type: ignore[attr-defined]
+    return data.splits[split].everything.numpy()  # type: ignore[attr-defined]
 
 
 def texts_of(data: Held, split: str = "train") -> list[str]:

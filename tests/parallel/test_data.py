@@ -1,0 +1,487 @@
+"""What several ranks make different about data: who gets what, who decides, and that it makes no
+difference to the model."""
+
+import functools
+import io
+import json
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+import app.build
+import app.data.export
+import app.data.hold
+import app.data.image_files
+from app.build import build_optimizer, class_weights, load_data
+from app.classifier import Classifier
+from app.data.batches import Streamed
+from app.data.examples import Dataset, Examples
+from app.data.text import SPECIAL_TOKENS
+from app.distributed.replicas import broadcast_state
+from app.distributed.world import World
+from app.errors import UserError
+from app.loop import Loop
+from app.recipe import load
+from app.state import TrainState
+from app.train import train
+from tests.parallel.runs import BATCH, CLASSES, image_network, largest_difference, text_network
+
+FLOAT32_BOUND = 2e-6  # as in test_equality.py
+EXAMPLES, TESTS = 126, 12  # the last of 6 batches is a single example, as in runs.py
+EPOCHS, STEPS = 2, 12
+LABELS = np.random.default_rng(2).choice(CLASSES, EXAMPLES + TESTS, p=[0.5, 0.25, 0.13, 0.08, 0.04])
+
+
+def pixels() -> np.ndarray:
+    """Noise, uint8 (n, 8, 8, 1); the first pixel of image i is i."""
+    noise = np.random.default_rng(3).integers(0, 256, (len(LABELS), 8, 8, 1)).astype(np.uint8)
+    noise[:, 0, 0, 0] = np.arange(len(LABELS))
+    return noise
+
+
+def sentences() -> np.ndarray:
+    """Texts of 2 to 11 words; the first two of text i are the digits of i."""
+    rng = np.random.default_rng(4)
+    texts = [f"a{i // 12} b{i % 12}" + " c" * rng.integers(0, 10) for i in range(len(LABELS))]
+    return np.array(texts, dtype=object)
+
+
+def image_bytes(image: np.ndarray, kind: str = "PNG") -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, kind)
+    return file.getvalue()
+
+
+def dataset(name: str, kind: str, inputs: np.ndarray) -> Dataset:
+    train, test = (
+        Examples(inputs[part], LABELS[part])
+        for part in (slice(EXAMPLES), slice(EXAMPLES, None))
+    )
+    names = tuple(str(label) for label in range(CLASSES))
+    return Dataset(name, kind, names, train, None, test, image_shape=(8, 8, 1))  # type: ignore
+
+
+def write_sources(place: Path) -> None:
+    """The same images as files and as records, texts as records, in shards of some 15 examples."""
+    for number, image in enumerate(pixels()):
+        split = "train" if number < EXAMPLES else "test"
+        path = place / "folder" / split / str(LABELS[number]) / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image_bytes(image[:, :, 0]))
+    app.data.export.SHARD_BYTES, usual = 2_500, app.data.export.SHARD_BYTES
+    app.data.export.export_tfrecord(dataset("r", "image", pixels()), place / "records", 0, None)
+    app.data.export.SHARD_BYTES = 1_000
+    app.data.export.export_tfrecord(dataset("t", "text", sentences()), place / "texts", 0, None)
+    app.data.export.SHARD_BYTES = usual
+
+
+@pytest.fixture(scope="module")
+def place(world, tmp_path_factory):
+    """The chief's directory of sources, on every rank; the cache of indices is in it too."""
+    place = world.broadcast(tmp_path_factory.mktemp("sources"))
+    if world.is_chief:
+        write_sources(place)
+    world.barrier()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        yield place
+
+
+@pytest.fixture
+def directory(world, tmp_path):
+    """The chief's temporary directory, on every rank."""
+    return world.broadcast(tmp_path)
+
+
+def config_of(place, source: str, **keys):
+    """A config for "SOURCE HOLD", such as "records stream"."""
+    name, hold = source.split()
+    model = "bag" if name == "texts" else "cnn"
+    common = {"dataset": str(place / name), "hold": hold, "model": model, "validation": 0}
+    how = {"optimizer": "sgd", "learning_rate": 0.05, "learning_rate_scaling": "none"}
+    size = {"epochs": EPOCHS, "global_batch_size": BATCH, "schedule": "constant", "seed": 3}
+    return load(None, {**common, **how, **size, **keys})
+
+
+@functools.cache
+def opened(world, place, source: str):
+    data = load_data(config_of(place, source), world)
+    assert data.held.stream == source.endswith("stream")
+    return data
+
+
+def loop_of(world, config, train_split, network, callbacks=(), save=lambda: None) -> Loop:
+    """The application's loop over a split, from the chief's weights; seeds differ by rank."""
+    keras.utils.set_random_seed(11 + world.rank)
+    weights = None
+    if config.training.imbalance == "class_weights":
+        weights = class_weights(train_split.labels, CLASSES)
+    classifier = Classifier(network(), config.training.label_smoothing, weights)
+    optimizer = build_optimizer(config, len(train_split), world)
+    classifier.compile(optimizer)
+    optimizer.build(classifier.trainable_variables)
+    state = TrainState(classifier, optimizer, config.training.seed)
+    broadcast_state(world, classifier, optimizer, state.seed, 0)
+    return Loop(config, world, state, {"train": train_split}, [], save, callbacks)
+
+
+def trained(world, config, train_split, network) -> list[np.ndarray]:
+    """The trainable variables after two epochs."""
+    loop = loop_of(world, config, train_split, network)
+    loop.run()
+    assert loop.state.step == STEPS
+    return [variable.numpy() for variable in loop.classifier.trainable_variables]
+
+
+# N ranks equal one rank
+
+CROPS = {"flip": "horizontal", "crop_padding": 2}
+ALL_CHANGES = {**CROPS, "auto_augment": "trivialaugment", "random_erasing": 0.5}
+UNEVEN = {"shard_by": "dirichlet", "dirichlet_alpha": 0.1}
+SAME_TRAINING = {
+    "class weights": ("folder memory", {"imbalance": "class_weights", "label_smoothing": 0.1}),
+    "augmented": ("folder memory", ALL_CHANGES),
+    "label shards": ("folder memory", {"shard_by": "label"}),
+    "dirichlet shards": ("records stream", {**UNEVEN, "imbalance": "class_weights"}),
+    "dirichlet passes": ("folder memory", {**UNEVEN, **CROPS, "backward_passes_per_step": 2}),
+    "balanced": ("records stream", {"imbalance": "balanced_sampling", "seed": 5}),
+    "streamed files": ("folder stream", {}),
+    "streamed records": ("records stream", ALL_CHANGES),
+    "streamed texts": ("texts stream", {}),
+}
+
+
+@pytest.mark.parametrize("case", SAME_TRAINING)
+def test_n_ranks_end_where_one_rank_in_memory_ends(world, place, case):
+    source, keys = SAME_TRAINING[case]
+    config = config_of(place, source, **keys)
+    network = text_network if source.startswith("texts") else image_network
+    split = opened(world, place, source).splits["train"]
+    weights = trained(world, config, split, network)
+
+    in_memory = opened(world, place, source.replace("stream", "memory")).splits["train"]
+
+    def alone():
+        in_memory.files_of = split.files_of  # the order is that of the stream
+        try:
+            return trained(World(), config, in_memory, network)
+        finally:
+            in_memory.files_of = None
+
+    reference = world.from_chief(alone)
+    assert largest_difference(weights, reference) <= FLOAT32_BOUND
+    for other in world.gather(weights):
+        assert all(np.array_equal(a, b) for a, b in zip(weights, other, strict=True))
+
+
+def test_what_is_compared_above_makes_a_difference(world, place):
+    """The bound is far below what another order, loss or picture does."""
+    split = opened(world, place, "folder memory").splits["train"]
+    configs = [config_of(place, "folder memory", **keys) for keys in ({}, CROPS, {"seed": 4})]
+    plain, cropped, reordered = (
+        world.from_chief(lambda c=c: trained(World(), c, split, image_network)) for c in configs
+    )
+    assert largest_difference(plain, cropped) > 1000 * FLOAT32_BOUND
+    assert largest_difference(plain, reordered) > 1000 * FLOAT32_BOUND
+
+
+@pytest.mark.parametrize("shard_by", ["label", "dirichlet"])
+def test_mixed_images_on_uneven_and_empty_shares_stay_finite(world, place, shard_by):
+    keys = {"shard_by": shard_by, "dirichlet_alpha": 0.1, "mixup": 0.2, "cutmix": 1.0}
+    config = config_of(place, "folder memory", **keys)
+    split = opened(world, place, "folder memory").splits["train"]
+    losses, sizes = [], []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            losses.append(float(logs["loss"]))
+
+        def on_epoch_end(self, epoch, logs=None):
+            losses.append(float(logs["loss"]))
+
+    loop = loop_of(world, config, split, image_network, [Look()])
+    sizes = [len(batch.labels) for batch, _ in loop._batches()]
+    loop.run()
+    assert len(losses) == STEPS + EPOCHS and np.isfinite(losses).all()
+    weights = [variable.numpy() for variable in loop.classifier.trainable_variables]
+    assert all(np.isfinite(weight).all() for weight in weights)
+    everywhere = np.array(world.gather(sizes))
+    assert everywhere.min() == 0 and everywhere.sum() == EXAMPLES
+    assert everywhere.sum(1).min() * 1.5 < everywhere.sum(1).max()
+
+
+# Every example once
+
+
+def numbers_of(batch, data) -> list[int]:
+    """The number of each example, which its input carries."""
+    if data.vocabulary is None:
+        return batch.inputs.numpy()[:, 0, 0, 0].tolist()
+    first, second = (
+        [int(data.vocabulary[token - SPECIAL_TOKENS][1:]) for token in column]
+        for column in batch.inputs.numpy()[:, :2].T
+    )
+    return [12 * a + b for a, b in zip(first, second, strict=True)]
+
+
+def got(world, loop, data, steps=None) -> list[int]:
+    """The numbers of the examples that all ranks of `world` get, in the first so many steps."""
+    own = []
+    for number, (batch, _) in enumerate(loop._batches()):
+        if steps is None or number < steps * loop.passes:
+            own += numbers_of(batch, data)
+            assert batch.labels.numpy().tolist() == LABELS[numbers_of(batch, data)].tolist()
+    return [number for rank in world.gather(own) for number in rank]
+
+
+ONCE = {
+    "memory": ("folder memory", {}),
+    "image files": ("folder stream", {}),
+    "records": ("records stream", {}),
+    "texts": ("texts stream", {}),
+    "label shards": ("records stream", {"shard_by": "label"}),
+    "dirichlet shards": ("folder stream", UNEVEN),
+    "passes": ("records stream", {**UNEVEN, "backward_passes_per_step": 3}),
+}
+
+
+@pytest.mark.parametrize("case", ONCE)
+def test_every_example_comes_once_and_also_if_an_epoch_is_resumed(world, place, case):
+    source, keys = ONCE[case]
+    config, data = config_of(place, source, **keys), opened(world, place, source)
+    split = data.splits["train"]
+    loop = loop_of(world, config, split, image_network)
+    assert sorted(got(world, loop, data)) == list(range(EXAMPLES))
+
+    begun = got(world, loop, data, steps=2)
+    assert len(begun) == 2 * BATCH
+    loop.state.examples_seen = 2 * BATCH
+    assert sorted(begun + got(world, loop, data)) == list(range(EXAMPLES))
+
+    def alone():
+        other = loop_of(World(), config, split, image_network)
+        other.state.examples_seen = 2 * BATCH
+        return got(World(), other, data)
+
+    assert sorted(begun + world.from_chief(alone)) == list(range(EXAMPLES))
+
+
+def test_a_stream_hands_out_its_own_order_and_no_rank_gets_the_same_example(world, place):
+    data = opened(world, place, "records stream")
+    assert len(np.unique(data.splits["train"].files_of)) > 4
+    loop = loop_of(world, config_of(place, "records stream"), data.splits["train"], image_network)
+    own = [number for batch, _ in loop._batches() for number in numbers_of(batch, data)]
+    assert own != sorted(own)
+    counts = [len(rank) for rank in world.gather(own)]
+    assert max(counts) - min(counts) <= STEPS // EPOCHS
+
+
+# All ranks decide alike
+
+
+@pytest.fixture(scope="module")
+def damaged(world, place):
+    """100 images: a truncated JPEG and an empty file to train on, a truncated one to test on."""
+    bad = ["train/a/07.jpg", "train/b/30.jpg", "test/a/93.jpg"]
+    if world.is_chief:
+        noise = np.random.default_rng(5).integers(0, 256, (100, 16, 16, 3)).astype(np.uint8)
+        for number, image in enumerate(noise):
+            split = "train" if number < 90 else "test"
+            path = place / "damaged" / split / "ba"[number % 2] / f"{number:02}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image_bytes(image, "JPEG"))
+        for name, keep in zip(bad, (300, 0, 300), strict=True):
+            path = place / "damaged" / name
+            path.write_bytes(path.read_bytes()[:keep])
+    world.barrier()
+    return sorted(str(place / "damaged" / name) for name in bad)
+
+
+@pytest.mark.parametrize("hold", ["memory", "stream"])
+def test_a_bad_file_ends_all_ranks_with_what_one_rank_says(world, place, damaged, hold):
+    config = config_of(place, f"damaged {hold}")
+
+    def alone():
+        with pytest.raises(UserError) as caught:
+            load_data(config, World())
+        return str(caught.value)
+
+    expected = world.from_chief(alone)
+    with pytest.raises(UserError) as caught:
+        load_data(config, world)
+    assert caught.value.shared
+    assert world.gather(str(caught.value)) == [expected] * world.size
+    assert damaged[-1] in expected and "zero bytes" in expected
+
+
+@pytest.mark.parametrize("hold", ["memory", "stream"])
+def test_all_ranks_skip_the_same_files_and_list_each_once(world, place, damaged, hold):
+    config = config_of(place, f"damaged {hold}", on_bad="skip")
+    data = load_data(config, world)
+    alone = world.from_chief(lambda: summary(load_data(config, World())))
+    assert world.gather(summary(data)) == [alone] * world.size
+    assert sorted(bad.where for bad in data.bad) == damaged
+    assert (len(data.splits["train"]), len(data.splits["test"])) == (88, 9)
+    if hold == "memory":
+        assert {len(split.inputs) for split in data.splits.values()} == {88, 9}
+
+
+def summary(data):
+    """What all ranks must agree on, comparable."""
+    held = {name: source.paths.tolist() for name, source in data.dataset.splits.items()}
+    return data.bad, held, {name: split.labels.tolist() for name, split in data.splits.items()}
+
+
+@pytest.mark.parametrize("hold", ["memory", "stream"])
+def test_a_file_that_one_rank_cannot_read_ends_all_and_names_the_rank(
+    world, place, monkeypatch, hold
+):
+    last, usual = world.size - 1, app.data.image_files._read_bytes
+    files = opened(world, place, "folder memory").dataset.splits["train"]
+    refused = files.where(last + world.size)  # of the last rank's part when files are dealt
+
+    def read(path):
+        if world.rank == last and path == refused:
+            raise PermissionError(13, "Permission denied", path)
+        return usual(path)
+
+    monkeypatch.setattr(app.data.image_files, "_read_bytes", read)
+    with pytest.raises(UserError, match=f"^rank {last}: {refused} cannot be read") as caught:
+        load_data(config_of(place, f"folder {hold}"), world)
+    assert caught.value.shared
+
+
+def test_all_ranks_stream_if_one_host_is_short_of_memory(world, place, monkeypatch):
+    config = config_of(place, "records auto")
+    assert not load_data(config, world).held.stream
+    if world.rank == world.size - 1:
+        monkeypatch.setattr(app.data.hold, "free_memory_bytes", lambda: 1_000)
+    data = load_data(config, world)
+    assert data.held.stream and isinstance(data.splits["train"], Streamed)
+    assert len(set(world.gather(data.held.why))) == 1
+
+
+# Done once
+
+
+@pytest.fixture
+def hosts(world, monkeypatch) -> list[int]:
+    """The ranks, on two hosts as far as they know; returns the host of each."""
+    hosts = [rank * 2 // world.size for rank in range(world.size)]
+    monkeypatch.setattr(world, "local_rank", world.rank - hosts.index(hosts[world.rank]))
+    return hosts
+
+
+def test_one_rank_of_each_host_prepares_while_the_others_wait(
+    world, place, directory, monkeypatch, hosts
+):
+    done = directory / f"prepared-{hosts[world.rank]}"
+    prepare, open_, calls, found = app.build.prepare_dataset, app.build.load_dataset, [], []
+
+    def slowly(data):
+        calls.append(world.rank)
+        time.sleep(0.3)
+        prepare(data)
+        done.touch()
+
+    def only_then(*arguments):
+        found.append(done.exists())
+        return open_(*arguments)
+
+    monkeypatch.setattr(app.build, "prepare_dataset", slowly)
+    monkeypatch.setattr(app.build, "load_dataset", only_then)
+    load_data(config_of(place, "records memory"), world)
+    assert world.gather(calls) == [
+        [rank] if rank == hosts.index(host) else [] for rank, host in enumerate(hosts)
+    ]
+    assert world.gather(found) == [[True]] * world.size
+
+
+def test_a_preparation_that_fails_ends_all_ranks(world, place, monkeypatch):
+    def fail(data):
+        raise UserError("no network")
+
+    def never(*arguments):
+        raise AssertionError("loaded what was not prepared")
+
+    monkeypatch.setattr(app.build, "prepare_dataset", fail)
+    monkeypatch.setattr(app.build, "load_dataset", never)
+    with pytest.raises(UserError, match="^rank 0: no network") as caught:
+        load_data(config_of(place, "records memory"), world)
+    assert caught.value.shared
+
+
+@pytest.mark.parametrize("hold", ["memory", "stream"])
+def test_the_chief_alone_builds_the_vocabulary_of_all(world, place, monkeypatch, hold):
+    expected = opened(world, place, "texts memory").vocabulary
+    if not world.is_chief:
+
+        def never(*arguments):
+            raise AssertionError("only the chief builds it")
+
+        monkeypatch.setattr(app.build, "build_vocabulary", never)
+    data = load_data(config_of(place, f"texts {hold}"), world)
+    assert len(expected) == 11 + 12 + 1
+    assert world.gather(data.vocabulary) == [expected] * world.size
+
+
+# From the beginning to the end
+
+
+def arrays(run: Path) -> dict[str, np.ndarray]:
+    path = run / "checkpoints" / f"epoch-{EPOCHS:04d}" / "state.safetensors"
+    return safetensors.numpy.load_file(path)
+
+
+def test_a_resumed_run_streams_on_though_memory_would_do_and_ends_the_same(
+    world, place, directory, monkeypatch
+):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    keys = {"dropout": 0.2, "width": 4, **ALL_CHANGES, "imbalance": "class_weights"}
+    runs = {name: directory / name for name in ("whole", "parted", "memory")}
+    configs = {n: config_of(place, "records auto", **keys, run_dir=str(d)) for n, d in runs.items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(app.data.hold, "free_memory_bytes", lambda: 1_000)
+        whole = train(configs["whole"], world=world)
+        train(configs["parted"], world=world, callbacks=[Stop()])
+    resumed = train(configs["parted"], world=world, resume=True)
+    train(configs["memory"], world=world)
+    assert [json.loads((run / "dataset.json").read_text())["hold"] for run in runs.values()] == [
+        "stream",
+        "stream",
+        "memory",
+    ]
+    left, right, other = (arrays(run) for run in runs.values())
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+    assert any(not np.array_equal(left[name], other[name]) for name in left)  # another order
+    for key in ("epoch", "step", "test_accuracy", "test_loss"):
+        assert whole[key] == resumed[key]
+    assert (resumed["epoch"], resumed["step"], resumed["test_examples"]) == (EPOCHS, STEPS, TESTS)
+
+
+def test_a_streamed_run_begun_by_all_ranks_can_be_ended_by_one(world, place, directory):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    configs = [
+        config_of(place, "records stream", **CROPS, width=4, run_dir=str(directory / name))
+        for name in ("whole", "parted")
+    ]
+    train(configs[0], world=world)
+    train(configs[1], world=world, callbacks=[Stop()])
+    ended = world.from_chief(lambda: train(configs[1], world=World(), resume=True))
+    assert (ended["epoch"], ended["step"], ended["world_size"]) == (EPOCHS, STEPS, 1)
+    left, right = (arrays(directory / name) for name in ("whole", "parted"))
+    for name in left:
+        np.testing.assert_allclose(left[name], right[name], rtol=0, atol=FLOAT32_BOUND)
