@@ -289,7 +289,8 @@ def _curves_png(runs: Sequence[Run]) -> bytes:
     axes = figure.subplots(len(CURVES), 2, sharex="col", sharey="row")
     for number, run in enumerate(runs):
         curves = read_curves(run.directory)
-        label = run.name if curves else f"{run.name} (no curves)"
+        name = run.name.replace("$", r"\$")  # no mathematics
+        label = name if curves else f"{name} (no curves)"
         label += "" if run.status == "finished" else f" ({run.status})"
         axes[0, 0].plot([], [], color=f"C{number}", label=label)
         for (split, tag), points in curves.items():

@@ -190,7 +190,7 @@ def judge_allreduce(transport: str, finished: Finished) -> Result:
         return Result(OK, name, "2 local ranks sum float32, int64 and float16 correctly")
     found = f"2 local ranks failed: {finished.failure or 'a rank said nothing'}"
     advice = "the output tells; a crash without words: see 'host name'; else " + REBUILD
-    output = words_of_ranks(finished.err) or words_of_ranks(finished.out) or finished.last_lines
+    output = words_of_ranks(finished.err) or finished.last_lines
     return Result(PROBLEM, name, f"{found}\n{output}".rstrip(), advice)
 
 

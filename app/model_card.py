@@ -156,7 +156,7 @@ def _data(run: SavedRun) -> str:
     more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
     splits = ", ".join(f"{number:,} {split}" for split, number in run.about["examples"].items())
     return (
-        f"- name: {run.about['name']} (`dataset = {json.dumps(run.config.data.dataset, ensure_ascii=False)}`)\n"
+        f"- name: {run.about['name']}, `--dataset {run.config.data.dataset}`\n"
         f"- fingerprint: {run.about['fingerprint']}\n- examples: {splits}\n"
         f"- classes: {shown}{more}\n"
     )

@@ -219,7 +219,7 @@ def _images_below(folder: str, above: tuple[str, ...]) -> Iterator[Item]:
         yield Item(folder, f"cannot be read: {error.strerror or error}")
         return
     for name in names:
-        path = os.path.join(folder, name)
+        path = os.path.join(folder, name.rstrip("/"))
         if name.startswith("."):
             continue
         if name.endswith("/"):

@@ -103,7 +103,6 @@ def test_hosts_out_of_reach_are_told_within_a_bounded_time(no_horovod):
     done, results = doctor("--hosts", "192.0.2.1:4,no-such-host.invalid:4", **no_horovod)
     assert time.monotonic() - started_s < 60, done.all
     assert results["192.0.2.1"]["status"] == "problem", done.all
-    assert "port 22 of 192.0.2.1" in results["192.0.2.1"]["found"]
     assert "cannot be resolved" in results["no-such-host.invalid"]["found"], done.all
 
 

@@ -209,7 +209,7 @@ def test_images_of_other_sizes_and_colours_are_brought_to_the_runs(tmp_path: Pat
     path, _ = digits
     test, spec = first_of_test(path, 60), ImageSpec(8, "crop", 1)
     expected = np.zeros((60, 8, 8, 1), np.uint8)
-    for number, (image, label) in enumerate(zip(test.inputs.numpy(), test.labels, strict=True)):
+    for number, (image, label) in enumerate(zip(test.everything.numpy(), test.labels, strict=True)):
         file = tmp_path / "drawn" / str(label) / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         side = 8 * (1 + number % 3)
