@@ -36,6 +36,7 @@ COPY --from=builder /opt/lockstep/venv venv/
 COPY app app/
 COPY models models/
 COPY launch launch/
+COPY requirements.txt ./
 ENV PATH=/opt/lockstep/venv/bin:$PATH PYTHONPATH=/opt/lockstep
 USER lockstep
 ENTRYPOINT ["tini", "--"]
