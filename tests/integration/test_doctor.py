@@ -21,7 +21,7 @@ exec bash -c "${@: -1}"
 
 def doctor(*arguments, timeout_s=200, python=sys.executable, **environ):
     """The finished doctor and its results by name."""
-    done = run([python, "-m", "app.doctor", "--json", *arguments], timeout_s=timeout_s, **environ)
+    done = run([python, "-m", "app", "doctor", "--json", *arguments], timeout_s=timeout_s, **environ)
     assert "Traceback" not in done.err, done.all
     assert done.out.startswith("{"), done.all
     report = json.loads(done.out)
@@ -46,7 +46,7 @@ def listening():
 
 
 def test_this_machine_trains_and_the_doctor_says_so():
-    done = run([sys.executable, "-m", "app.doctor"], timeout_s=250)
+    done = run([sys.executable, "-m", "app", "doctor"], timeout_s=250)
     assert done.code == 0, done.all
     rows = {line[9:25].strip(): line[:8].strip() for line in done.out.splitlines()}
     for name in ("python", "packages", "TensorFlow", "Horovod", "allreduce, gloo", "host name"):
@@ -153,7 +153,7 @@ def test_without_ssh_the_doctor_says_what_to_install(no_horovod, listening, tmp_
 )
 def test_a_mistake_is_one_message_and_exit_code_2(arguments, message):
     arguments = [arguments[0] + "=" + arguments[1], *arguments[2:]]
-    done = run([sys.executable, "-m", "app.doctor", *arguments], timeout_s=30)
+    done = run([sys.executable, "-m", "app", "doctor", *arguments], timeout_s=30)
     assert done.code == 2, done.all
     assert message in done.err and done.err.startswith("error: "), done.all
     assert done.err.count("\n") == 1, done.all

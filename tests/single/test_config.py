@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import models
-from app.__main__ import main, parse
+from app.__main__ import main
+from app.command_line import parse
 from app.config import Config, section_of, sections
 from app.errors import UserError
 from app.recipe import add_flags, load, to_toml
