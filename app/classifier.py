@@ -138,23 +138,28 @@ class Classifier(keras.Model):
         """
         if self._gradient_kinds is None:
             gradients = tf.function(learn).get_concrete_function().structured_outputs[2]
-            self._gradient_kinds = [_zero_like(gradient) for gradient in gradients]
+            variables = self.trainable_variables
+            self._gradient_kinds = [
+                _zero_like(gradient, tuple(variable.shape))
+                for gradient, variable in zip(gradients, variables, strict=True)
+            ]
         logits = tf.zeros((0, self.network.output_shape[-1]))
         return tf.constant(0.0), logits, [make() for make in self._gradient_kinds]
 
 
-def _zero_like(gradient: Any) -> Callable[[], Any]:
-    """A function that makes a zero gradient of the same type, shape and kind."""
+def _zero_like(gradient: Any, shape: tuple[int, ...]) -> Callable[[], Any]:
+    """A function that makes a zero gradient of the same type and kind, and of its variable's
+    shape, which a trace does not always know of the gradient."""
     if gradient is None:
         return lambda: None
     if not isinstance(gradient, tf.IndexedSlices):
-        shape, dtype = gradient.shape, gradient.dtype
-        return lambda: tf.zeros(shape, dtype)
-    row, dtype = gradient.values.shape[1:], gradient.values.dtype
-    index_dtype, shape = gradient.indices.dtype, gradient.shape
+        dense_dtype = gradient.dtype
+        return lambda: tf.zeros(shape, dense_dtype)
+    row, dtype = shape[1:], gradient.values.dtype
+    index_dtype = gradient.indices.dtype
     size_dtype = gradient.dense_shape.dtype
     return lambda: tf.IndexedSlices(
         tf.zeros([0, *row], dtype),
         tf.zeros([0], index_dtype),
-        tf.constant(shape.as_list(), size_dtype),
+        tf.constant(shape, size_dtype),
     )

@@ -102,7 +102,10 @@ class Predictor:
             logits = tf.cast(run.classifier(inputs, training=False), tf.float32)
             return logits, tf.nn.softmax(logits)
 
-        self._forward = tf.function(forward, autograph=False, reduce_retracing=True)
+        # Traced once, whatever the number and the length of the inputs.
+        dtype = tf.uint8 if run.kind == "image" else tf.int32
+        signature = [tf.TensorSpec(run.classifier.network.input_shape, dtype)]
+        self._forward = tf.function(forward, input_signature=signature, autograph=False)
 
     def __call__(self, batch: Sequence[Item]) -> list[dict[str, Any]]:
         """The answer to each input of a batch, in their order."""

@@ -23,7 +23,7 @@ from app.config import Config
 from app.distributed import devices
 from app.distributed.guard import LockstepGuard
 from app.distributed.replicas import broadcast_state
-from app.distributed.world import World, connect
+from app.distributed.world import World
 from app.evaluate import evaluate
 from app.loop import Loop
 from app.schedule import scaled_peak
@@ -46,7 +46,7 @@ def train(
     Raises UserError for what the user can mend, ReplicasDiverged if the ranks drift apart.
     """
     began = time.monotonic()
-    world = world or _connect()
+    world = world or devices.connect_configured()
     world.verify_same(config.facts() | code_version())
     hold = world.from_chief(lambda: _saved_hold(config)) if resume else None
     data = load_data(config, world, hold)
@@ -88,14 +88,6 @@ def train(
     world.from_chief(lambda: rundir.write_metrics(directory, metrics))
     terminal.table("Result", _result(metrics, directory, checkpoints))
     return metrics
-
-
-def _connect() -> World:
-    """The ranks of the launcher, each with its devices."""
-    world = connect()
-    with world.together():
-        devices.configure(world)
-    return world
 
 
 def _saved_hold(config: Config) -> str | None:

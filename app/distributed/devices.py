@@ -6,7 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from app.distributed.world import World
+from app.distributed.world import World, connect
 from app.errors import UserError
 
 
@@ -57,6 +57,14 @@ def configure(world: World) -> None:
         # Threads that TensorFlow starts from now on inherit this; Horovod's own keep all cores.
         # Pinning before TensorFlow and Horovod start was slower (NOTES.md).
         os.sched_setaffinity(0, cores)
+
+
+def connect_configured() -> World:
+    """The ranks of the launcher, each with its devices."""
+    world = connect()
+    with world.together():
+        configure(world)
+    return world
 
 
 def describe() -> str:

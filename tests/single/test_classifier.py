@@ -247,3 +247,16 @@ def test_evaluation_follows_the_weights(make_classifier) -> None:
         scores = evaluate(classifier, split, World())
         assert np.trace(scores.confusion) == hits
         assert scores.confusion[:, wanted].tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize("name", models.TEXT_MODELS)
+def test_every_text_model_learns_from_batches_of_any_length(name: str) -> None:
+    classifier = Classifier(models.build_text_model(name, 9, 3, max_tokens=9, width=8))
+    classifier.compile(DistributedOptimizer(SGD(0.1), world=World()))
+    classifier.optimizer.build(classifier.trainable_variables)
+    step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)
+    before = weights(classifier)
+    for rows, tokens in ((4, 5), (2, 9), (0, 3), (3, 7)):
+        ids = tf.ones((rows, tokens), tf.int32)
+        step(Batch(ids, tf.zeros(rows, tf.int64), tf.constant(4, tf.int64)))
+    assert any((a != b).any() for a, b in zip(before, weights(classifier), strict=True))

@@ -18,11 +18,11 @@ from app.recipe import load
 from app.saved_run import SavedRun, open_run
 from app.train import train
 
-DIGITS = {"dataset": "digits", "width": 4, "epochs": 2, "learning_rate": 0.02}
-GOLDEN_CLASSES = list("000000")
-GOLDEN_PROBABILITIES = [0.0] * 6
-PYDOCS = {"dataset": "pydocs", "model": "textcnn", "width": 8, "epochs": 1, "max_tokens": 40}
-PYDOCS |= {"vocabulary_size": 3000, "learning_rate": 0.01}
+DIGITS = {"dataset": "digits", "width": 4, "epochs": 4, "learning_rate": 0.05}
+GOLDEN_CLASSES = list("378960")
+GOLDEN_PROBABILITIES = [0.9996, 0.8048, 0.8964, 0.9715, 0.9916, 0.9966]
+PYDOCS = {"dataset": "pydocs", "model": "textcnn", "width": 16, "epochs": 3, "max_tokens": 40}
+PYDOCS |= {"vocabulary_size": 3000, "learning_rate": 0.04, "global_batch_size": 128}
 
 
 def trained(directory: Path, **keys: object) -> Path:
@@ -107,20 +107,20 @@ def test_images_are_predicted_as_in_evaluation(digits: Path, tmp_path: Path) -> 
     assert 0.5 < scores.accuracy < 1  # or every model would do
 
 
-@pytest.mark.parametrize("batch_size", [7, 64])
-def test_texts_are_predicted_as_in_evaluation(pydocs: Path, tmp_path: Path, batch_size) -> None:
+def test_texts_are_predicted_as_in_evaluation(pydocs: Path, tmp_path: Path) -> None:
     run = open_run(pydocs)
-    source = own_data(run).dataset.splits["test"]
-    split = own_data(run).splits["test"]
-    scores = evaluate(run.classifier, split, World())
+    data = own_data(run)
+    source = data.dataset.splits["test"]
+    scores = evaluate(run.classifier, data.splits["test"], World())
     texts = source.read(np.arange(len(source)))
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    code, found = answers(tmp_path, pydocs, path, batch_size=batch_size)
-    assert (code, [one["input"] for one in found]) == (0, list(texts))
-    assert np.array_equal(confusion(found, source.labels, run.class_names), scores.confusion)
-    assert loss(found, source.labels, run.class_names) == pytest.approx(scores.loss, abs=1e-5)
-    assert 0.3 < scores.accuracy < 1
+    for batch_size in (7, 64):
+        code, found = answers(tmp_path, pydocs, path, batch_size=batch_size)
+        assert (code, [one["input"] for one in found]) == (0, list(texts))
+        assert np.array_equal(confusion(found, source.labels, run.class_names), scores.confusion)
+        assert loss(found, source.labels, run.class_names) == pytest.approx(scores.loss, abs=1e-5)
+    assert 0.4 < scores.accuracy < 1
 
 
 def test_the_texts_beside_it_do_not_change_a_prediction(pydocs: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_the_first_test_digits_give_what_they_gave(digits: Path, tmp_path: Path)
     assert [one["class"] for one in found] == GOLDEN_CLASSES
     given = [one["probability"] for one in found]
     # Other processors add in another order, and training makes more of it.
-    assert given == pytest.approx(GOLDEN_PROBABILITIES, abs=0.03)
+    assert given == pytest.approx(GOLDEN_PROBABILITIES, abs=0.05)
 
 
 def test_probabilities_are_of_the_top_classes_the_most_probable_first(digits, tmp_path) -> None:
