@@ -21,7 +21,8 @@ exec bash -c "${@: -1}"
 
 def doctor(*arguments, timeout_s=200, python=sys.executable, **environ):
     """The finished doctor and its results by name."""
-    done = run([python, "-m", "app", "doctor", "--json", *arguments], timeout_s=timeout_s, **environ)
+    command = [python, "-m", "app", "doctor", "--json", *arguments]
+    done = run(command, timeout_s=timeout_s, **environ)
     assert "Traceback" not in done.err, done.all
     assert done.out.startswith("{"), done.all
     report = json.loads(done.out)
