@@ -19,6 +19,7 @@ lint: setup
 
 bench: setup
 	@$(VENV)/bin/python -m tests.benchmarks.throughput
+	@$(VENV)/bin/python -m tests.benchmarks.input
 
 # The CUDA + NCCL build of Horovod: built and loaded, which needs nvcc but no GPU.
 horovod-gpu:

@@ -11,6 +11,8 @@ import pytest
 
 from tests.integration.launching import run
 
+pytestmark = pytest.mark.full_matrix  # slow: CI runs it
+
 FAKE_SSH = """#!/bin/bash
 # Runs the command here, as the other host would, in a world of its own.
 for word; do if [[ $word == -G ]]; then echo "hostname localhost"; echo "port $PORT"; exit; fi; done

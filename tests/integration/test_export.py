@@ -22,6 +22,8 @@ assert not {"horovod", "sentencepiece", "tensorflow_text"} & set(sys.modules)
 """
 IN_KERAS = """
 import keras, tensorflow as tf
+
+pytestmark = pytest.mark.full_matrix  # slow: CI runs it
 layer = keras.layers.TFSMLayer("savedmodel", call_endpoint="serving_default")
 print(layer(tf.constant(["a text", "and another"]))["label"])
 """

@@ -11,6 +11,8 @@ from PIL import Image
 
 from tests.integration.launching import BIN, ROOT, Finished, app, run
 
+pytestmark = pytest.mark.full_matrix  # slow: CI runs it
+
 
 @pytest.fixture(scope="module")
 def texts_run(tmp_path_factory) -> Path:

@@ -17,6 +17,8 @@ from app.errors import UserError
 from app.export import export
 from app.saved_run import open_run
 
+pytestmark = pytest.mark.full_matrix  # slow: CI runs it
+
 IMAGES = "synthetic-image:examples=200,size=16,classes=3"
 TEXTS = "synthetic-text:examples=200,classes=3"
 RUNS: dict[str, list[str]] = {
