@@ -92,7 +92,8 @@ def open_dataset(config: Config, bad: BadExamples, world: World) -> Dataset:
             prepare_dataset(config.data)
     with world.together():
         dataset = load_dataset(config.data, config.training.seed, bad)
-    world.verify_same({"dataset": dataset.fingerprint})
+        fingerprint = dataset.fingerprint  # asks the sizes of files
+    world.verify_same({"dataset": fingerprint})
     return dataset
 
 

@@ -30,6 +30,9 @@ def run(arguments: list[str]) -> int:
         return options.run(options, overrides) or 0
     except UserError as error:
         return _stop(f"error: {error}", USER_ERROR, launched, speaks=not error.shared)
+    except BrokenPipeError:  # the reader of our output has seen enough: | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return _stop("interrupted", 130, launched, speaks=False)
     except Exception as error:

@@ -156,9 +156,7 @@ def _other(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world
         if world.local_rank == 0:
             catalogue.prepare_dataset(data)
     with world.together():
-        reader = catalogue._reader(data)
-        catalogue._refuse_unused(data, reader)
-        dataset: Dataset = reader(data, bad)
+        dataset = catalogue.read_dataset(data, bad)
         if dataset.kind != run.kind:
             raise UserError(
                 f"{run.directory} reads {run.kind}s, and {dataset.name} holds {dataset.kind}s"

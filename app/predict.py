@@ -23,12 +23,12 @@ from app.data.image_files import read_header
 from app.data.images import decode_images
 from app.data.tables import (
     SUFFIXES,
-    _check_characters,
-    _check_file,
-    _delimited_records,
-    _json_type,
-    _RowError,
-    _without_last_blanks,
+    RowError,
+    check_characters,
+    check_file,
+    delimited_records,
+    json_type,
+    without_last_blanks,
 )
 from app.errors import UserError, suggest
 from app.saved_run import SavedRun, open_run
@@ -265,7 +265,7 @@ def _standard_input(keys: Sequence[str]) -> Iterator[Item]:
 
 def _text_file(path: Path, keys: Sequence[str]) -> Iterator[Item]:
     """The texts of a file: one per line, JSON object or row."""
-    _check_file(path)
+    check_file(path)
     suffix = path.suffix.lower()
     if suffix not in TEXT_SUFFIXES:
         raise UserError(f"{path}: expected a file that ends with {', '.join(TEXT_SUFFIXES)}")
@@ -283,7 +283,7 @@ def _delimited(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Item]:
     csv.field_size_limit(sys.maxsize)  # 131072 characters otherwise, for the whole process
     tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     options = tabs if path.suffix.lower() == ".tsv" else {}
-    records = _delimited_records(path, csv.reader(file, strict=True, **options))
+    records = delimited_records(path, csv.reader(file, strict=True, **options))
     header: list[str] = next(records, (1, []))[1]
     column = next((header.index(key) for key in keys if key in header), None)
     if column is None:
@@ -291,7 +291,7 @@ def _delimited(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Item]:
 
     def parse(fields: list[str]) -> str:
         if fields and len(fields) != len(header):
-            raise _RowError(f"{len(fields)} fields, but the header has {len(header)}")
+            raise RowError(f"{len(fields)} fields, but the header has {len(header)}")
         return fields[column] if fields else ""
 
     yield from _rows(str(path), records, parse)
@@ -306,13 +306,13 @@ def _rows(
     where: str, records: Iterator[tuple[int, Any]], parse: Callable[[Any], str]
 ) -> Iterator[Item]:
     """An input for each record of a file; blank lines at its end are none."""
-    for line, record in _without_last_blanks(records):
+    for line, record in without_last_blanks(records):
         try:
             given = parse(record)
-            _check_characters(given)
+            check_characters(given)
             if not given or given.isspace():
-                raise _RowError("empty")
-        except _RowError as problem:
+                raise RowError("empty")
+        except RowError as problem:
             shown = record if isinstance(record, str) else ",".join(record)
             yield Item(shown, f"{where}, line {line}: {problem}")
         else:
@@ -322,21 +322,19 @@ def _rows(
 def _parse_json(keys: Sequence[str], line: str) -> str:
     """The string under the first of `keys` that an object has; or a string itself."""
     expected = f'expected {{"{keys[0]}": "..."}} or a string'
-    _check_characters(line)
+    check_characters(line)
     try:
         found = json.loads(line) if line.strip() else ""
     except json.JSONDecodeError as error:
-        raise _RowError(
-            f"not valid JSON: {error.msg} at column {error.colno}: {expected}"
-        ) from None
+        raise RowError(f"not valid JSON: {error.msg} at column {error.colno}: {expected}") from None
     except (ValueError, RecursionError):
-        raise _RowError("not readable JSON: a number too long, or nested too deeply") from None
+        raise RowError("not readable JSON: a number too long, or nested too deeply") from None
     if isinstance(found, dict):
         key = next((key for key in keys if key in found), None)
         if key is None:
             held = ", ".join(map(repr, found)) or "none"
-            raise _RowError(f"no key '{keys[0]}'; it has {held}")
+            raise RowError(f"no key '{keys[0]}'; it has {held}")
         found = found[key]
     if not isinstance(found, str):
-        raise _RowError(f"{expected}; got {_json_type(found)}")
+        raise RowError(f"{expected}; got {json_type(found)}")
     return found

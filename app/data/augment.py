@@ -206,7 +206,9 @@ def erasing_boxes(draws: Draws, height: int, width: int) -> tf.Tensor:
     low, high = ERASED_SHARE
     area = (low + (high - low) * draws.erase_share) * height * width
     low, high = np.log(ERASED_ASPECT)
-    aspect = tf.exp(low + (high - low) * draws.erase_aspect)
+    # In float64: the last bit of exp may differ between the places of a tensor.
+    exponent = tf.cast(low + (high - low) * draws.erase_aspect, tf.float64)
+    aspect = tf.cast(tf.exp(exponent), tf.float32)
     tall = tf.clip_by_value(tf.round(tf.sqrt(area * aspect)), 1, height)
     wide = tf.clip_by_value(tf.round(tf.sqrt(area / aspect)), 1, width)
     top = tf.floor(draws.erase_y * (height - tall + 1))

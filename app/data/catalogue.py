@@ -1,7 +1,6 @@
 """From what the user names to a `Dataset`: the embedded and synthetic ones, tables, folders of
 images, TensorFlow Datasets."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,7 @@ def load_dataset(data: Data, seed: int, bad: BadExamples) -> Dataset:
 
     Images are not decoded yet. Raises UserError that says what was given and what would do.
     """
-    reader = _reader(data)
-    _refuse_unused(data, reader)
-    dataset = reader(data, bad)
+    dataset = read_dataset(data, bad)
     if not len(dataset.train):
         reason = f": {bad.found[0].where}: {bad.found[0].reason}" if bad.found else ""
         raise UserError(f"{data.dataset} has no good example to train on{reason}")
@@ -55,9 +52,16 @@ def load_dataset(data: Data, seed: int, bad: BadExamples) -> Dataset:
             train, own[split] = hold_out(train, share, split_seed, split)
         elif isinstance(share, float):
             own[split] = None
-    dataset = dataclasses.replace(dataset, train=train, **own)
+    dataset = dataset.with_splits({"train": train, **own})
     _check_classes(data, dataset)
     return dataset
+
+
+def read_dataset(data: Data, bad: BadExamples) -> Dataset:
+    """The dataset that `[data]` names, with the splits of its own; nothing is held out."""
+    reader = _reader(data)
+    _refuse_unused(data, reader)
+    return reader(data, bad)
 
 
 def _refuse_unused(data: Data, reader: Any) -> None:

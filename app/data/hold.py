@@ -22,6 +22,7 @@ from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples, Source
 from app.data.image_files import Header, ImageFiles
 from app.data.images import ImageSpec, MixedSizes, decode_image, decode_images, fit_images
+from app.data.synthetic import SyntheticImages
 from app.errors import UserError
 
 MEMORY_SHARE = 0.5  # of what is free; the rest is for TensorFlow, and for copies while loading
@@ -119,7 +120,8 @@ def _survey_files(dataset: Dataset, bad: BadExamples, world: Any):
     splits: dict[str, Source] = {}
     for name, files in dataset.splits.items():
         own = np.arange(world.rank, len(files), world.size)
-        headers = files.headers(own)  # type: ignore[attr-defined]
+        with world.together():
+            headers = files.headers(own)  # type: ignore[attr-defined]
         bad_here = [(int(i), h) for i, h in zip(own, headers, strict=True) if isinstance(h, str)]
         good = [header for header in headers if isinstance(header, Header)]
         about = (bad_here, {(h.height, h.width) for h in good}, all(h.grayscale for h in good))
@@ -174,7 +176,7 @@ def hold_images(
 
 def _has_pixels(source: Source) -> bool:
     """Whether `read` gives images, and not their encoded bytes."""
-    return isinstance(source.read(np.arange(min(1, len(source)))), np.ndarray)
+    return isinstance(source, Examples | SyntheticImages)
 
 
 def _decode_batch(encoded: tf.Tensor, spec: ImageSpec, shape: tuple[int, int, int]) -> tf.Tensor:
@@ -258,7 +260,7 @@ def hold_texts(
             lengths, cut[name] = world.from_chief(functools.partial(_lengths, source, encoder))
             splits[name] = Streamed(source, encoder.ids_of, lengths=lengths)
             continue
-        with tf.device("CPU"):
+        with world.together(), tf.device("CPU"):
             parts = [encoder(chunk) for chunk in text_chunks(source)]
             ids = tf.concat([part for part, _ in parts], axis=0)
         cut[name] = sum(number for _, number in parts)

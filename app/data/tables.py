@@ -52,7 +52,7 @@ class Table:
         return f"{self.path}, line {self.lines[row]}"
 
 
-class _RowError(Exception):
+class RowError(Exception):
     """What is wrong with one row."""
 
 
@@ -72,7 +72,7 @@ def read_table(path: Path, input_key: str | None, label_key: str | None, bad: Ba
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: expected a file that ends with {', '.join(SUFFIXES)}")
     try:
-        _check_file(path)
+        check_file(path)
         # csv needs line breaks as they are; JSON Lines has no other line break than \n.
         newline, read = ("\n", _json_lines) if suffix in _JSON_SUFFIXES else ("", _delimited)
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
@@ -82,7 +82,7 @@ def read_table(path: Path, input_key: str | None, label_key: str | None, bad: Ba
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
     """Raise UserError unless this is a file that has content and no mark of UTF-16 or UTF-32."""
     if not path.is_file():  # a pipe, for one, could block for ever
         if path.exists():
@@ -107,10 +107,10 @@ def _collect(path: Path, column: str, records: Records, parse: Parse, bad: BadEx
     labels: list[str] = []
     lines: list[int] = []
     bad_before = len(bad.found)
-    for line, record in _without_last_blanks(records):
+    for line, record in without_last_blanks(records):
         try:
             value, label = parse(record)
-        except _RowError as problem:
+        except RowError as problem:
             bad.add(f"{path}, line {line}", str(problem))
             continue
         inputs.append(value)
@@ -129,7 +129,7 @@ def _collect(path: Path, column: str, records: Records, parse: Parse, bad: BadEx
     return Table(path, _kind(column, inputs[0]), inputs, labels, lines)
 
 
-def _without_last_blanks(records: Records) -> Records:
+def without_last_blanks(records: Records) -> Records:
     """Drop the blank records at the end; those before another record stay, as bad rows."""
     blanks: list[tuple[int, Any]] = []
     for line, record in records:
@@ -187,23 +187,23 @@ def _delimited(
     else:
         reader = csv.reader(file, strict=True)
         hint = "quote texts that hold commas or line breaks"
-    records = _delimited_records(path, reader)
+    records = delimited_records(path, reader)
     header: list[str] = next(records, (1, []))[1]
     if not header:
         raise UserError(f"{path} is empty, or its first line: expected a header with column names")
     try:
-        _check_characters("".join(header))
-    except _RowError as problem:
+        check_characters("".join(header))
+    except RowError as problem:
         raise UserError(f"{path}, line 1 (the header): {problem}") from None
     names = _choose_columns(path, header, input_key, label_key)
     input_index, label_index = (header.index(name) for name in names)
 
     def parse(fields: list[str]) -> tuple[str, str]:
         if not fields:
-            raise _RowError("empty line")
+            raise RowError("empty line")
         if len(fields) != len(header):
-            raise _RowError(f"{len(fields)} fields, but the header has {len(header)}: {hint}")
-        _check_characters("".join(fields))
+            raise RowError(f"{len(fields)} fields, but the header has {len(header)}: {hint}")
+        check_characters("".join(fields))
         value, label = fields[input_index], fields[label_index].strip()
         _check_row(*names, value, label, reads_as_float(label))
         return value, label
@@ -211,7 +211,8 @@ def _delimited(
     return names[0], records, parse
 
 
-def _delimited_records(path: Path, reader: Any) -> Records:
+def delimited_records(path: Path, reader: Any) -> Records:
+    """(line where it begins, fields) of each row; UserError for broken quoting."""
     line = 1
     try:
         for fields in reader:
@@ -235,7 +236,7 @@ def _json_lines(
     for _, line in _json_records(file):
         try:
             found = _json_object(line)
-        except _RowError:
+        except RowError:
             continue
         columns = columns or tuple(found)
         if (label_key or "label") in found and any(key in found for key in inputs):
@@ -254,17 +255,17 @@ def _json_records(file: TextIO) -> Records:
 
 def _json_object(line: str) -> dict[str, Any]:
     if not line:
-        raise _RowError("empty line")
-    _check_characters(line)
+        raise RowError("empty line")
+    check_characters(line)
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
-        raise _RowError(f"not valid JSON: {error.msg} at column {error.colno}") from None
+        raise RowError(f"not valid JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError):
-        raise _RowError("not readable JSON: a number too long, or nested too deeply") from None
+        raise RowError("not readable JSON: a number too long, or nested too deeply") from None
     if not isinstance(found, dict):
-        raise _RowError(
-            f'expected an object such as {{"text": ..., "label": ...}}; got {_json_type(found)}'
+        raise RowError(
+            f'expected an object such as {{"text": ..., "label": ...}}; got {json_type(found)}'
         )
     return found
 
@@ -273,32 +274,34 @@ def _parse_json(input_key: str, label_key: str, line: str) -> tuple[str, str]:
     found = _json_object(line)
     for key in (input_key, label_key):
         if key not in found:
-            raise _RowError(f"no key '{key}'; it has {', '.join(map(repr, found)) or 'none'}")
+            raise RowError(f"no key '{key}'; it has {', '.join(map(repr, found)) or 'none'}")
     text, label = found[input_key], found[label_key]
     if not isinstance(text, str):
-        raise _RowError(f"'{input_key}' must be a string; got {_json_type(text)}")
+        raise RowError(f"'{input_key}' must be a string; got {json_type(text)}")
     is_float = isinstance(label, float)
     if isinstance(label, bool):
         label = "true" if label else "false"
     elif isinstance(label, int | float):
         label = str(label)
     elif not isinstance(label, str):
-        raise _RowError(
-            f"'{label_key}' must be a string, a whole number or a boolean; got {_json_type(label)}"
+        raise RowError(
+            f"'{label_key}' must be a string, a whole number or a boolean; got {json_type(label)}"
         )
     label = label.strip()
-    _check_characters(text + label)  # once more: an escape can stand for half a character
+    check_characters(text + label)  # once more: an escape can stand for half a character
     _check_row(input_key, label_key, text, label, is_float)
     return text, label
 
 
-def _json_type(value: object) -> str:
+def json_type(value: object) -> str:
+    """What a JSON value is, for a message."""
     return "null" if value is None else type(value).__name__
 
 
-def _check_characters(text: str) -> None:
+def check_characters(text: str) -> None:
+    """Raise RowError for a NUL character or for bytes that are not UTF-8."""
     if "\0" in text:
-        raise _RowError("holds a NUL character, as binary data or UTF-16 does: expected UTF-8 text")
+        raise RowError("holds a NUL character, as binary data or UTF-16 does: expected UTF-8 text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -308,14 +311,14 @@ def _check_characters(text: str) -> None:
             what = f"byte 0x{code - 0xDC00:02x}): convert the file to UTF-8"
         else:
             what = f"\\u{code:04x} is half a character)"
-        raise _RowError(f"not UTF-8 text ({what}") from None
+        raise RowError(f"not UTF-8 text ({what}") from None
 
 
 def _check_row(input_name: str, label_name: str, text: str, label: str, is_float: bool) -> None:
-    """Raise _RowError if the text or the label is empty, or the label cannot be a class name."""
+    """Raise RowError if the text or the label is empty, or the label cannot be a class name."""
     for name, value in ((input_name, text), (label_name, label)):
         if not value or value.isspace():
-            raise _RowError(f"column '{name}' is empty")
+            raise RowError(f"column '{name}' is empty")
     problem = label_problem(label, is_float)
     if problem:
-        raise _RowError(problem)
+        raise RowError(problem)

@@ -9,9 +9,9 @@ for n, which may be 0, and returns as much. Most compute in float32: TensorFlow'
 several times faster on it than on uint8, and it holds all the whole numbers met here exactly.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 OPERATIONS = (
@@ -32,6 +32,9 @@ OPERATIONS = (
 )
 STRENGTHS = 31
 _STRONGEST = STRENGTHS - 1
+_MOST_DEGREES = 135
+_COS = np.cos(np.deg2rad(np.arange(_MOST_DEGREES + 1))).astype(np.float32)
+_SIN = np.sin(np.deg2rad(np.arange(_MOST_DEGREES + 1))).astype(np.float32)
 _GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
@@ -202,14 +205,17 @@ def affine_matrices(
         chosen = tf.cast(operations == OPERATIONS.index(name), tf.float32)
         return chosen * sign * tf.cast(strength, tf.float32)
 
-    radians = math.pi / 180 * amount("rotate", strengths * 135 // _STRONGEST)
-    cos, sin = tf.cos(radians), tf.sin(radians)
+    # From a table: TensorFlow's own cos and sin differ in the last bit between the places of a
+    # tensor, so an example would be another one in another batch.
+    rotates = operations == OPERATIONS.index("rotate")
+    degrees = tf.where(rotates, strengths * _MOST_DEGREES // _STRONGEST, 0)
+    cos, sin = tf.gather(_COS, degrees), sign * tf.gather(_SIN, degrees)
     b = 0.99 / _STRONGEST * amount("shear_x", strengths) - sin
     d = 0.99 / _STRONGEST * amount("shear_y", strengths) + sin
     move_x = amount("translate_x", strengths * min(32, width) // _STRONGEST)
     move_y = amount("translate_y", strengths * min(32, height) // _STRONGEST)
     # The point that stays, counted from the centre of the first pixel.
-    rotated = tf.cast(operations == OPERATIONS.index("rotate"), tf.float32)
+    rotated = tf.cast(rotates, tf.float32)
     x, y = rotated * width / 2 - 0.5, rotated * height / 2 - 0.5
     c = x - cos * x - b * y + move_x
     f = y - d * x - cos * y + move_y

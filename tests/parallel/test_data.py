@@ -160,12 +160,9 @@ SAME_TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
 
 # Rotations by 45 degrees and others depend on where in its batch an image is: trivial.py takes
 # tf.cos and tf.sin, whose last bit is another one at the end of a batch.
-KNOWN = {"augmented": pytest.mark.xfail(reason="rotate is not the same in every batch")}
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=KNOWN.get(case, ())) for case in SAME_TRAINING]
-)
+@pytest.mark.parametrize("case", SAME_TRAINING)
 def test_n_ranks_end_where_one_rank_in_memory_ends(world, place, case):
     source, keys = SAME_TRAINING[case]
     config = config_of(place, source, **keys)
@@ -350,19 +347,18 @@ FAILURES = {
 
 
 # Run, it would leave the ranks in different collectives.
-OUTSIDE = pytest.mark.xfail(run=False, reason="raised outside world.together(): see build, hold")
 
 
 @pytest.mark.parametrize(
     ("when", "place_of_file"),
     [
-        pytest.param("listed", "first", marks=OUTSIDE),
-        pytest.param("listed", "later", marks=OUTSIDE),
-        pytest.param("surveyed", "first", marks=OUTSIDE),
-        pytest.param("surveyed", "later", marks=OUTSIDE),
+        pytest.param("listed", "first"),
+        pytest.param("listed", "later"),
+        pytest.param("surveyed", "first"),
+        pytest.param("surveyed", "later"),
         ("decoded", "first"),
         ("decoded", "later"),
-        pytest.param("checked", "first", marks=OUTSIDE),
+        pytest.param("checked", "first"),
         ("checked", "later"),
     ],
 )
