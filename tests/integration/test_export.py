@@ -15,6 +15,8 @@ from app.__main__ import main
 from app.export import export
 from app.saved_run import open_run
 
+pytestmark = pytest.mark.full_matrix  # slow: CI runs it
+
 ONLY_TENSORFLOW = """
 import importlib.util, sys
 assert not any(importlib.util.find_spec(name) for name in ("app", "models"))
@@ -22,8 +24,6 @@ assert not {"horovod", "sentencepiece", "tensorflow_text"} & set(sys.modules)
 """
 IN_KERAS = """
 import keras, tensorflow as tf
-
-pytestmark = pytest.mark.full_matrix  # slow: CI runs it
 layer = keras.layers.TFSMLayer("savedmodel", call_endpoint="serving_default")
 print(layer(tf.constant(["a text", "and another"]))["label"])
 """
