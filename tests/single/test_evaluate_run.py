@@ -28,6 +28,8 @@ from app.saved_run import open_run
 from app.scores import Scores
 from app.train import train
 
+pytestmark = pytest.mark.full_matrix  # slow: CI runs it
+
 FILES = {"evaluation.json", "evaluation.md", "confusion.png", "reliability.png", "f1.png"}
 
 

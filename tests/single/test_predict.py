@@ -18,6 +18,8 @@ from app.recipe import load
 from app.saved_run import SavedRun, open_run
 from app.train import train
 
+pytestmark = pytest.mark.full_matrix  # slow: CI runs it
+
 DIGITS = {"dataset": "digits", "width": 4, "epochs": 4, "learning_rate": 0.05}
 GOLDEN_CLASSES = list("378960")
 GOLDEN_PROBABILITIES = [0.9996, 0.8048, 0.8964, 0.9715, 0.9916, 0.9966]
