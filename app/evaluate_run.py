@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from app import figures
 from app.build import code_version, hold_dataset, open_dataset
 from app.config import Config, Data, section_of
 from app.data import catalogue
@@ -21,16 +20,15 @@ from app.data.hold import choose, hold_images, hold_texts, image_bytes, survey, 
 from app.distributed.world import World
 from app.errors import UserError, suggest
 from app.evaluate import evaluate
+from app.evaluation_report import show_report, write_report
 from app.recipe import load
-from app.rundir import MAY_DIFFER, write_file
+from app.rundir import MAY_DIFFER
 from app.saved_run import SavedRun, open_run
-from app.scores import BINS, Scores
+from app.scores import Scores
 
 MOST_MISTAKES = 20
 # What the network was trained to read; another value would be another model.
 OF_THE_MODEL = ("tokens", "vocabulary_size", "ngrams", "max_tokens", "image_size", "image_fit")
-HARDEST = 3  # classes named on the terminal
-TEXT_CHARACTERS = 160  # of a mistake, in Markdown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +94,8 @@ def evaluate_run(
     def write() -> dict[str, Any]:
         mistakes = _mistakes(scores, source, run)
         result = {**about, **scores.to_json(run.class_names), "mistakes": mistakes}
-        _write(directory, result, scores)
-        _show(directory, result)
+        write_report(directory, result, scores)
+        show_report(directory, result)
         return result
 
     return world.from_chief(write)
@@ -298,134 +296,3 @@ def _mistakes(scores: Scores, source: Source, run: SavedRun) -> list[dict[str, A
             row["text"] = content if is_str else content.decode("utf-8", "replace")
         found.append(row)
     return found
-
-
-def _write(directory: Path, result: dict[str, Any], scores: Scores) -> None:
-    """evaluation.json, evaluation.md and the figures, over those of an earlier evaluation."""
-    names = [row["class"] for row in result["classes"]]
-    bins = (scores.bin_examples, scores.bin_hits, scores.bin_confidence)
-    drawn = {
-        "confusion.png": figures.confusion_figure(scores.confusion, names),
-        "reliability.png": figures.reliability_figure(*bins),
-        "f1.png": figures.f1_figure(scores.f1, names),
-    }
-    # A line for each key: a confusion matrix with a line for each number could not be read.
-    rows = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in result.items()]
-    files = {
-        "evaluation.json": "{\n" + ",\n".join(rows) + "\n}\n",
-        "evaluation.md": to_markdown(result),
-    }
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, figure in drawn.items():
-            (directory / name).write_bytes(figures.to_png(figure))
-        for name, text in files.items():
-            # Half a surrogate pair in a text of the data cannot be written.
-            write_file(directory / name, text.encode("utf-8", "replace").decode("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot write the evaluation to {directory}: {error}") from None
-
-
-def to_markdown(result: dict[str, Any]) -> str:
-    """The report of an evaluation for people, from what `evaluate_run` returns."""
-    of_class = ("precision", "recall", "f1")
-    averages = [
-        {"class": f"{name} average", "examples": result["examples"], **result[f"{name}_average"]}
-        for name in ("macro", "weighted")
-    ]
-    classes = [
-        [_cell(row["class"]), *(_share(row[key]) for key in of_class), f"{row['examples']:,}"]
-        for row in result["classes"] + averages
-    ]
-    bins = [
-        [
-            f"{row['above']:.1%} to {row['up_to']:.1%}",
-            f"{row['examples']:,}",
-            _share(row["confidence"]),
-            _share(row["accuracy"]),
-        ]
-        for row in result["calibration"]
-        if row["examples"]
-    ]
-    parts = [
-        f"# {_cell(result['data'])}: {result['split']}",
-        f"    {result['command']}",
-        _table(["", ""], [[name, _cell(fact)] for name, fact in _facts(result).items()]),
-        "## Classes",
-        _table(["class", "precision", "recall", "F1", "examples"], classes),
-        "A dash is a share of nothing. Averages are over the classes that occur or are predicted, "
-        "with such a share as 0.",
-        "![F1 by class](f1.png)",
-        "![Confusion matrix](confusion.png)",
-        "## Calibration",
-        _table(["confidence", "examples", "mean confidence", "accuracy"], bins),
-        "![Reliability diagram](reliability.png)",
-        "## Most confident mistakes",
-        _table(
-            ["true", "predicted", "confidence", "where", "text"],
-            [
-                [
-                    _cell(row["true"]),
-                    _cell(row["predicted"]),
-                    _share(row["confidence"]),
-                    _cell(row["where"]),
-                    _cell(row.get("text", "")),
-                ]
-                for row in result["mistakes"]
-            ],
-        ),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _facts(result: dict[str, Any]) -> dict[str, str]:
-    """What was scored, and the metrics over all classes, by what they are called."""
-    examples = f"{result['examples']:,}"
-    if result["bad_examples"]:
-        examples += f", and {len(result['bad_examples'])} bad ones of the source left out"
-    facts = {
-        "run": f"{result['run']}, {result['checkpoint']}",
-        "data": f"{result['data']}, {result['split']} (fingerprint {result['fingerprint']})",
-        "examples": examples,
-        "accuracy": _share(result["accuracy"]),
-        "top-5 accuracy": _share(result["top5_accuracy"]),
-        "loss": "-" if result["loss"] is None else f"{result['loss']:.4f} nats",
-        "macro F1": _share(result["macro_average"]["f1"]),
-        "calibration error": f"{_share(result['calibration_error'])} (expected, {BINS} bins)",
-    }
-    if result["top5_accuracy"] is None:  # of up to five classes it says nothing
-        del facts["top-5 accuracy"]
-    return facts
-
-
-def _show(directory: Path, result: dict[str, Any]) -> None:
-    """A short table on the terminal."""
-    facts = _facts(result)
-    recall = {row["class"]: row["recall"] for row in result["classes"] if row["examples"]}
-    hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
-    facts["hardest"] = ", ".join(f"{name} {recall[name]:.0%}" for name in hardest) or "-"
-    facts["report"] = str(directory / "evaluation.md")
-    width = max(map(len, facts))
-    lines = [f"  {name:{width}}  {value}" for name, value in facts.items()]
-    print("\n".join(["", "Evaluation", *lines, ""]), flush=True)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    if not rows:
-        return "None."
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """A text in one cell of a Markdown table, cut if it is long."""
-    line = " ".join(text[: 2 * TEXT_CHARACTERS].split())
-    if len(line) > TEXT_CHARACTERS:
-        line = line[: TEXT_CHARACTERS - 1] + "…"
-    for sign in "\\`*_[]<>|":
-        line = line.replace(sign, "\\" + sign)
-    return line
-
-
-def _share(share: float | None) -> str:
-    return "-" if share is None else f"{share:.2%}"

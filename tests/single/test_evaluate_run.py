@@ -21,7 +21,8 @@ from app.data.images import ImageSpec, decode_images
 from app.distributed.world import World
 from app.errors import UserError
 from app.evaluate import evaluate
-from app.evaluate_run import MOST_MISTAKES, _write, evaluate_run, to_markdown
+from app.evaluate_run import MOST_MISTAKES, evaluate_run
+from app.evaluation_report import to_markdown, write_report
 from app.figures import MOST_CLASSES, confusion_figure, f1_figure, reliability_figure, to_png
 from app.recipe import load
 from app.saved_run import open_run
@@ -297,7 +298,7 @@ def test_a_text_cannot_break_the_report(tmp_path: Path, pydocs) -> None:
         {"true": "x", "predicted": "y", "confidence": 0.5, "where": "here", "text": text}
         for text in texts
     ]
-    _write(tmp_path / "out", result, Scores(np.zeros((7, 7), np.int64), 0.0))
+    write_report(tmp_path / "out", result, Scores(np.zeros((7, 7), np.int64), 0.0))
     text = (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
     rows = text.partition("## Most confident mistakes")[2].strip().splitlines()
     assert len(rows) == 2 + len(texts)
