@@ -1,5 +1,6 @@
 """What a run shows: event files as TensorBoard reads them, and lines on a screen that is none."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from app.config import Config
+from app.distributed.telemetry import StepFacts
 from app.evaluate import Scores
 from app.loop import Progress
 from app.tensorboard import TensorBoard
@@ -44,6 +46,27 @@ def test_scalars_carry_the_optimizer_step_and_are_written_once(tmp_path: Path) -
     assert [step for step, _ in train["learning_rate"]] == [20, 40]
     for split in ("validation", "test"):
         assert scalars(tmp_path / split) == {"loss": [(41, 0.5)], "accuracy": [(41, 0.875)]}
+
+
+def test_the_step_is_shown_as_the_mean_and_the_slowest_rank_had_it(tmp_path: Path) -> None:
+    table = np.array([[10, 5.0, 1.0, 3.0, 1.0], [10, 5.0, 0.5, 4.5, 0.5]])
+    board = TensorBoard(tmp_path, Config())
+    shown = dataclasses.replace(
+        progress(20),
+        times=RankTimes.of(table),
+        memory_bytes=np.array([1e9, 2e9]),
+        facts=StepFacts(3.0, 10.0, 0.1, 0.25),
+        bytes_sent=2e6,
+        bytes_uncompressed=4e6,
+    )
+    board.trained(shown)
+    board.evaluated("test", 20, SCORES)
+    train = {name: points[0][1] for name, points in scalars(tmp_path / "train").items()}
+    assert train["step_time_mean_s/input"] == pytest.approx(0.075)
+    assert train["step_time_slowest_rank_s/compute"] == pytest.approx(0.4)
+    assert train["health/update_to_weight_ratio"] == pytest.approx(0.01)
+    assert train["memory_gb/largest_rank"] == pytest.approx(2.0)
+    assert train["exchange/compression_ratio"] == pytest.approx(2.0)
 
 
 def test_without_validation_there_is_no_validation_curve(tmp_path: Path) -> None:
