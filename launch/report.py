@@ -129,7 +129,7 @@ def reason(status: int) -> str:
         return "ended: its process was killed, or the ssh connection to its host was lost"
     if status > SIGNALLED:
         number = status - SIGNALLED
-        known = number in iter(signal.Signals)
+        known = number in {int(known) for known in signal.Signals}
         name = signal.Signals(number).name if known else f"signal {number}"
         memory = " (the kernel does that when memory is short)" if number == signal.SIGKILL else ""
         return f"was killed by {name}{memory}"
