@@ -128,7 +128,7 @@ def judge_interfaces(by_host: Mapping[str, Mapping[str, str]], wanted: str | Non
     """
     title = "common interface"
     listed = "; ".join(f"{host}: {', '.join(own) or 'none'}" for host, own in by_host.items())
-    common = [name for name in next(iter(by_host.values())) if _connects(name, by_host)]
+    common = common_interfaces(by_host)
     if wanted and wanted not in common:
         found = f"'{wanted}' is not on every host with an address of its own ({listed})"
         advice = f"give --network-interface {common[0]}" if common else "rename one: ip link"
@@ -141,6 +141,11 @@ def judge_interfaces(by_host: Mapping[str, Mapping[str, str]], wanted: str | Non
     others = "" if len(common) == 1 or wanted else f" (also {', '.join(common[1:])})"
     found = f"{chosen} on {len(by_host)} host(s) that answered{others}"
     return Result(OK, title, found, f"start with --network-interface {chosen}")
+
+
+def common_interfaces(by_host: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """The interfaces that have the same name, and an address of their own, on every host."""
+    return [name for name in next(iter(by_host.values())) if _connects(name, by_host)]
 
 
 def _connects(name: str, by_host: Mapping[str, Mapping[str, str]]) -> bool:

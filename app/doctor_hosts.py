@@ -129,6 +129,12 @@ def check_hosts(
 
     At most `hosts_timeout_s(len(hosts))` seconds. Results of status "problem" forbid a launch.
     """
+    here, answers = ask_all(hosts, ssh)
+    return judge(here, answers, network_interface)
+
+
+def ask_all(hosts: Sequence[Host], ssh: Ssh) -> tuple[Mapping[str, Any], list[Answer]]:
+    """The facts of this host, and what all hosts answered."""
     directory = os.getcwd()
     here = doctor_facts.gather(package_names(read_pins()), directory)
     answers = []
@@ -137,6 +143,13 @@ def check_hosts(
         asked = [Pending(ask, host, ssh, here, directory) for host in chunk]
         deadline = time.monotonic() + HOST_TIMEOUT_S
         answers += [_answer(h, p, deadline) for h, p in zip(chunk, asked, strict=True)]
+    return here, answers
+
+
+def judge(
+    here: Mapping[str, Any], answers: Sequence[Answer], network_interface: str | None
+) -> list[Result]:
+    """What is wrong with each host that was asked, and between those that answered."""
     results = []
     for answer in answers:
         if answer.problem:
@@ -167,14 +180,9 @@ def ask(host: Host, ssh: Ssh, here: Mapping[str, Any], directory: str) -> Answer
     """Find a host, reach its ssh port, and run the facts in its Python; stops where that fails."""
     if is_here(host.name, here):
         return Answer(host, None, here)
-    configuration = run(ssh.command(host.name, "-G"), CONNECT_TIMEOUT_S)
-    if configuration.failure:
-        return Answer(host, judge_ssh(host.name, configuration), {})
-    way = _way(configuration.out)
-    if not way.keys() & {"proxyjump", "proxycommand"}:  # else only ssh knows how to get there
-        problem = reach(host.name, way.get("hostname", host.name), int(way.get("port", "22")))
-        if problem:
-            return Answer(host, problem, {})
+    problem = find(host.name, ssh)
+    if problem:
+        return Answer(host, problem, {})
     command = [*ssh.command(host.name), f"{shlex.quote(sys.executable)} -"]
     started_s = time.time()
     finished = run(command, SSH_TIMEOUT_S, _program(list(here["packages"]), directory))
@@ -183,6 +191,17 @@ def ask(host: Host, ssh: Ssh, here: Mapping[str, Any], directory: str) -> Answer
     if facts is None:
         return Answer(host, judge_ssh(host.name, finished), {})
     return Answer(host, None, facts, skew_s(started_s, ended_s, facts["time_s"]))
+
+
+def find(name: str, ssh: Ssh) -> Result | None:
+    """None if the name leads to a port that accepts connections, where ssh would look."""
+    configuration = run(ssh.command(name, "-G"), CONNECT_TIMEOUT_S)
+    if configuration.failure:
+        return judge_ssh(name, configuration)
+    way = _way(configuration.out)
+    if way.keys() & {"proxyjump", "proxycommand"}:  # only ssh knows how to get there
+        return None
+    return reach(name, way.get("hostname", name), int(way.get("port", "22")))
 
 
 def is_here(name: str, here: Mapping[str, Any]) -> bool:

@@ -1,0 +1,1 @@
+"""How ranks are started; `python -m launch.start` is what the launch scripts run."""

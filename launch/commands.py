@@ -1,0 +1,129 @@
+"""The command lines of horovodrun and mpirun, and the environment of ranks. Pure functions.
+
+No shell of ours sees a name or a value. horovodrun builds command lines for a shell: it quotes the
+command and the environment, but not hosts, interface, key and directory, so these are checked here
+or are not given to it.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from app.doctor_hosts import BY_CONFIGURATION, Host, Ssh
+from app.errors import UserError
+
+# What ranks need of the launcher's environment; ssh gives them nothing of it.
+FORWARDED = re.compile(
+    r"(PATH|PYTHONPATH|LD_LIBRARY_PATH|LANG|LC_ALL|TZ|TMPDIR|CUDA_HOME|XLA_FLAGS"
+    r"|(LOCKSTEP|TF|TFDS|KERAS|HOROVOD|NCCL|UCX|OMP|MKL|OPENBLAS|PYTHON)_?[A-Z0-9_]*)"
+)
+NOT_FORWARDED = {"LOCKSTEP_TERMINAL"}  # a terminal of this host
+# What ssh itself reads.
+OF_SSH = ("HOME", "USER", "LOGNAME", "SHELL", "SSH_AUTH_SOCK")
+RANK = [sys.executable, "-P", "-m", "launch.rank"]
+SAFE_PATH = re.compile(r"[A-Za-z0-9_./~+@%=,-]+", re.ASCII)
+SAFE_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", re.ASCII)
+TERM_TO_KILL_S = 10
+
+
+class Place(NamedTuple):
+    """Where ranks start: hosts with slots, how to reach them, the network interface to use."""
+
+    hosts: Sequence[Host]
+    ssh: Ssh = BY_CONFIGURATION
+    interface: str | None = None
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks there are in all."""
+        return sum(host.slots for host in self.hosts)
+
+    @property
+    def listed(self) -> str:
+        """`host1:4,host2:4`."""
+        return ",".join(f"{host.name}:{host.slots}" for host in self.hosts)
+
+    @property
+    def host_of_rank(self) -> list[str]:
+        """The name of the host of every rank: both launchers fill one host after the other."""
+        return [host.name for host in self.hosts for _ in range(host.slots)]
+
+
+def check_safe(identity: str | None, interface: str | None) -> None:
+    """Raise UserError for a key file or an interface that a shell would read as more than one."""
+    if identity is not None and not SAFE_PATH.fullmatch(identity):
+        raise UserError(
+            f"--ssh-identity {identity!r}: horovodrun and mpirun take only paths of letters, "
+            "digits and _./+@%=,- here: link to the key from such a path"
+        )
+    if interface is not None and not SAFE_INTERFACE.fullmatch(interface):
+        raise UserError(f"--network-interface {interface!r} is no name of an interface")
+
+
+def rank_environment(
+    environ: Mapping[str, str], place: Place, arguments: Sequence[str], directory: str
+) -> dict[str, str]:
+    """The launcher's environment, with what every rank is told."""
+    chosen = {
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's notes at the start, once for each rank
+        "NCCL_DEBUG": "WARN",
+        **({"NCCL_SOCKET_IFNAME": place.interface} if place.interface else {}),
+        **environ,
+        "PYTHONUNBUFFERED": "1",
+        "LOCKSTEP_ARGUMENTS": json.dumps(list(arguments)),
+        "LOCKSTEP_DIRECTORY": directory,
+    }
+    chosen.pop("OMPI_MCA_orte_default_hostfile", None)  # hosts are given by name, always
+    if not chosen.get("NVIDIA_VISIBLE_DEVICES"):  # the MPI Operator's, for the launcher pod alone
+        chosen.pop("NVIDIA_VISIBLE_DEVICES", None)
+    return chosen
+
+
+def forwarded(environ: Mapping[str, str]) -> list[str]:
+    """The names of the variables that ranks on other hosts get."""
+    return sorted(n for n in environ if FORWARDED.fullmatch(n) and n not in NOT_FORWARDED)
+
+
+def for_horovodrun(environ: Mapping[str, str]) -> dict[str, str]:
+    """Of an environment what may go to other hosts: horovodrun puts all of it on command lines."""
+    names = {*forwarded(environ), *OF_SSH}
+    return {name: value for name, value in environ.items() if name in names}
+
+
+def gloo_command(place: Place) -> list[str]:
+    """How horovodrun starts the ranks of a place over gloo."""
+    command = ["horovodrun", "-np", str(place.ranks), "--gloo", "-H", place.listed]
+    command += ["--disable-cache"]  # it would remember for an hour that a host could be reached
+    command += ["--network-interfaces", place.interface] if place.interface else []
+    command += ["-p", str(place.ssh.port)] if place.ssh.port else []
+    command += ["-i", str(place.ssh.identity)] if place.ssh.identity else []
+    return [*command, *RANK]
+
+
+def mpi_command(place: Place, environ: Mapping[str, str], cores: int, is_root: bool) -> list[str]:
+    """How mpirun (Open MPI 4.1) starts the ranks of a place. `cores`: of this host."""
+    command = ["mpirun", "--tag-output", "-np", str(place.ranks), "-H", place.listed]
+    command += ["--allow-run-as-root"] if is_root else []
+    # Ranks choose their own cores (app/distributed/devices.py).
+    command += ["-bind-to", "none", "-map-by", "slot"]
+    command += _mca("pml", "ob1") + _mca("btl", "^openib")
+    command += _mca("odls_base_sigkill_timeout", str(TERM_TO_KILL_S))
+    if max(host.slots for host in place.hosts) > cores:
+        # A waiting rank of Open MPI spins; it must let the others compute.
+        command += _mca("mpi_yield_when_idle", "1")
+    if place.interface:
+        command += _mca("btl_tcp_if_include", place.interface)
+        command += _mca("oob_tcp_if_include", place.interface)
+    ssh = environ.get("OMPI_MCA_plm_rsh_args", "").split()  # the MPI Operator sets some
+    ssh += ["-p", str(place.ssh.port)] if place.ssh.port else []
+    ssh += ["-i", str(place.ssh.identity)] if place.ssh.identity else []
+    command += _mca("plm_rsh_args", " ".join(ssh)) if ssh else []
+    for name in forwarded(environ):
+        command += ["-x", name]
+    return [*command, *RANK]
+
+
+def _mca(name: str, value: str) -> list[str]:
+    return ["-mca", name, value]

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Entry point of the launcher pod of an MPIJob: launch/hosts.sh with what the MPI Operator gives.
+#
+#   launch/mpijob.sh ARGUMENTS...
+#
+# Environment variables: LOCKSTEP_HOSTFILE (default /etc/mpi/hostfile), LOCKSTEP_WAIT_S (seconds
+# that workers may take to start, default 300), LOCKSTEP_INTERFACE (default eth0).
+set -euo pipefail
+
+hostfile=${LOCKSTEP_HOSTFILE:-/etc/mpi/hostfile}
+# Without hosts, mpirun and horovodrun would start all ranks here, in the launcher pod.
+if ! grep -qs '^[^#]*[^#[:space:]]' -- "$hostfile"; then
+  printf "error: the MPI Operator's hostfile %s is missing or names no worker, so all ranks would \
+start in this launcher pod: is this pod the launcher of an MPIJob with Worker replicas?\n" \
+    "$hostfile" >&2
+  exit 2
+fi
+exec "$(dirname "${BASH_SOURCE[0]}")/hosts.sh" --hostfile "$hostfile" --mpi \
+  --wait "${LOCKSTEP_WAIT_S:-300}" --network-interface "${LOCKSTEP_INTERFACE:-eth0}" "$@"

@@ -1,0 +1,136 @@
+"""What ranks and their launcher print, made fit for a user: one report of a failure.
+
+Lines of rank 0 lose their prefix, those of others become `[1] ...`. After the first rank has begun
+to say why it ends, what the others say is held back: it is nearly always an echo. At the end, the
+rank that the launcher saw end first is named.
+"""
+
+import re
+import signal
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from typing import BinaryIO
+
+# [RANK]<stdout>: of horovodrun, [JOB,RANK]<stdout>: of mpirun; again after each carriage return.
+PREFIX = re.compile(rb"(?:^|(?<=\r))\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
+# How a rank begins to say why it ends: app/command_line.py, Python, its fault handler.
+LAST_WORDS = re.compile(rb"error: |rank \d+ of \d+ failed:|Traceback \(most rec|Fatal Python error")
+ECHO = re.compile(
+    rb"an exchange failed; has another rank ended|Horovod background loop uncaught|^Terminated$"
+)
+GLOO_EXIT = re.compile(r"^Process (\d+) exit with status code (\d+)\.")
+MPI_EXIT = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]\s+Exit code: +(\d+)")
+MPI_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
+MPI_LOST = re.compile(r"lost communication with a remote daemon.*Remote daemon: \S+ on node (\S+)")
+SIGNALLED, SSH_LOST, TERMINATED = 128, 255, 128 + signal.SIGTERM
+LINES_HELD, LINES_OF_LAUNCHER = 200, 60
+USER_ERROR = 2
+
+
+class Report:
+    """Takes every line of a launcher, shows what is for the user, and says at the end what failed.
+
+    `hosts`: the name of the host of every rank.
+    """
+
+    def __init__(self, hosts: Sequence[str], errors: BinaryIO):
+        self._hosts = hosts
+        self._errors = errors
+        self._speaker: int | None = None
+        self._spoke: set[int] = set()
+        self._held: dict[int, deque[bytes]] = defaultdict(lambda: deque(maxlen=LINES_HELD))
+        self._launcher: deque[str] = deque(maxlen=LINES_OF_LAUNCHER)
+
+    def output(self, line: bytes, screen: BinaryIO) -> None:
+        """A line of standard output."""
+        prefix = PREFIX.match(line)
+        if prefix:
+            self._show(int(prefix[1]), PREFIX.sub(b"", line), screen)
+        else:
+            self._launcher.append(line.decode(errors="replace").rstrip())
+
+    def error(self, line: bytes) -> None:
+        """A line of standard error."""
+        prefix = PREFIX.match(line)
+        if not prefix:
+            self._launcher.append(line.decode(errors="replace").rstrip())
+            return
+        rank, text = int(prefix[1]), PREFIX.sub(b"", line)
+        if self._speaker is None and LAST_WORDS.match(text):
+            self._speaker = rank
+        if ECHO.search(text) or self._speaker not in (None, rank):
+            self._held[rank].append(text)
+        else:
+            self._spoke.add(rank)
+            self._show(rank, text, self._errors)
+
+    def ended(self, code: int) -> int:
+        """After the last line: say why the launcher ended with `code`; returns ours."""
+        if code == 0:
+            for rank, lines in self._held.items():
+                for line in lines:
+                    self._show(rank, line, self._errors)
+            return 0
+        first = self._first()
+        if first is None:
+            return self._launcher_failed(code)
+        rank, status = first
+        if rank not in self._spoke:
+            for line in self._held[rank]:
+                self._show(rank, line, self._errors)
+        if status != USER_ERROR or not (rank in self._spoke or self._held[rank]):
+            self._say(f"error: {self._who(rank)} {reason(status)}")
+        return status
+
+    def stopped(self, number: int) -> int:
+        """After the last line of ranks that a signal of the user's has ended."""
+        self._say(f"stopped by {signal.Signals(number).name}")
+        return SIGNALLED + number
+
+    def _first(self) -> tuple[int, int] | None:
+        """(rank, exit status as a shell has it) of the one that failed first and by itself."""
+        text = "\n".join(self._launcher)
+        exits = [(int(m[1]), int(m[2])) for line in self._launcher if (m := GLOO_EXIT.match(line))]
+        exits += [(int(m[1]), int(m[2])) for m in MPI_EXIT.finditer(text)]
+        exits += [(int(m[1]), SIGNALLED + int(m[3])) for m in MPI_SIGNAL.finditer(text)]
+        failed = [exit for exit in exits if exit[1]]
+        own = [exit for exit in failed if exit[1] != TERMINATED and not self._only_echoed(exit[0])]
+        return next(iter([*own, *failed]), None)
+
+    def _only_echoed(self, rank: int) -> bool:
+        return rank not in self._spoke and any(map(ECHO.search, self._held[rank]))
+
+    def _launcher_failed(self, code: int) -> int:
+        lost = MPI_LOST.search(" ".join(self._launcher))
+        if lost:
+            self._say(f"error: the connection to host {lost[1]} was lost: is it still up?")
+        else:
+            for line in list(self._launcher)[-15:]:
+                self._say(line)
+            self._say(f"error: the launcher failed (exit code {code}) before any rank did")
+        return code if 0 < code < SIGNALLED else 1
+
+    def _who(self, rank: int) -> str:
+        many = len(set(self._hosts)) > 1 and rank < len(self._hosts)
+        return f"rank {rank}" + (f" on host {self._hosts[rank]}" if many else "")
+
+    def _show(self, rank: int, text: bytes, screen: BinaryIO) -> None:
+        screen.write(text if rank == 0 else b"[%d] " % rank + text)
+        screen.flush()
+
+    def _say(self, text: str) -> None:
+        self._errors.write(text.encode(errors="replace") + b"\n")
+        self._errors.flush()
+
+
+def reason(status: int) -> str:
+    """`was killed by SIGKILL ...`, from an exit status as a shell has it."""
+    if status == SSH_LOST:
+        return "ended: its process was killed, or the ssh connection to its host was lost"
+    if status > SIGNALLED:
+        number = status - SIGNALLED
+        known = number in {int(known) for known in signal.Signals}
+        name = signal.Signals(number).name if known else f"signal {number}"
+        memory = " (the kernel does that when memory is short)" if number == signal.SIGKILL else ""
+        return f"was killed by {name}{memory}"
+    return f"ended with exit code {status}"

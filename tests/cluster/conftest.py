@@ -1,0 +1,120 @@
+"""Three hosts with sshd on port 2222, reached with a throw-away key."""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.namespaces import Network, why_not
+from tests.integration.launching import ROOT, Finished, run
+
+PORT = 2222
+SSHD = "/usr/sbin/sshd"
+SSHD_CONFIG = """\
+Port {port}
+HostKey /etc/ssh/host_key
+AuthorizedKeysFile /etc/ssh/authorized_keys
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+StrictModes no
+PidFile none
+"""
+
+
+class Hosts:
+    """h1, h2 and h3 on a network; sshd runs where `start_sshd` was called."""
+
+    def __init__(self, network: Network, folder: Path):
+        self.network = network
+        self.key = folder / "key"
+        self._folder = folder
+        self._sshd: dict[str, subprocess.Popen] = {}
+        _keygen(self.key)
+        _keygen(folder / "host_key")
+        public = (folder / "host_key.pub").read_text()
+        for name in network.names:
+            etc = network.etc(name) / "ssh"
+            etc.mkdir()
+            for file in ("host_key", "host_key.pub"):
+                shutil.copy(folder / file, etc)
+            shutil.copy(folder / "key.pub", etc / "authorized_keys")
+            (etc / "sshd_config").write_text(SSHD_CONFIG.format(port=PORT))
+            known = [f"[{other}]:{PORT} {public}" for other in network.names]
+            (etc / "ssh_known_hosts").write_text("".join(known))
+
+    def start_sshd(self, name: str) -> None:
+        """Start a host's sshd; returns when it accepts connections."""
+        Path("/run/sshd").mkdir(exist_ok=True)
+        log = (self._folder / f"sshd-{name}.log").open("ab")
+        command = self.network.command(name, SSHD, "-D", "-e")
+        self._sshd[name] = subprocess.Popen(command, stdout=log, stderr=log)
+        probe = f"import socket; socket.create_connection(('localhost', {PORT}), 1)"
+        probing = self.network.command(name, sys.executable, "-c", probe)
+        for _ in range(50):
+            if subprocess.run(probing, capture_output=True).returncode == 0:
+                return
+            time.sleep(0.1)
+        raise AssertionError(Path(log.name).read_text())
+
+    def stop_sshd(self, name: str) -> None:
+        """End a host's sshd, so that its port is closed; sessions go on."""
+        self._sshd.pop(name).kill()
+
+    @contextlib.contextmanager
+    def without_sshd(self, name: str) -> Iterator[None]:
+        """A block in which a host's sshd does not run."""
+        self.stop_sshd(name)
+        try:
+            yield
+        finally:
+            self.start_sshd(name)
+
+    def launch(self, *arguments: str, timeout_s: float, at: str = "h1", **environ: str) -> Finished:
+        """Run launch/hosts.sh on a host, with the port and the key of these hosts."""
+        command = [str(ROOT / "launch" / "hosts.sh"), "--ssh-port", str(PORT)]
+        if "--ssh-identity" not in arguments:
+            command += ["--ssh-identity", str(self.key)]
+        whole = self.network.command(at, *command, *arguments)
+        return run(whole, timeout_s=timeout_s, LOCKSTEP_VENV=sys.prefix, **environ)
+
+    def ranks(self) -> dict[str, list[int]]:
+        """The processes on each host, sshd aside: what a launch has left behind."""
+        found = {}
+        for name in self.network.names:
+            pids = self.network.processes(name)
+            found[name] = [pid for pid in pids if b"launch" in _command_line(pid)]
+        return found
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _keygen(path: Path) -> None:
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+    subprocess.run(command, check=True)
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory) -> Iterator[Hosts]:
+    """Hosts with sshd."""
+    reason = why_not()
+    if not reason and not Path(SSHD).exists():
+        reason = "no sshd (Debian: openssh-server)"
+    if reason:
+        pytest.skip(reason)
+    with Network(["h1", "h2", "h3"]) as network:
+        hosts = Hosts(network, tmp_path_factory.mktemp("ssh"))
+        for name in network.names:
+            hosts.start_sshd(name)
+        yield hosts
