@@ -1,0 +1,287 @@
+"""Kubernetes' pods on this machine: podman runs each Pod object in a network namespace of its own.
+
+What the kubelet would do is translated or refused, never left out in silence. Not imitated:
+limits of CPU and memory, and probes (the tests ask for readiness themselves). Needs root.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.namespaces import Network, why_not
+
+PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
+TOOLS = {"podman": "podman", "runc": "runc", "buildah": "buildah", "debootstrap": "debootstrap"}
+# lockstep-PID-NAME, as the namespaces: another test run can tell a leftover.
+CONTAINER = re.compile(r"lockstep-(\d+)-[\w.-]+")
+
+# Fields that say nothing to one machine, or that the operator has used already.
+WITHOUT_MEANING_HERE = {
+    "automountServiceAccountToken",  # podman mounts none
+    "enableServiceLinks",  # podman sets none
+    "restartPolicy",  # the tests restart
+    "schedulerName",
+    "tolerations",
+    "topologySpreadConstraints",
+    "affinity",
+    "subdomain",  # names are in /etc/hosts
+    "setHostnameAsFQDN",
+    "priorityClassName",
+    "dnsConfig",
+    "dnsPolicy",
+}
+OF_POD = {"containers", "volumes", "securityContext", "hostname", "terminationGracePeriodSeconds"}
+OF_CONTAINER = {
+    "name",
+    "image",
+    "command",
+    "args",
+    "env",
+    "workingDir",
+    "volumeMounts",
+    "securityContext",
+    # not imitated:
+    "resources",
+    "ports",
+    "readinessProbe",
+    "imagePullPolicy",
+}
+OF_POD_SECURITY = {
+    "runAsNonRoot",
+    "runAsUser",
+    "runAsGroup",
+    "fsGroup",
+    "fsGroupChangePolicy",
+    "seccompProfile",
+}
+OF_SECURITY = {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
+
+
+def missing() -> str | None:
+    """Why there can be no pods here, or None."""
+    absent = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
+    if absent:
+        return f"pods need {', '.join(absent)} (Debian: apt-get install {' '.join(absent)})"
+    return why_not()
+
+
+def only(given: Mapping[str, Any], known: set[str], what: str) -> None:
+    """Raise for a field that would be left out in silence."""
+    if unknown := set(given) - known:
+        raise NotImplementedError(f"{what}: {', '.join(sorted(unknown))}")
+
+
+class Kubelet:
+    """Runs Pod objects; `hosts` of the network are the names of the pods.
+
+    `claims`: the directory of each PersistentVolumeClaim. `objects`: the ConfigMaps and Secrets
+    that pods mount. At the end of its `with` block all containers are gone.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        image: str,
+        folder: Path,
+        claims: Mapping[str, Path],
+        objects: list[dict[str, Any]],
+    ):
+        self.network, self._image, self._folder, self._claims = network, image, folder, claims
+        self._objects = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+
+    def start(self, pod: Mapping[str, Any]) -> None:
+        """Create a pod's container and start it; the same pod may have run before."""
+        name = pod["metadata"]["name"]
+        self.remove(name)
+        command = PODMAN + ["run", "--detach", "--name", self.container(name)]
+        podman(*command[len(PODMAN) :], *self._options(pod))
+
+    def container(self, name: str) -> str:
+        """The name of a pod's container."""
+        return f"lockstep-{os.getpid()}-{name}"
+
+    def execute(self, name: str, *command: str) -> str:
+        """The output of a command in a running pod."""
+        return podman("exec", self.container(name), *command)
+
+    def running(self, name: str) -> bool:
+        """Does the pod's container run?"""
+        return self._inspect(name, "{{.State.Running}}") == "true"
+
+    def exit_code(self, name: str, timeout_s: float) -> int:
+        """Wait for the end of a pod; its exit code."""
+        deadline = time.monotonic() + timeout_s
+        while self.running(name):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no end after {timeout_s} s\n{self.log(name)}")
+            time.sleep(0.5)
+        return int(self._inspect(name, "{{.State.ExitCode}}"))
+
+    def log(self, name: str) -> str:
+        """What a pod has printed so far, both streams."""
+        return podman("logs", self.container(name))
+
+    def wait_for(self, name: str, words: str, timeout_s: float) -> None:
+        """Return when a pod has printed these words."""
+        deadline = time.monotonic() + timeout_s
+        while words not in self.log(name):
+            if time.monotonic() > deadline or not self.running(name):
+                raise AssertionError(f"{name} did not print {words!r}\n{self.log(name)}")
+            time.sleep(0.2)
+
+    def wait_ready(self, pod: Mapping[str, Any], timeout_s: float) -> None:
+        """Return when the pod's readiness probe, on a TCP port, succeeds."""
+        name, container = pod["metadata"]["name"], pod["spec"]["containers"][0]
+        port = container["readinessProbe"]["tcpSocket"]["port"]
+        ports = {one.get("name"): one["containerPort"] for one in container.get("ports", ())}
+        address = (self.network.address(name), ports.get(port, port))
+        probe = f"import socket; socket.create_connection({address!r}, 1)"
+        deadline = time.monotonic() + timeout_s
+        command = self.network.command(name, sys.executable, "-c", probe)
+        while subprocess.run(command, capture_output=True).returncode:
+            if time.monotonic() > deadline or not self.running(name):
+                raise AssertionError(f"{name} is not ready\n{self.log(name)}")
+            time.sleep(0.3)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to all processes of a pod: its host is gone, or it was out of memory."""
+        podman("kill", self.container(name))
+
+    def remove(self, name: str) -> None:
+        """Delete a pod, if it is there, without grace."""
+        podman("rm", "--force", "--time", "0", "--ignore", self.container(name))
+
+    def __enter__(self) -> "Kubelet":
+        listed = podman("ps", "--all", "--format", "{{.Names}}").split()
+        for name in listed:
+            made_by = CONTAINER.fullmatch(name)
+            if made_by and not Path(f"/proc/{made_by[1]}").exists():
+                podman("rm", "--force", "--time", "0", name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.network.names:
+            self.remove(name)
+
+    def _inspect(self, name: str, template: str) -> str:
+        return podman("inspect", "--format", template, self.container(name)).strip()
+
+    def _options(self, pod: Mapping[str, Any]) -> Iterator[str]:
+        """Podman's options, the image and the arguments, for a Pod object."""
+        name, spec = pod["metadata"]["name"], pod["spec"]
+        only(spec, OF_POD | WITHOUT_MEANING_HERE, f"pod {name}")
+        (container,) = spec["containers"]
+        only(container, OF_CONTAINER, f"container of pod {name}")
+        hosts = self._folder / "hosts"
+        hosts.write_text(self.network.hosts_file())
+        yield from ("--network", f"ns:/run/netns/{self.network.namespace(name)}")
+        yield from ("--hostname", spec.get("hostname", name), "--volume", f"{hosts}:/etc/hosts:ro")
+        yield from ("--no-healthcheck", "--log-driver", "k8s-file", "--pull", "never")
+        yield from ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
+        yield from ("--stop-timeout", str(spec.get("terminationGracePeriodSeconds", 30)))
+        yield from security(spec.get("securityContext", {}), container.get("securityContext", {}))
+        yield from self._volumes(pod)
+        for variable in container.get("env", ()):
+            only(variable, {"name", "value"}, f"env of pod {name}")
+            yield from ("--env", f"{variable['name']}={variable.get('value', '')}")
+        if "workingDir" in container:
+            yield from ("--workdir", container["workingDir"])
+        if "command" in container:  # Kubernetes' command is Docker's entry point
+            yield from ("--entrypoint", json.dumps(container["command"]))
+        yield from (self._image, *container.get("args", ()))
+
+    def _volumes(self, pod: Mapping[str, Any]) -> Iterator[str]:
+        spec = pod["spec"]
+        group = spec.get("securityContext", {}).get("fsGroup", 0)
+        volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
+        for mount in spec["containers"][0].get("volumeMounts", ()):
+            only(mount, {"name", "mountPath", "readOnly"}, "volumeMount")
+            volume = volumes[mount["name"]]
+            if volume.get("emptyDir", {}).get("medium") == "Memory":
+                size = volume["emptyDir"]["sizeLimit"].removesuffix("i").lower()
+                yield from ("--tmpfs", f"{mount['mountPath']}:size={size},mode=1777,rw,exec")
+                continue
+            place = self._directory(pod["metadata"]["name"], volume, group)
+            mode = "ro" if mount.get("readOnly") or not writable(volume) else "rw"
+            yield from ("--volume", f"{place}:{mount['mountPath']}:{mode}")
+
+    def _directory(self, pod: str, volume: Mapping[str, Any], group: int) -> Path:
+        """The directory behind a volume, with the owners and modes that the kubelet gives it."""
+        only(volume, {"name", "emptyDir", "persistentVolumeClaim", "configMap", "secret"}, "volume")
+        if "persistentVolumeClaim" in volume:
+            place = self._claims[volume["persistentVolumeClaim"]["claimName"]]
+            os.chown(place, 0, group)
+            place.chmod(0o2775)
+            return place
+        place = self._folder / pod / volume["name"]
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        os.chown(place, 0, group)
+        place.chmod(0o2777)
+        for kind, source in (("ConfigMap", "configMap"), ("Secret", "secret")):
+            if source in volume:
+                named = volume[source].get("name") or volume[source]["secretName"]
+                write_items(place, self._objects[kind, named], volume[source], group)
+        return place
+
+
+def security(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[str]:
+    """Podman's options for the security contexts of a pod and of its container."""
+    only(pod, OF_POD_SECURITY, "securityContext of the pod")
+    only(container, OF_SECURITY, "securityContext of the container")
+    if "runAsUser" in pod:
+        yield from ("--user", f"{pod['runAsUser']}:{pod.get('runAsGroup', 0)}")
+    elif pod.get("runAsNonRoot"):
+        raise NotImplementedError("runAsNonRoot without runAsUser")
+    if "fsGroup" in pod:
+        yield from ("--group-add", str(pod["fsGroup"]))
+    if pod.get("seccompProfile", {}).get("type") != "RuntimeDefault":  # Kubernetes' own default
+        yield from ("--security-opt", "seccomp=unconfined")
+    if container.get("allowPrivilegeEscalation") is False:
+        yield from ("--security-opt", "no-new-privileges")
+    if container.get("readOnlyRootFilesystem"):
+        yield from ("--read-only", "--read-only-tmpfs=false")
+    for change in ("drop", "add"):
+        for name in container.get("capabilities", {}).get(change, ()):
+            yield from (f"--cap-{change}", name.lower())
+
+
+def writable(volume: Mapping[str, Any]) -> bool:
+    """May a pod write to this volume at all?"""
+    claim = volume.get("persistentVolumeClaim", {})
+    return not claim.get("readOnly") and not volume.keys() & {"configMap", "secret"}
+
+
+def write_items(
+    place: Path, held: Mapping[str, Any], source: Mapping[str, Any], group: int
+) -> None:
+    """The files of a ConfigMap or Secret: root's, and readable by fsGroup if there is one."""
+    texts = {**held.get("data", {}), **held.get("stringData", {})}
+    items = source.get("items") or [{"key": key, "path": key} for key in texts]
+    for item in items:
+        path, text = place / item["path"], texts[item["key"]]
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        os.chown(path, 0, group)
+        mode = item.get("mode", source.get("defaultMode", 0o644))
+        path.chmod(mode | (0o440 if group else 0))
+
+
+def podman(*arguments: str) -> str:
+    """Run podman; what it printed, both streams."""
+    done = subprocess.run(
+        [*PODMAN, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode:
+        raise AssertionError(f"podman {' '.join(arguments)}: {done.stdout}")
+    return done.stdout
