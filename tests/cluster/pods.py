@@ -4,6 +4,7 @@ What the kubelet would do is translated or refused, never left out in silence. N
 limits of CPU and memory, and probes (the tests ask for readiness themselves). Needs root.
 """
 
+import base64
 import json
 import os
 import re
@@ -263,11 +264,11 @@ def write_items(
     place: Path, held: Mapping[str, Any], source: Mapping[str, Any], group: int
 ) -> None:
     """The files of a ConfigMap or Secret: root's, and readable by fsGroup if there is one."""
-    texts = {**held.get("data", {}), **held.get("stringData", {})}
-    items = source.get("items") or [{"key": key, "path": key} for key in texts]
+    decode = base64.b64decode if held["kind"] == "Secret" else str.encode
+    items = source.get("items") or [{"key": key, "path": key} for key in held["data"]]
     for item in items:
-        path, text = place / item["path"], texts[item["key"]]
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        path = place / item["path"]
+        path.write_bytes(decode(held["data"][item["key"]]))
         os.chown(path, 0, group)
         mode = item.get("mode", source.get("defaultMode", 0o644))
         path.chmod(mode | (0o440 if group else 0))

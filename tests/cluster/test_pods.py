@@ -1,0 +1,243 @@
+"""Our image and our manifests, with podman for Kubernetes and mpi_operator.py for the operator.
+
+Launcher and workers of overlays/cpu run in containers of their own, with addresses of their own,
+and train for real.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster import mpi_operator, pods
+from tests.cluster.namespaces import Network
+from tests.cluster.pods import Kubelet, podman
+from tests.integration.launching import ROOT
+
+pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image may be built first
+
+LAUNCHER = "lockstep-launcher"
+WORKERS = ["lockstep-worker-0", "lockstep-worker-1"]
+EPOCHS = 90  # long enough to be killed twice
+LISTEN = "0A"  # of /proc/net/tcp
+
+
+class Cluster:
+    """The MPIJob of overlays/cpu on this machine."""
+
+    def __init__(self, kubelet: Kubelet, network: Network, job: dict[str, Any], runs: Path):
+        self.kubelet, self.network, self.job, self.runs = kubelet, network, job, runs
+        self.workers = [mpi_operator.worker(job, index) for index in range(2)]
+
+    def launcher(self, run: str, *options: str) -> dict[str, Any]:
+        """The launcher's Pod, for another run directory and with further options."""
+        pod = deepcopy(mpi_operator.launcher(self.job)["spec"]["template"])
+        pod["metadata"]["name"] = LAUNCHER
+        args = pod["spec"]["containers"][0]["args"]
+        args[args.index("/runs/digits")] = f"/runs/{run}"
+        args += options
+        return pod
+
+    def log(self, run: str) -> str:
+        """The log of a run, on the shared volume."""
+        log = self.runs / run / "log.txt"
+        return log.read_text() if log.exists() else ""
+
+    def wait_for_epoch(self, run: str, epoch: int, timeout_s: float = 120) -> None:
+        """Return when a run has ended this epoch."""
+        deadline = time.monotonic() + timeout_s
+        while epoch not in epochs(self.log(run)):
+            if time.monotonic() > deadline or not self.kubelet.running(LAUNCHER):
+                raise AssertionError(f"no epoch {epoch}\n{self.kubelet.log(LAUNCHER)}")
+            time.sleep(0.1)
+
+    def wait_for_no_rank(self, timeout_s: float) -> None:
+        """Return when nothing but sshd runs in the workers."""
+        deadline = time.monotonic() + timeout_s
+        while ranks := [rank for name in WORKERS for rank in self.ranks(name)]:
+            assert time.monotonic() < deadline, f"after {timeout_s} s there still runs {ranks}"
+            time.sleep(0.5)
+
+    def ranks(self, worker: str) -> list[str]:
+        """The command lines of ranks in a worker."""
+        lines = []
+        for pid in self.network.processes(worker):
+            try:
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if "launch.rank" in line or "orted" in line:
+                lines.append(f"{worker}: {line}")
+        return lines
+
+
+def epochs(log: str) -> list[int]:
+    """The epochs that a log tells of, in its order."""
+    return [int(number) for number in re.findall(r"^epoch +(\d+)/", log, re.MULTILINE)]
+
+
+def newest_checkpoint(run: Path) -> int:
+    """The epoch of a run's newest checkpoint."""
+    return max(int(path.name.removeprefix("epoch-")) for path in run.glob("checkpoints/epoch-*"))
+
+
+def objects_of(overlay: str) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` would send."""
+    command = ["kubectl", "kustomize", str(ROOT / "launch" / "k8s" / overlay)]
+    built = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return list(yaml.safe_load_all(built))
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """The CPU target of the Dockerfile."""
+    if reason := pods.missing():
+        pytest.skip(reason)
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl: it builds the manifests")
+    command = [str(ROOT / "tests" / "cluster" / "build_image.sh"), "cpu"]
+    built = subprocess.run(command, capture_output=True, text=True, timeout=1500)
+    assert built.returncode == 0, built.stderr[-5000:]
+    return built.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers that are ready, and all that the operator makes for a launcher."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (job,) = [one for one in objects_of("overlays/cpu") if one["kind"] == "MPIJob"]
+    job = mpi_operator.with_defaults(job)
+    assert mpi_operator.violations(job) == []
+    key = folder / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(key)], check=True)
+    public = key.with_suffix(".pub").read_bytes()
+    made = [mpi_operator.config_map(job), mpi_operator.ssh_secret(job, key.read_bytes(), public)]
+    claims = {name: folder / name for name in ("lockstep-runs", "lockstep-data")}
+    for place in claims.values():
+        place.mkdir()
+    names = [LAUNCHER, *WORKERS]
+    aliases = {name: [mpi_operator.host_name(job, name)] for name in names}
+    with (
+        Network(names, aliases) as network,
+        Kubelet(network, image, folder, claims, made) as kubelet,
+    ):
+        cluster = Cluster(kubelet, network, job, claims["lockstep-runs"])
+        for pod in cluster.workers:
+            kubelet.start(pod)
+        for pod in cluster.workers:
+            kubelet.wait_ready(pod, 60)
+        yield cluster
+
+
+def test_a_job_of_our_manifests_trains_on_two_workers(cluster):
+    cluster.kubelet.start(cluster.launcher("digits"))
+    code = cluster.kubelet.exit_code(LAUNCHER, 180)
+    log = cluster.kubelet.log(LAUNCHER)
+    assert code == 0, log
+    assert "2 rank(s), mpi" in log
+    run = cluster.runs / "digits"
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["world_size"] == 2
+    assert metrics["epoch"] == 30
+    assert metrics["test_accuracy"] > 0.95
+    assert newest_checkpoint(run) == 30
+    assert list(run.glob("tensorboard/**/events.out.tfevents.*"))
+
+
+def test_a_job_whose_launcher_and_then_a_worker_is_killed_resumes_and_finishes(cluster):
+    kubelet, run = cluster.kubelet, cluster.runs / "restarted"
+    launcher = cluster.launcher("restarted", "--epochs", str(EPOCHS))
+    kubelet.start(launcher)
+    cluster.wait_for_epoch("restarted", 3)
+    kubelet.kill(LAUNCHER)
+    cluster.wait_for_no_rank(60)  # two generations of ranks would write to one directory
+    first = newest_checkpoint(run)
+    assert 3 <= first < EPOCHS
+
+    kubelet.start(launcher)  # the Job's next try
+    cluster.wait_for_epoch("restarted", first + 3)
+    kubelet.kill(WORKERS[1])
+    code = kubelet.exit_code(LAUNCHER, 120)
+    assert code not in (0, 2), kubelet.log(LAUNCHER)  # 2 is for mistakes of the user
+    cluster.wait_for_no_rank(60)
+    second = newest_checkpoint(run)
+    assert first + 3 <= second < EPOCHS
+
+    kubelet.start(cluster.workers[1])  # the kubelet starts it again, and the launcher
+    kubelet.start(launcher)  # waits for it
+    assert kubelet.exit_code(LAUNCHER, 240) == 0, kubelet.log(LAUNCHER)
+    log = cluster.log("restarted")
+    assert [int(n) for n in re.findall(r"from (\d+)\n", log)] == [first, second]
+    assert set(epochs(log)) == set(range(1, EPOCHS + 1))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["epoch"] == newest_checkpoint(run) == EPOCHS
+
+
+def test_a_launcher_without_the_operators_hostfile_starts_no_rank(cluster):
+    launcher = cluster.launcher("nowhere")
+    container = launcher["spec"]["containers"][0]
+    container["volumeMounts"] = [m for m in container["volumeMounts"] if "/etc/mpi" not in str(m)]
+    cluster.kubelet.start(launcher)
+    assert cluster.kubelet.exit_code(LAUNCHER, 60) == 2
+    assert "hostfile /etc/mpi/hostfile is missing" in cluster.kubelet.log(LAUNCHER)
+    assert not (cluster.runs / "nowhere").exists()
+
+
+def test_a_worker_runs_without_privileges_on_a_file_system_that_it_cannot_change(cluster):
+    def inside(command: str) -> str:
+        return cluster.kubelet.execute(WORKERS[0], "sh", "-c", command).strip()
+
+    assert inside("id -u; id -g") == "1000\n1000"
+    status = dict(re.findall(r"^(\w+):\s+(\S+)", inside("cat /proc/1/status"), re.MULTILINE))
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd")} == {0}
+    for place in ("/", "/etc", "/opt/lockstep", "/home/lockstep", "/home/lockstep/.ssh", "/data"):
+        refused = inside(f"touch {place}/x 2>&1 || true")
+        assert "Read-only file system" in refused, f"{place}: {refused}"
+    assert inside("touch /runs/x /tmp/x && rm /runs/x /tmp/x && echo written") == "written"
+
+
+def test_a_worker_listens_for_ssh_alone_and_takes_keys_alone(cluster):
+    worker, other = WORKERS
+    sockets = cluster.kubelet.execute(worker, "cat", "/proc/net/tcp", "/proc/net/tcp6")
+    rows = [row.split() for row in sockets.splitlines()]
+    assert {int(row[1].split(":")[1], 16) for row in rows if row[3] == LISTEN} == {2222}
+
+    def ssh(*options: str) -> str:
+        words = " ".join(options)
+        return cluster.kubelet.execute(other, "sh", "-c", f"ssh {words} 2>&1 || true")
+
+    assert ssh(worker, "hostname") == f"{worker}\n"
+    for options in (
+        ("-o", "PubkeyAuthentication=no", "-o", "BatchMode=no", worker),
+        ("-o", "IdentitiesOnly=yes", "-i", "/tmp/none", "-F", "/dev/null", "-p", "2222", worker),
+        (f"root@{worker}",),
+        (f"nobody@{worker}",),
+    ):
+        refused = ssh(*options, "hostname")
+        assert "Permission denied (publickey)" in refused or "verification failed" in refused
+    assert "administratively prohibited" in ssh("-W", "localhost:2222", worker)
+
+
+def test_the_image_holds_no_private_key_and_nothing_of_the_machine_that_built_it(image):
+    config = json.loads(podman("image", "inspect", image))[0]
+    assert config["Config"]["User"] == "1000:1000"
+    assert not [one for one in config["Config"]["Env"] if re.match(r"(?i)pip|.*proxy", one)]
+    root = Path(podman("image", "mount", image).strip())
+    try:
+        for place in ("etc", "home", "root", "opt/lockstep/launch", "var/lib", "run", "tmp"):
+            for path in (root / place).rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    assert b"PRIVATE KEY-----" not in path.read_bytes()[:4096], path
+        assert not (root / "etc/pip.conf").exists() or not (root / "etc/pip.conf").read_bytes()
+    finally:
+        podman("image", "unmount", image)
