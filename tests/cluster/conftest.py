@@ -84,12 +84,28 @@ class Hosts:
         whole = self.network.command(at, *command, *arguments)
         return run(whole, timeout_s=timeout_s, LOCKSTEP_VENV=sys.prefix, **environ)
 
-    def ranks(self) -> dict[str, list[int]]:
-        """The processes on each host, sshd aside: what a launch has left behind."""
-        found = {}
-        for name in self.network.names:
-            pids = self.network.processes(name)
-            found[name] = [pid for pid in pids if b"launch" in _command_line(pid)]
+    def processes(self, name: str, module: str) -> list[int]:
+        """The Python processes of `python -m MODULE` on a host."""
+        wanted = f"\0-m\0{module}\0".encode()
+        return [
+            pid
+            for pid in self.network.processes(name)
+            if (line := _command_line(pid)).startswith((sys.prefix.encode(), b"python"))
+            and wanted in line
+        ]
+
+    def left_behind(self) -> list[str]:
+        """What runs on the hosts beside sshd and its sessions; waits a while for it to end."""
+        for _ in range(100):
+            found = [
+                f"{name}: {_command_line(pid)!r}"
+                for name in self.network.names
+                for pid in self.network.processes(name)
+                if b"sshd" not in _command_line(pid) and _command_line(pid)
+            ]
+            if not found:
+                break
+            time.sleep(0.2)
         return found
 
 
