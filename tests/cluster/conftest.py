@@ -94,19 +94,20 @@ class Hosts:
             and wanted in line
         ]
 
+    def running(self, name: str) -> list[int]:
+        """The processes on a host, without sshd and its sessions."""
+        pids = self.network.processes(name)
+        return [pid for pid in pids if (line := _command_line(pid)) and b"sshd" not in line]
+
     def left_behind(self) -> list[str]:
-        """What runs on the hosts beside sshd and its sessions; waits a while for it to end."""
-        for _ in range(100):
-            found = [
-                f"{name}: {_command_line(pid)!r}"
-                for name in self.network.names
-                for pid in self.network.processes(name)
-                if b"sshd" not in _command_line(pid) and _command_line(pid)
-            ]
-            if not found:
-                break
+        """What still runs on the hosts; waits a while for it to end."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            pids = [(name, pid) for name in self.network.names for pid in self.running(name)]
+            if not pids:
+                return []
             time.sleep(0.2)
-        return found
+        return [f"{name}: {_command_line(pid)!r}" for name, pid in pids]
 
 
 def _command_line(pid: int) -> bytes:
