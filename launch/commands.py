@@ -23,7 +23,7 @@ NOT_FORWARDED = {"LOCKSTEP_TERMINAL"}  # a terminal of this host
 # What ssh itself reads.
 OF_SSH = ("HOME", "USER", "LOGNAME", "SHELL", "SSH_AUTH_SOCK")
 RANK = [sys.executable, "-P", "-m", "launch.rank"]
-SAFE_PATH = re.compile(r"[A-Za-z0-9_./~+@%=,-]+", re.ASCII)
+SAFE_PATH = re.compile(r"[A-Za-z0-9_./+@%=,-]+", re.ASCII)
 SAFE_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", re.ASCII)
 TERM_TO_KILL_S = 10
 

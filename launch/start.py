@@ -61,8 +61,6 @@ def parse(kind: str, arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(list(arguments))
     if not options.arguments:
         raise UserError(f"nothing to run: give a command such as train. Usage: {usage}")
-    if options.arguments[0].startswith("-"):
-        parser.error(f"unknown option {options.arguments[0]}")
     return options
 
 

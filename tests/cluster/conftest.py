@@ -84,13 +84,30 @@ class Hosts:
         whole = self.network.command(at, *command, *arguments)
         return run(whole, timeout_s=timeout_s, LOCKSTEP_VENV=sys.prefix, **environ)
 
-    def ranks(self) -> dict[str, list[int]]:
-        """The processes on each host, sshd aside: what a launch has left behind."""
-        found = {}
-        for name in self.network.names:
-            pids = self.network.processes(name)
-            found[name] = [pid for pid in pids if b"launch" in _command_line(pid)]
-        return found
+    def processes(self, name: str, module: str) -> list[int]:
+        """The Python processes of `python -m MODULE` on a host."""
+        wanted = f"\0-m\0{module}\0".encode()
+        return [
+            pid
+            for pid in self.network.processes(name)
+            if (line := _command_line(pid)).startswith((sys.prefix.encode(), b"python"))
+            and wanted in line
+        ]
+
+    def running(self, name: str) -> list[int]:
+        """The processes on a host, without sshd and its sessions."""
+        pids = self.network.processes(name)
+        return [pid for pid in pids if (line := _command_line(pid)) and b"sshd" not in line]
+
+    def left_behind(self) -> list[str]:
+        """What still runs on the hosts; waits a while for it to end."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            pids = [(name, pid) for name in self.network.names for pid in self.running(name)]
+            if not pids:
+                return []
+            time.sleep(0.2)
+        return [f"{name}: {_command_line(pid)!r}" for name, pid in pids]
 
 
 def _command_line(pid: int) -> bytes:

@@ -11,7 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 # lockstep-PID-NAME, with the process that made it, so that another one can tell a leftover.
@@ -75,9 +75,14 @@ class Network:
         """The ids of the processes on a host."""
         return _processes(self.namespace(name))
 
-    def cut(self, name: str) -> None:
-        """Take a host off the network, as if its cable were pulled."""
+    @contextlib.contextmanager
+    def cut_off(self, name: str) -> Iterator[None]:
+        """A block in which a host is off the network, as if its cable were pulled."""
         _ip("-n", self.namespace(name), "link", "set", "eth0", "down")
+        try:
+            yield
+        finally:
+            _ip("-n", self.namespace(name), "link", "set", "eth0", "up")
 
     def __enter__(self) -> "Network":
         remove_leftovers()

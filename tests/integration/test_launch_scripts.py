@@ -1,0 +1,198 @@
+"""The launch scripts as a user meets them: wrong arguments, ranks that fail, signals."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.launching import ROOT, run
+
+DIGITS = ["train", "--recipe", "launch/recipes/digits.toml", "--epochs", "1"]
+ENDLESS = [*DIGITS[:-1], "100000"]
+# A launcher that starts one rank, as the real ones end their command lines.
+ONE_RANK = '#!/bin/bash\nexec "${@: -4}"\n'
+
+
+@pytest.fixture(params=["gloo", "mpi"])
+def transport(request):
+    if request.param == "mpi" and shutil.which("mpirun") is None:
+        pytest.skip("Open MPI is not installed")
+    return f"--{request.param}"
+
+
+def launch(script, *arguments, timeout_s=60, **options):
+    return run(
+        [f"launch/{script}.sh", *arguments],
+        timeout_s=timeout_s,
+        LOCKSTEP_VENV=sys.prefix,
+        **options,
+    )
+
+
+# Wrong arguments
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("local", [], "nothing to run"),
+        ("local", ["-n", "0", "train"], "'0' is no whole number above 0"),
+        ("local", ["-x", "train"], "unrecognized arguments: -x"),
+        ("hosts", ["train"], "-H/--hosts --hostfile is required"),
+        ("hosts", ["-H", "a;touch x", "train"], "'a;touch x' is no host name"),
+        ("hosts", ["-H", "$(touch x):2", "train"], "is no host name"),
+        ("hosts", ["-H", "-oProxyCommand=touch x", "train"], "expected one argument"),
+        ("hosts", ["--hostfile", "no/such/file", "train"], "cannot be read"),
+        ("hosts", ["-H", "a", "--network-interface", "eth0;touch x", "train"], "no name of an"),
+        ("hosts", ["-H", "a", "--ssh-identity", "k;touch x", "train"], "take only paths of"),
+        ("hosts", ["-H", "a", "--ssh-identity", "no/such/key", "train"], "no such file"),
+        ("hosts", ["-H", "a", "--ssh-port", "0", "train"], "'0' is no whole number"),
+    ],
+)
+def test_a_wrong_argument_is_one_message_and_code_2(script, arguments, message):
+    done = launch(script, *arguments)
+    assert done.code == 2, done.all
+    assert message in done.err and done.err.startswith("error: "), done.all
+    assert done.err.count("\n") == 1 and done.out == "", done.all
+    assert not (ROOT / "x").exists()
+
+
+@pytest.mark.parametrize("script", ["local", "hosts"])
+def test_help_is_given(script):
+    done = launch(script, "--help")
+    assert done.code == 0 and f"launch/{script}.sh" in done.out and "--mpi" in done.out, done.all
+
+
+@pytest.mark.parametrize("text", [None, "", "\n", "# worker-0 slots=1\n \t\n"])
+def test_an_mpijob_without_workers_does_not_start_its_ranks_in_the_launcher_pod(tmp_path, text):
+    hostfile = tmp_path / "host file"
+    if text is not None:
+        hostfile.write_text(text)
+    done = launch("mpijob", *DIGITS, LOCKSTEP_HOSTFILE=str(hostfile))
+    assert done.code == 2, done.all
+    assert f"hostfile {hostfile} is missing or names no worker" in done.err, done.all
+
+
+def test_an_mpijob_says_which_worker_does_not_come_up(tmp_path):
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("job-worker-0.job.invalid slots=1\n")
+    done = launch("mpijob", *DIGITS, LOCKSTEP_HOSTFILE=str(hostfile), LOCKSTEP_WAIT_S="3")
+    assert done.code == 2, done.all
+    assert "waiting for job-worker-0.job.invalid ..." in done.err, done.all
+    assert "the name 'job-worker-0.job.invalid' cannot be resolved" in done.err, done.all
+
+
+@pytest.mark.parametrize(
+    "word", ["; touch x", "$(touch x)", "`touch x`", "a\nb", "a 'b' \"c\"", ":", "*", "&", "é"]
+)
+@pytest.mark.parametrize("stub", ["horovodrun", "mpirun"])
+def test_no_word_of_the_command_is_read_by_a_shell(tmp_path, word, stub):
+    (tmp_path / stub).write_text(ONE_RANK)
+    (tmp_path / stub).chmod(0o755)
+    (tmp_path / "python").symlink_to(sys.executable)
+    if stub == "mpirun":
+        (tmp_path / "horovodrun").write_text("")
+        (tmp_path / "horovodrun").chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LOCKSTEP_VENV": str(tmp_path / "none")}
+    transport = "--mpi" if stub == "mpirun" else "--gloo"
+    command = [str(ROOT / "launch/local.sh"), transport, "train", "--dataset", word]
+    done = run(command, timeout_s=60, cwd=tmp_path, **environ)
+    assert done.code == 2, done.all
+    assert word in done.err and not (tmp_path / "x").exists(), done.all
+
+
+# Ranks that fail
+
+
+FAILING = """
+import os
+if os.environ.get("HOROVOD_RANK", os.environ.get("OMPI_COMM_WORLD_RANK")) == "1":
+    import app.train
+    from app.errors import UserError
+    from tests.integration.test_launch_scripts import fail
+    app.train.train = fail
+"""
+
+
+def fail(*_, **__):
+    """Stands for training on rank 1."""
+    from app.errors import UserError
+
+    way = os.environ["LOCKSTEP_TEST_FAILS"]
+    if way == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise UserError("the disk is full") if way == "mistake" else RuntimeError("the cat sat on it")
+
+
+@pytest.mark.parametrize(
+    ("way", "code", "last"),
+    [
+        ("mistake", 2, "[1] error: the disk is full"),
+        ("bug", 1, "error: rank 1 ended with exit code 1"),
+        ("killed", 128 + signal.SIGKILL, "error: rank 1 was killed by SIGKILL (the kernel"),
+    ],
+)
+def test_the_rank_that_fails_first_is_the_one_that_is_reported(
+    tmp_path, transport, way, code, last
+):
+    (tmp_path / "sitecustomize.py").write_text(FAILING)
+    environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "LOCKSTEP_TEST_FAILS": way}
+    train = [*DIGITS, "--run-dir", str(tmp_path / "run")]
+    done = launch("local", "-n", "3", transport, *train, timeout_s=120, **environ)
+    assert done.code == code, done.all
+    lines = done.err.splitlines()
+    assert lines[-1].startswith(last), done.all
+    if way == "bug":
+        assert lines[0] == "[1] rank 1 of 3 failed:", done.all
+        assert done.err.count("Traceback") == 1 and "the cat sat on it" in done.err, done.all
+    else:
+        assert len(lines) == 1, done.all
+
+
+# Signals
+
+
+def marked(mark):
+    """The processes that have this environment variable."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"LOCKSTEP_TEST_MARK={mark}".encode() in (folder / "environ").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_signal_ends_all_ranks_and_leaves_nothing_behind(tmp_path, transport, number):
+    mark = f"{tmp_path.name}-{os.getpid()}"
+    environ = {**os.environ, "LOCKSTEP_VENV": sys.prefix, "LOCKSTEP_TEST_MARK": mark}
+    run_dir = tmp_path / "run"
+    command = ["launch/local.sh", "-n", "2", transport, *ENDLESS, "--run-dir", str(run_dir)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environ, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        deadline = time.monotonic() + 100
+        while not list(run_dir.glob("checkpoints/epoch-*")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert len(marked(mark)) > 2
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        deadline = time.monotonic() + 30
+        while marked(mark) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        left = marked(mark)
+    finally:
+        for pid in marked(mark):
+            os.kill(pid, signal.SIGKILL)
+    assert left == []
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number, err
+        assert err.strip() == f"stopped by {number.name}"
