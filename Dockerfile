@@ -34,7 +34,7 @@ WORKDIR /opt/lockstep
 COPY requirements.txt ./
 COPY launch/setup.sh launch/
 COPY launch/horovod launch/horovod/
-COPY launch/image launch/image/
+COPY launch/image/build.sh launch/image/
 RUN LOCKSTEP_HOROVOD=cpu launch/image/build.sh venv
 
 FROM ${GPU_BUILD_BASE} AS gpu-builder
@@ -46,7 +46,7 @@ WORKDIR /opt/lockstep
 COPY requirements.txt ./
 COPY launch/setup.sh launch/
 COPY launch/horovod launch/horovod/
-COPY launch/image launch/image/
+COPY launch/image/build.sh launch/image/
 RUN LOCKSTEP_HOROVOD=gpu launch/image/build.sh venv
 
 FROM ${CPU_BASE} AS cpu
