@@ -61,7 +61,8 @@ WORKDIR /opt/lockstep
 COPY --from=cpu-builder /opt/lockstep/venv venv/
 COPY --from=application /etc /etc/
 COPY --from=application /lockstep ./
-ENV PATH=/opt/lockstep/venv/bin:$PATH PYTHONPATH=/opt/lockstep LOCKSTEP_VENV=/opt/lockstep/venv
+ENV PATH=/opt/lockstep/venv/bin:$PATH PYTHONPATH=/opt/lockstep LOCKSTEP_VENV=/opt/lockstep/venv \
+    MPLCONFIGDIR=/tmp/matplotlib
 LABEL org.opencontainers.image.title="Lockstep (CPU)" \
       org.opencontainers.image.description="Image and text classifiers on many workers: TensorFlow, Keras 3 and Horovod" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -85,7 +86,8 @@ WORKDIR /opt/lockstep
 COPY --from=gpu-builder /opt/lockstep/venv venv/
 COPY --from=application /etc /etc/
 COPY --from=application /lockstep ./
-ENV PATH=/opt/lockstep/venv/bin:$PATH PYTHONPATH=/opt/lockstep LOCKSTEP_VENV=/opt/lockstep/venv
+ENV PATH=/opt/lockstep/venv/bin:$PATH PYTHONPATH=/opt/lockstep LOCKSTEP_VENV=/opt/lockstep/venv \
+    MPLCONFIGDIR=/tmp/matplotlib
 LABEL org.opencontainers.image.title="Lockstep (GPU)" \
       org.opencontainers.image.description="Image and text classifiers on many workers: TensorFlow, Keras 3 and Horovod with CUDA and NCCL" \
       org.opencontainers.image.licenses="Apache-2.0" \

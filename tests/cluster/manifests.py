@@ -66,7 +66,9 @@ def pods(objects: list[Object]) -> dict[str, Object]:
     """Labels and spec of every pod, by the name of the pod or of what makes it."""
     found = {}
     for one in objects:
-        pod = one if one["kind"] == "Pod" else one["spec"].get("template") if "spec" in one else None
+        pod = (
+            one if one["kind"] == "Pod" else one["spec"].get("template") if "spec" in one else None
+        )
         if pod:
             labels = pod["metadata"]["labels"]
             found[one["metadata"]["name"]] = {"labels": labels, "spec": pod["spec"]}
