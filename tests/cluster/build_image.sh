@@ -5,8 +5,8 @@
 #   tests/cluster/build_image.sh [cpu|gpu]      (default cpu)
 #
 # Needs root, and: apt-get install --no-install-recommends buildah debootstrap
-# An image is built once for the files that go into it; its steps are kept by buildah, and the wheel
-# of Horovod by build.sh (LOCKSTEP_CACHE). gpu takes nvcc from this machine's CUDA_HOME, since
+# An image is built once for the files that go into it, and replaces the one before; its steps are
+# kept by buildah (`buildah rmi --prune` forgets them), the wheel of Horovod by LOCKSTEP_CACHE. gpu takes nvcc from this machine's CUDA_HOME, since
 # NVIDIA's base image cannot be had: what is checked is that the steps work, not the base.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -61,4 +61,6 @@ if [[ $target == gpu ]]; then
 fi
 buildah bud --isolation chroot --format docker --pull-never --layers "${options[@]}" \
   --target "$target" --tag "$image" . >&2
+buildah images --format '{{.Name}}:{{.Tag}}' | grep "^localhost/lockstep:$target-" | grep -vF "$image" |
+  xargs -r buildah rmi >/dev/null 2>&1 || true # what is in use stays
 printf '%s\n' "$image"
