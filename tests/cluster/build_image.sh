@@ -6,8 +6,9 @@
 #
 # Needs root, and: apt-get install --no-install-recommends buildah debootstrap
 # An image is built once for the files that go into it, and replaces the one before; its steps are
-# kept by buildah (`buildah rmi --prune` forgets them), the wheel of Horovod by LOCKSTEP_CACHE. gpu takes nvcc from this machine's CUDA_HOME, since
-# NVIDIA's base image cannot be had: what is checked is that the steps work, not the base.
+# kept by buildah (`buildah rmi --prune` forgets them), the wheel of Horovod by LOCKSTEP_CACHE.
+# gpu takes nvcc from this machine's CUDA_HOME, since NVIDIA's base images cannot be had: what is
+# checked is that the steps work, not the base.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
