@@ -120,14 +120,7 @@ def test_a_wrong_key_is_told(hosts, tmp_path):
 
 
 def test_an_interface_that_one_host_lacks_is_told(hosts):
-    subprocess.run(
-        ["ip", "-n", hosts.network.namespace("h1"), "link", "add", "ib0", "type", "dummy"],
-        check=True,
-    )
-    subprocess.run(
-        ["ip", "-n", hosts.network.namespace("h1"), "addr", "add", "10.78.0.1/24", "dev", "ib0"],
-        check=True,
-    )
+    hosts.network.add_interface("h1", "ib0", "10.78.0.1/24")
     done = hosts.launch(*TWO, "--network-interface", "ib0", *DIGITS, timeout_s=60)
     assert done.code == 2, done.all
     told = " ".join(done.err.split())
