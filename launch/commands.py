@@ -71,7 +71,6 @@ def rank_environment(
         "NCCL_DEBUG": "WARN",
         **({"NCCL_SOCKET_IFNAME": place.interface} if place.interface else {}),
         **environ,
-        "PYTHONUNBUFFERED": "1",
         "LOCKSTEP_ARGUMENTS": json.dumps(list(arguments)),
         "LOCKSTEP_DIRECTORY": directory,
     }

@@ -11,8 +11,9 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import BinaryIO
 
-# [RANK]<stdout>: of horovodrun, [JOB,RANK]<stdout>: of mpirun; again after each carriage return.
-PREFIX = re.compile(rb"(?:^|(?<=\r))\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
+# [RANK]<stdout>: of horovodrun, [JOB,RANK]<stdout>: of mpirun. It comes again inside a line, after
+# a carriage return or where a rank wrote the line in pieces.
+PREFIX = re.compile(rb"\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
 # How a rank begins to say why it ends: app/command_line.py, Python, its fault handler.
 LAST_WORDS = re.compile(rb"error: |rank \d+ of \d+ failed:|Traceback \(most rec|Fatal Python error")
 ECHO = re.compile(

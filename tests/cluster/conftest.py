@@ -15,6 +15,7 @@ from tests.integration.launching import ROOT, Finished, run
 
 PORT = 2222
 SSHD = "/usr/sbin/sshd"
+WORKER = "job-worker-{}.job.default.svc"
 SSHD_CONFIG = """\
 Port {port}
 HostKey /etc/ssh/host_key
@@ -25,6 +26,13 @@ KbdInteractiveAuthentication no
 UsePAM no
 StrictModes no
 PidFile none
+"""
+POD_CONFIG = """\
+Host *.svc
+  Port 2222
+  IdentityFile {key}
+  StrictHostKeyChecking no
+  UserKnownHostsFile /dev/null
 """
 
 
@@ -48,6 +56,8 @@ class Hosts:
             (etc / "sshd_config").write_text(SSHD_CONFIG.format(port=PORT))
             known = [f"[{other}]:{PORT} {public}" for other in network.names]
             (etc / "ssh_known_hosts").write_text("".join(known))
+        # h3 is set up as the launcher pod of an MPIJob is.
+        (network.etc("h3") / "ssh" / "ssh_config").write_text(POD_CONFIG.format(key=self.key))
 
     def start_sshd(self, name: str) -> None:
         """Start a host's sshd; returns when it accepts connections."""
@@ -78,11 +88,17 @@ class Hosts:
 
     def launch(self, *arguments: str, timeout_s: float, at: str = "h1", **environ: str) -> Finished:
         """Run launch/hosts.sh on a host, with the port and the key of these hosts."""
-        command = [str(ROOT / "launch" / "hosts.sh"), "--ssh-port", str(PORT)]
+        options = ["--ssh-port", str(PORT)]
         if "--ssh-identity" not in arguments:
-            command += ["--ssh-identity", str(self.key)]
-        whole = self.network.command(at, *command, *arguments)
-        return run(whole, timeout_s=timeout_s, LOCKSTEP_VENV=sys.prefix, **environ)
+            options += ["--ssh-identity", str(self.key)]
+        return self.script("hosts", *options, *arguments, timeout_s=timeout_s, at=at, **environ)
+
+    def script(
+        self, name: str, *arguments: str, timeout_s: float, at: str, **environ: str
+    ) -> Finished:
+        """Run launch/NAME.sh on a host."""
+        command = self.network.command(at, str(ROOT / "launch" / f"{name}.sh"), *arguments)
+        return run(command, timeout_s=timeout_s, LOCKSTEP_VENV=sys.prefix, **environ)
 
     def processes(self, name: str, module: str) -> list[int]:
         """The Python processes of `python -m MODULE` on a host."""
@@ -130,7 +146,8 @@ def hosts(tmp_path_factory) -> Iterator[Hosts]:
         reason = "no sshd (Debian: openssh-server)"
     if reason:
         pytest.skip(reason)
-    with Network(["h1", "h2", "h3"]) as network:
+    aliases = {"h1": [WORKER.format(0)], "h2": [WORKER.format(1)]}
+    with Network(["h1", "h2", "h3"], aliases) as network:
         hosts = Hosts(network, tmp_path_factory.mktemp("ssh"))
         for name in network.names:
             hosts.start_sshd(name)

@@ -75,6 +75,12 @@ class Network:
         """The ids of the processes on a host."""
         return _processes(self.namespace(name))
 
+    def add_interface(self, host: str, name: str, address: str) -> None:
+        """Give a host one more interface, which leads nowhere."""
+        namespace = self.namespace(host)
+        _ip("-n", namespace, "link", "add", name, "type", "veth", "peer", "name", f"{name}-peer")
+        _ip("-n", namespace, "addr", "add", address, "dev", name)
+
     @contextlib.contextmanager
     def cut_off(self, name: str) -> Iterator[None]:
         """A block in which a host is off the network, as if its cable were pulled."""

@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.cluster.conftest import WORKER
+
+pytestmark = pytest.mark.timeout(360)
 DIGITS = ["train", "--recipe", "launch/recipes/digits.toml", "--epochs", "1"]
 ENDLESS = [*DIGITS[:-1], "100000"]
 TWO = ["-H", "h1:1,h2:1"]
@@ -29,7 +32,7 @@ def running(hosts, tmp_path, *arguments, at="h1"):
     run_dir = tmp_path / "run"
     command = [*arguments, *ENDLESS, "--run-dir", str(run_dir)]
     with ThreadPoolExecutor(1) as pool:
-        launched = pool.submit(hosts.launch, *command, timeout_s=120, at=at)
+        launched = pool.submit(hosts.launch, *command, timeout_s=240, at=at)
         while not launched.done() and not list(run_dir.glob("checkpoints/epoch-*")):
             time.sleep(0.2)
         assert not launched.done(), launched.result().all
@@ -39,7 +42,7 @@ def running(hosts, tmp_path, *arguments, at="h1"):
 def test_two_hosts_train_one_model(hosts, tmp_path, transport):
     """Its run directory holds all that a shell could mistake for its own."""
     run_dir = tmp_path / "run $(touch x) `touch x` 'a' \"b\" ; touch x & | > x \\ *"
-    done = hosts.launch(*TWO, transport, *DIGITS, "--run-dir", str(run_dir), timeout_s=120)
+    done = hosts.launch(*TWO, transport, *DIGITS, "--run-dir", str(run_dir), timeout_s=240)
     assert done.code == 0, done.all
     assert "2 rank(s)" in done.out and done.out.count("test accuracy") == 1, done.all
     assert json.loads((run_dir / "metrics.json").read_text())["world_size"] == 2
@@ -50,7 +53,7 @@ def test_a_mistake_of_the_user_is_one_message_and_code_2(hosts, tmp_path, transp
     (tmp_path / "texts.csv").write_text("text,lable\na,b\n")
     train = ["train", "--dataset", str(tmp_path / "texts.csv"), "--model", "bag"]
     # h1 has no rank: no exit code of an application is seen there, but what ssh passes on.
-    done = hosts.launch("-H", "h2:1,h3:1", transport, *train, timeout_s=90)
+    done = hosts.launch("-H", "h2:1,h3:1", transport, *train, timeout_s=180)
     assert done.code == 2, done.all
     assert done.err.count("has no column 'label'") == 1, done.all
     assert len(done.err.strip().splitlines()) == 1, done.all
@@ -116,17 +119,42 @@ def test_a_wrong_key_is_told(hosts, tmp_path):
     assert "h2               ssh does not accept this user's key" in done.err, done.all
 
 
-def test_an_interface_that_a_host_lacks_is_told(hosts, transport):
-    done = hosts.launch(*TWO, transport, "--network-interface", "ib0", *DIGITS, timeout_s=60)
+def test_an_interface_that_one_host_lacks_is_told(hosts):
+    hosts.network.add_interface("h1", "ib0", "10.78.0.1/24")
+    done = hosts.launch(*TWO, "--network-interface", "ib0", *DIGITS, timeout_s=60)
     assert done.code == 2, done.all
-    assert "'ib0' is not on every host" in done.err and "h2: lo, eth0" in done.err, done.all
+    told = " ".join(done.err.split())
+    assert "'ib0' is not on every host" in told and "h1: lo, eth0, ib0; h2: lo, eth0" in told
+
+
+def test_the_launcher_of_an_mpijob_trains_on_its_workers_and_not_in_itself(hosts, tmp_path):
+    """With the hostfile and the environment of the MPI Operator."""
+    if shutil.which("mpirun") is None:
+        pytest.skip("Open MPI is not installed")
+    hostfile = tmp_path / "hostfile"
+    hostfile.write_text("".join(f"{WORKER.format(n)} slots=1\n" for n in (0, 1)))
+    environ = {
+        "LOCKSTEP_HOSTFILE": str(hostfile),
+        "OMPI_MCA_orte_default_hostfile": str(hostfile),
+        "OMPI_MCA_orte_keep_fqdn_hostnames": "true",
+        "OMPI_MCA_orte_set_default_slots": "1",
+        "OMPI_MCA_plm_rsh_args": "-o ConnectionAttempts=10",
+        "NVIDIA_VISIBLE_DEVICES": "",
+    }
+    train = [*DIGITS, "--run-dir", str(tmp_path / "run")]
+    done = hosts.script("mpijob", *train, timeout_s=240, at="h3", **environ)
+    assert done.code == 0, done.all
+    # One rank on each host: each has all cores of it.
+    cores = len(os.sched_getaffinity(0))
+    assert f"2 rank(s), mpi, {cores} CPU core(s) each" in done.out, done.all
+    assert hosts.left_behind() == []
 
 
 def test_hosts_that_are_not_up_yet_are_waited_for(hosts, tmp_path):
     hosts.stop_sshd("h2")
     with ThreadPoolExecutor(1) as pool:
         train = [*DIGITS, "--run-dir", str(tmp_path / "run")]
-        launched = pool.submit(hosts.launch, *TWO, "--wait", "60", *train, timeout_s=150)
+        launched = pool.submit(hosts.launch, *TWO, "--wait", "60", *train, timeout_s=240)
         time.sleep(5)
         hosts.start_sshd("h2")
         done = launched.result()

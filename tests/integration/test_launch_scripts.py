@@ -46,7 +46,8 @@ def launch(script, *arguments, timeout_s=60, **options):
         ("hosts", ["train"], "-H/--hosts --hostfile is required"),
         ("hosts", ["-H", "a;touch x", "train"], "'a;touch x' is no host name"),
         ("hosts", ["-H", "$(touch x):2", "train"], "is no host name"),
-        ("hosts", ["-H", "-oProxyCommand=touch x", "train"], "expected one argument"),
+        ("hosts", ["-H", "-oProxyCommand=touch x", "train"], "is no host name"),
+        ("hosts", ["-H", "-oProxyCommand=x", "train"], "expected one argument"),
         ("hosts", ["--hostfile", "no/such/file", "train"], "cannot be read"),
         ("hosts", ["-H", "a", "--network-interface", "eth0;touch x", "train"], "no name of an"),
         ("hosts", ["-H", "a", "--ssh-identity", "k;touch x", "train"], "take only paths of"),
@@ -92,12 +93,14 @@ def test_an_mpijob_says_which_worker_does_not_come_up(tmp_path):
 )
 @pytest.mark.parametrize("stub", ["horovodrun", "mpirun"])
 def test_no_word_of_the_command_is_read_by_a_shell(tmp_path, word, stub):
-    (tmp_path / stub).write_text(ONE_RANK)
-    (tmp_path / stub).chmod(0o755)
-    (tmp_path / "python").symlink_to(sys.executable)
-    if stub == "mpirun":
-        (tmp_path / "horovodrun").write_text("")
-        (tmp_path / "horovodrun").chmod(0o755)
+    programs = {
+        "python": f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        "horovodrun": "",
+        stub: ONE_RANK,
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LOCKSTEP_VENV": str(tmp_path / "none")}
     transport = "--mpi" if stub == "mpirun" else "--gloo"
     command = [str(ROOT / "launch/local.sh"), transport, "train", "--dataset", word]

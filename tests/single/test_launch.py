@@ -184,8 +184,9 @@ def test_rank_0_has_no_prefix_and_others_have_their_number():
     for line in (b"[0]<stdout>:epoch 1\n", b"[1,0]<stdout>:epoch 2\n", b"[1,1]<stdout>:hello\n"):
         shows.output(line, screen)
     shows.output(b"[0]<stdout>:10%\r[0]<stdout>:20%\n", screen)
+    shows.output(b"[1,1]<stdout>:in pieces[1,1]<stdout>:\n", screen)
     shows.output(b"Process 1 exit with status code 2.\n", screen)
-    assert screen.getvalue() == b"epoch 1\nepoch 2\n[1] hello\n10%\r20%\n"
+    assert screen.getvalue() == b"epoch 1\nepoch 2\n[1] hello\n10%\r20%\n[1] in pieces\n"
 
 
 MPI_CODE = """\
