@@ -29,11 +29,16 @@ def why_no_kubectl() -> str:
 
 
 def build(folder: Path) -> list[Object]:
-    """The objects of a kustomization."""
+    """The objects of a kustomization, as it was at the first call."""
+    return list(yaml.safe_load_all(_kustomize(folder)))
+
+
+@cache
+def _kustomize(folder: Path) -> str:
     built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
     if built.returncode:
         raise AssertionError(f"{folder} cannot be built: {built.stderr}")
-    return list(yaml.safe_load_all(built.stdout))
+    return built.stdout
 
 
 def training_job(folder: Path) -> Object:
@@ -66,7 +71,9 @@ def pods(objects: list[Object]) -> dict[str, Object]:
     """Labels and spec of every pod, by the name of the pod or of what makes it."""
     found = {}
     for one in objects:
-        pod = one if one["kind"] == "Pod" else one["spec"].get("template") if "spec" in one else None
+        pod = (
+            one if one["kind"] == "Pod" else one["spec"].get("template") if "spec" in one else None
+        )
         if pod:
             labels = pod["metadata"]["labels"]
             found[one["metadata"]["name"]] = {"labels": labels, "spec": pod["spec"]}

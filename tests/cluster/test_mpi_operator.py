@@ -52,7 +52,11 @@ def test_a_launcher_that_is_a_worker_too_is_a_host_and_sees_gpus() -> None:
     ("field", "path", "value"),
     [
         # cases of TestValidateMPIJob in pkg/apis/kubeflow/validation/validation_test.go
-        ("metadata.name", "metadata.name", "this-name-is-waaaaaaaay-too-long-for-a-worker-hostname"),
+        (
+            "metadata.name",
+            "metadata.name",
+            "a" * 53,
+        ),
         ("metadata.name", "metadata.name", "1-foo"),
         ("metadata.name", "metadata.name", ""),
         ("spec.runPolicy.cleanPodPolicy", "spec.runPolicy.cleanPodPolicy", "unknown"),
