@@ -33,6 +33,8 @@ from tests.integration.launching import ROOT
 pytestmark = pytest.mark.skipif(bool(why_no_kubectl()), reason=why_no_kubectl())
 KUBERNETES = "1.32"
 CRD = os.environ.get("LOCKSTEP_MPIJOB_CRD")
+SSH_PORT = 2222  # of the image's sshd
+TERM_TO_KILL_S = 10  # what mpirun gives ranks between SIGTERM and SIGKILL
 needs_crd = pytest.mark.skipif(not CRD, reason="LOCKSTEP_MPIJOB_CRD names no CRD of the MPIJob")
 
 
@@ -240,3 +242,21 @@ def test_two_jobs_of_one_namespace_are_told_apart_by_a_suffix(tmp_path: Path) ->
     mine = {(one["kind"], one["metadata"]["name"]) for one in everything(folder / "overlays/mine")}
     assert ("Pod", "lockstep-mine-worker-0") in mine
     assert not ours & mine
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_a_failed_launcher_or_worker_starts_again_when_all_workers_take_ssh(folder: str) -> None:
+    job = training_job(K8S / folder)
+    policy = job["spec"]["runPolicy"]
+    # no enum in the CRD, no rule of the operator: any word but AtStartup waits, also a misspelt one
+    assert job["spec"]["launcherCreationPolicy"] == "WaitForWorkersReady"
+    assert policy["backoffLimit"] > 0 and policy["activeDeadlineSeconds"] > 0
+    assert policy["cleanPodPolicy"] == "Running"
+    made = pods(everything(K8S / folder))
+    for name in ("lockstep-launcher", "lockstep-worker-0"):
+        assert made[name]["spec"]["restartPolicy"] == "OnFailure"
+        assert made[name]["spec"]["terminationGracePeriodSeconds"] > TERM_TO_KILL_S
+    (worker,) = made["lockstep-worker-0"]["spec"]["containers"]
+    (port,) = worker["ports"]
+    assert port["containerPort"] == SSH_PORT
+    assert worker["readinessProbe"]["tcpSocket"]["port"] == port["name"]
