@@ -7,7 +7,7 @@ set -euo pipefail
 
 fail() { printf 'worker: %s\n' "$*" >&2; exit 2; }
 
-config=${LOCKSTEP_SSHD_CONFIG:-/etc/lockstep/sshd_config}
+config=/etc/lockstep/sshd_config
 [[ -r $config ]] || fail "no $config: this is for the container that the Dockerfile builds"
 [[ $(id -u) != 0 ]] || fail "runs as root; run it as the image's user, 1000 (runAsUser: 1000)"
 [[ -s ~/.ssh/authorized_keys ]] ||

@@ -29,11 +29,16 @@ def why_no_kubectl() -> str:
 
 
 def build(folder: Path) -> list[Object]:
-    """The objects of a kustomization."""
+    """The objects of a kustomization, as it was at the first call."""
+    return list(yaml.safe_load_all(_kustomize(folder)))
+
+
+@cache
+def _kustomize(folder: Path) -> str:
     built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
     if built.returncode:
         raise AssertionError(f"{folder} cannot be built: {built.stderr}")
-    return list(yaml.safe_load_all(built.stdout))
+    return built.stdout
 
 
 def training_job(folder: Path) -> Object:

@@ -1,9 +1,9 @@
 """What the MPI Operator (kubeflow/mpi-operator v0.8) makes of an MPIJob: a stand-in for rehearsals.
 
 Pure functions from the dict of an MPIJob to dicts of Kubernetes objects. Written from the
-operator's source, named at each function; expected/ holds objects derived from that source by
-hand, so that this is not its own test. Left out: owner references, gang scheduling, and MPI
-implementations other than Open MPI.
+operator's source (commit cbe4f8a, which has the fields of v0.8's CRD), named at each function;
+expected/ holds objects derived from that source by hand, so that this is not its own test. Left
+out: owner references, gang scheduling, and MPI implementations other than Open MPI.
 """
 
 import base64

@@ -55,7 +55,7 @@ def test_a_launcher_that_is_a_worker_too_is_a_host_and_sees_gpus() -> None:
         (
             "metadata.name",
             "metadata.name",
-            "this-name-is-waaaaaaaay-too-long-for-a-worker-hostname",
+            "a" * 53,
         ),
         ("metadata.name", "metadata.name", "1-foo"),
         ("metadata.name", "metadata.name", ""),

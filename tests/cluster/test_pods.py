@@ -6,7 +6,6 @@ and train for real.
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster import mpi_operator, pods
+from tests.cluster.manifests import K8S, build, training_job, why_no_kubectl
 from tests.cluster.namespaces import Network
 from tests.cluster.pods import Kubelet, podman
 from tests.integration.launching import ROOT
@@ -26,6 +25,7 @@ pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image m
 
 LAUNCHER = "lockstep-launcher"
 WORKERS = ["lockstep-worker-0", "lockstep-worker-1"]
+TENSORBOARD = "lockstep-tensorboard"
 EPOCHS = 40  # long enough to be killed twice
 LISTEN = "0A"  # of /proc/net/tcp
 
@@ -92,20 +92,11 @@ def newest_checkpoint(run: Path) -> int:
     return max(int(path.name.removeprefix("epoch-")) for path in run.glob("checkpoints/epoch-*"))
 
 
-def objects_of(overlay: str) -> list[dict[str, Any]]:
-    """What `kubectl apply -k` would send."""
-    command = ["kubectl", "kustomize", str(ROOT / "launch" / "k8s" / overlay)]
-    built = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    return list(yaml.safe_load_all(built))
-
-
 @pytest.fixture(scope="module")
 def image() -> str:
     """The CPU target of the Dockerfile."""
-    if reason := pods.missing():
+    if reason := pods.missing() or why_no_kubectl():
         pytest.skip(reason)
-    if shutil.which("kubectl") is None:
-        pytest.skip("no kubectl: it builds the manifests")
     command = [str(ROOT / "tests" / "cluster" / "build_image.sh"), "cpu"]
     built = subprocess.run(command, capture_output=True, text=True, timeout=1500)
     assert built.returncode == 0, built.stderr[-5000:]
@@ -116,8 +107,7 @@ def image() -> str:
 def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two workers that are ready, and all that the operator makes for a launcher."""
     folder = tmp_path_factory.mktemp("cluster")
-    (job,) = [one for one in objects_of("overlays/cpu") if one["kind"] == "MPIJob"]
-    job = mpi_operator.with_defaults(job)
+    job = training_job(K8S / "overlays" / "cpu")
     assert mpi_operator.violations(job) == []
     key = folder / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(key)], check=True)
@@ -126,7 +116,7 @@ def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     claims = {name: folder / name for name in ("lockstep-runs", "lockstep-data")}
     for place in claims.values():
         place.mkdir()
-    names = [LAUNCHER, *WORKERS]
+    names = [LAUNCHER, *WORKERS, TENSORBOARD]
     aliases = {name: [mpi_operator.host_name(job, name)] for name in names}
     with (
         Network(names, aliases) as network,
@@ -182,6 +172,31 @@ def test_a_job_whose_launcher_and_then_a_worker_is_killed_resumes_and_finishes(c
     assert set(epochs(log)) == set(range(1, EPOCHS + 1))
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["epoch"] == newest_checkpoint(run) == EPOCHS
+
+
+def test_a_worker_whose_host_vanishes_ends_the_job_in_bounded_time(cluster):
+    kubelet = cluster.kubelet
+    kubelet.start(cluster.launcher("vanished", "--epochs", str(EPOCHS)))
+    cluster.wait_for_epoch("vanished", 2)
+    with cluster.network.cut_off(WORKERS[1]):  # nothing says goodbye: ssh must notice the silence
+        assert kubelet.exit_code(LAUNCHER, 180) not in (0, 2), kubelet.log(LAUNCHER)
+    cluster.wait_for_no_rank(120)
+
+
+def test_tensorboard_of_our_manifests_shows_the_run(cluster):
+    (deployment,) = [one for one in build(K8S / "common") if one["kind"] == "Deployment"]
+    pod = deployment["spec"]["template"]
+    pod["metadata"]["name"] = TENSORBOARD
+    cluster.kubelet.start(pod)
+    fetch = "from urllib.request import urlopen as u; print(u('http://localhost:6006/data/runs').read())"
+    deadline = time.monotonic() + 120
+    shown = ""
+    while "digits" not in shown:
+        assert time.monotonic() < deadline, f"{shown}\n{cluster.kubelet.log(TENSORBOARD)}"
+        time.sleep(1)
+        shown = cluster.kubelet.execute(
+            TENSORBOARD, "sh", "-c", f'python -c "{fetch}" 2>&1 || true'
+        )
 
 
 def test_a_launcher_without_the_operators_hostfile_starts_no_rank(cluster):
