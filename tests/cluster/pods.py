@@ -1,7 +1,8 @@
 """Kubernetes' pods on this machine: podman runs each Pod object in a network namespace of its own.
 
 What the kubelet would do is translated or refused, never left out in silence. Not imitated:
-limits of CPU and memory, and probes (the tests ask for readiness themselves). Needs root.
+probes (the tests ask for readiness themselves), and shares of CPU: each pod has one core. Needs
+root.
 """
 
 import base64
@@ -48,8 +49,8 @@ OF_CONTAINER = {
     "workingDir",
     "volumeMounts",
     "securityContext",
-    # not imitated:
     "resources",
+    # not imitated:
     "ports",
     "readinessProbe",
     "imagePullPolicy",
@@ -187,6 +188,10 @@ class Kubelet:
         yield from ("--no-healthcheck", "--log-driver", "k8s-file", "--pull", "never")
         yield from ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000")
         yield from ("--stop-timeout", str(spec.get("terminationGracePeriodSeconds", 30)))
+        core = self.network.names.index(name) % (os.cpu_count() or 1)
+        yield from ("--cpuset-cpus", str(core))
+        if memory := container.get("resources", {}).get("limits", {}).get("memory"):
+            yield from ("--memory", binary(memory))
         yield from security(spec.get("securityContext", {}), container.get("securityContext", {}))
         yield from self._volumes(pod)
         for variable in container.get("env", ()):
@@ -206,7 +211,7 @@ class Kubelet:
             only(mount, {"name", "mountPath", "readOnly"}, "volumeMount")
             volume = volumes[mount["name"]]
             if volume.get("emptyDir", {}).get("medium") == "Memory":
-                size = volume["emptyDir"]["sizeLimit"].removesuffix("i").lower()
+                size = binary(volume["emptyDir"]["sizeLimit"])
                 yield from ("--tmpfs", f"{mount['mountPath']}:size={size},mode=1777,rw,exec")
                 continue
             place = self._directory(pod["metadata"]["name"], volume, group)
@@ -252,6 +257,13 @@ def security(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[s
     for change in ("drop", "add"):
         for name in container.get("capabilities", {}).get(change, ()):
             yield from (f"--cap-{change}", name.lower())
+
+
+def binary(quantity: str) -> str:
+    """Kubernetes' `8Gi` as podman writes it: `8g`."""
+    if not re.fullmatch(r"\d+[MG]i", quantity):
+        raise NotImplementedError(quantity)
+    return quantity.removesuffix("i").lower()
 
 
 def writable(volume: Mapping[str, Any]) -> bool:

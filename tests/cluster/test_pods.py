@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image m
 LAUNCHER = "lockstep-launcher"
 WORKERS = ["lockstep-worker-0", "lockstep-worker-1"]
 TENSORBOARD = "lockstep-tensorboard"
+PLAIN = "plain"  # what `docker run` starts
 EPOCHS = 40  # long enough to be killed twice
 LISTEN = "0A"  # of /proc/net/tcp
 
@@ -44,7 +45,7 @@ class Cluster:
         args = pod["spec"]["containers"][0]["args"]
         args[args.index("/runs/digits")] = f"/runs/{run}"
         args += options
-        # Here the workers share cores: a waiting rank must let the other compute.
+        # Each worker has one core here: a waiting rank must let its own threads compute.
         environment = pod["spec"]["containers"][0]["env"]
         environment.append({"name": "OMPI_MCA_mpi_yield_when_idle", "value": "1"})
         return pod
@@ -116,7 +117,7 @@ def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
     claims = {name: folder / name for name in ("lockstep-runs", "lockstep-data")}
     for place in claims.values():
         place.mkdir()
-    names = [LAUNCHER, *WORKERS, TENSORBOARD]
+    names = [LAUNCHER, *WORKERS, TENSORBOARD, PLAIN]
     aliases = {name: [mpi_operator.host_name(job, name)] for name in names}
     with (
         Network(names, aliases) as network,
@@ -143,6 +144,14 @@ def test_a_job_of_our_manifests_trains_on_two_workers(cluster):
     assert metrics["test_accuracy"] > 0.95
     assert newest_checkpoint(run) == 30
     assert list(run.glob("tensorboard/**/events.out.tfevents.*"))
+
+
+def test_the_image_trains_on_two_ranks_of_one_host(cluster):
+    args = ["launch/local.sh", "-n", "2", "train", "--dataset", "digits", "--epochs", "1"]
+    pod = {"metadata": {"name": PLAIN}, "spec": {"containers": [{"name": PLAIN, "args": args}]}}
+    cluster.kubelet.start(pod)
+    assert cluster.kubelet.exit_code(PLAIN, 300) == 0, cluster.kubelet.log(PLAIN)
+    assert "2 rank(s), gloo" in cluster.kubelet.log(PLAIN)
 
 
 def test_a_job_whose_launcher_and_then_a_worker_is_killed_resumes_and_finishes(cluster):
