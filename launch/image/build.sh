@@ -23,7 +23,7 @@ fi
 "$python" -m pip uninstall -q -y cmake wheel libclang pip
 # Headers, static libraries, and the packages' own tests.
 packages=$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-rm -rf "$packages"/tensorflow/include "$packages"/nvidia/*/include "$LOCKSTEP_VENV/setup.log"
+rm -rf "$packages/tensorflow/include" "$LOCKSTEP_VENV/setup.log"
 find "$packages" -name '*.a' -delete
 find "$packages/numpy" "$packages/scipy" "$packages/sklearn" "$packages/pyarrow" \
   -type d -name tests -prune -exec rm -rf {} +
