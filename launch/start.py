@@ -82,10 +82,9 @@ def local(options: argparse.Namespace) -> int:
     environ = dict(os.environ)
     if sys.stdout.isatty():
         environ["LOCKSTEP_TERMINAL"] = os.ttyname(sys.stdout.fileno())
-    if sys.stderr.isatty():
-        print(f"starting {ranks} rank(s) ...", file=sys.stderr)
     place = Place([Host("localhost", ranks)])
     environ = commands.rank_environment(environ, place, options.arguments, os.getcwd())
+    _say_starting(place)
     if options.mpi:
         return _mpirun(place, environ)
     return watch.run(commands.gloo_command(place), environ, place.host_of_rank)
@@ -102,10 +101,18 @@ def hosts(options: argparse.Namespace) -> int:
     place = Place(chosen, ssh, interface)
     environ = commands.rank_environment(os.environ, place, options.arguments, os.getcwd())
     environ.pop("LOCKSTEP_TERMINAL", None)
+    _say_starting(place)
     if options.mpi:
         return _mpirun(place, environ)
     command = commands.gloo_command(place)
     return watch.run(command, commands.for_horovodrun(environ), place.host_of_rank)
+
+
+def _say_starting(place: Place) -> None:
+    """It takes horovodrun some seconds until a rank can speak; nobody needs this in a log."""
+    if sys.stderr.isatty():
+        where = f" on {len(place.hosts)} hosts" if len(place.hosts) > 1 else ""
+        print(f"starting {place.ranks} rank(s){where} ...", file=sys.stderr)
 
 
 def _mpirun(place: Place, environ: Mapping[str, str]) -> int:
