@@ -13,13 +13,13 @@ from rich.table import Column
 
 from app.distributed.launcher import read_launcher
 from app.evaluate import Scores
-from app.loop import Progress
+from app.progress import Progress, Show
 
 LINE_EVERY_S = 2.0
 BAR_WIDTH = 20
 
 
-class Terminal:
+class Terminal(Show):
     """Prints to the terminal if there is one, in lines otherwise, and to the run's log.
 
     The output of a rank under a launcher is a pipe; launch/local.sh names the terminal that the

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from app import rundir
 from app.build import (
@@ -24,14 +25,16 @@ from app.distributed import devices
 from app.distributed.guard import LockstepGuard
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
-from app.evaluate import evaluate
-from app.loop import Loop
+from app.evaluate import describe_mistakes, evaluate
+from app.loop import Loop, place_of
 from app.schedule import scaled_peak
+from app.scores import Scores
 from app.state import TrainState
 from app.tensorboard import TensorBoard
 from app.terminal import Terminal
 
 HARDEST = 3  # classes named in the result
+MOST_MISTAKES = 16  # shown in TensorBoard
 
 
 def train(
@@ -55,23 +58,37 @@ def train(
     state = _initial_state(config, data, world)
     checkpoints = _open_run(config, data, state, resume, world)
 
-    def save() -> None:
-        world.from_chief(lambda: checkpoints.save(state, {"world_size": world.size}))
-
+    place = place_of(state, len(data.splits["train"]))
+    about = data.describe()
     terminal = chief_only(world, lambda: Terminal(directory / "log.txt", config.training.epochs))
-    board = chief_only(world, lambda: TensorBoard(directory / "tensorboard", config))
-    guard = LockstepGuard(config.distribution.guard_every_steps, world)
+    board = chief_only(
+        world,
+        lambda: TensorBoard(directory / "tensorboard", config, about, world.size, place),
+    )
+
+    def save() -> None:
+        world.from_chief(lambda: _save(checkpoints, state, board, world.size))
+
+    def agreed() -> None:
+        board.agreed(state.step)
+
+    guard = LockstepGuard(config.distribution.guard_every_steps, world, agreed)
     loop = Loop(config, world, state, data.splits, [terminal, board], save, [guard, *callbacks])
     terminal.table("Lockstep trains", _plan(config, data, state, world))
     terminal.began(state.step, loop.total_steps)
     try:
         loop.run()
+    except Exception as error:
+        board.ended(state.step, error)
+        raise
     finally:
         terminal.ended()
 
     waited = world.gather(loop.clock.waited_share)
-    scores = evaluate(loop.classifier, data.splits["test"], world)
-    board.evaluated("test", state.step, scores)
+    scores = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
+    board.evaluated("test", loop.place, scores)
+    world.from_chief(lambda: _show_report(data, scores, board, state.step))
+    board.ended(state.step)
     metrics = {
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
@@ -88,6 +105,24 @@ def train(
     world.from_chief(lambda: rundir.write_metrics(directory, metrics))
     terminal.table("Result", _result(metrics, directory, checkpoints))
     return metrics
+
+
+def _save(checkpoints: Checkpoints, state: TrainState, board: Any, world_size: int) -> None:
+    """Keep the state; on the chief."""
+    began = time.monotonic()
+    path = checkpoints.save(state, {"world_size": world_size})
+    board.checkpointed(state.step, path, time.monotonic() - began)
+
+
+def _show_report(data: Data, scores: Scores, board: Any, step: int) -> None:
+    """What the test says of classes and mistakes; on the chief."""
+    names, source = data.dataset.class_names, data.dataset.splits["test"]
+    texts = data.dataset.kind == "text"
+    rows = np.array([mistake.index for mistake in scores.mistakes], np.int64)
+    result = scores.to_json(list(names))
+    result["mistakes"] = describe_mistakes(scores, source, names, texts)
+    images = None if texts else data.splits["test"].inputs(rows, 0).numpy()
+    board.reported("test", step, result, scores, images)
 
 
 def _saved_hold(config: Config) -> str | None:
