@@ -37,7 +37,7 @@ export PYTHONPATH=$home${PYTHONPATH:+:$PYTHONPATH}
 if [[ -t 1 ]]; then
   LOCKSTEP_TERMINAL=$(tty) && export LOCKSTEP_TERMINAL
 fi
-if [[ -t 2 ]]; then printf 'starting %s rank(s) ...\n' "$ranks" >&2; fi
+if [[ -t 2 && " $* " != *' --quiet '* ]]; then printf 'starting %s rank(s) ...\n' "$ranks" >&2; fi
 options=()
 if [[ $transport == --mpi ]]; then
   mpi=''
@@ -48,7 +48,8 @@ if [[ $transport == --mpi ]]; then
 fi
 
 # gloo prefixes a line with [RANK]<stdout>:, MPI with [JOB,RANK]<stdout>:
-strip='s/^\[\([0-9]*,\)\{0,1\}0\]<std\(out\|err\)>://'
+# MPI also where a write was split.
+strip='s/^\[0\]<std\(out\|err\)>://; s/\[[0-9]*,0\]<std\(out\|err\)>://g'
 echo_of_others='Horovod background loop uncaught exception\|<stderr>:Terminated$'
 {
   {
