@@ -39,6 +39,7 @@ from app.terminal import Terminal
 from app.watch import Watch
 
 LOG = logging.getLogger(__name__)
+TIMELINE = "timeline.json"
 HARDEST = 3  # classes named in the result
 MOST_MISTAKES = 16  # shown in TensorBoard
 
@@ -91,7 +92,7 @@ def train(
     loop = Loop(config, world, state, data.splits, shows, save, callbacks)
     terminal.table("Lockstep trains", _plan(config, data, state, world))
     terminal.began(state.step, loop.total_steps)
-    timeline = world.timeline(directory / "timeline.json") if watch.timeline else None
+    timeline = world.timeline(directory / TIMELINE) if watch.timeline else None
     try:
         with timeline or contextlib.nullcontext():
             loop.run()
@@ -229,6 +230,12 @@ def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[s
         f"{metrics['input_wait_share_slowest']:.1%} on the slowest rank",
         "time": f"{metrics['seconds']:.1f} s",
         "checkpoint": checkpoint,
-        "logs": str(directory / logs.DIRECTORY),
+        **_left_behind(directory),
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}",
     }
+
+
+def _left_behind(directory: Path) -> dict[str, str]:
+    """What there is to look at, beside TensorBoard."""
+    places = {"logs": directory / logs.DIRECTORY, "timeline": directory / TIMELINE}
+    return {name: str(path) for name, path in places.items() if path.exists()}

@@ -51,10 +51,12 @@ fi
 # MPI also where a write was split.
 strip='s/^\[0\]<std\(out\|err\)>://; s/\[[0-9]*,0\]<std\(out\|err\)>://g'
 echo_of_others='Horovod background loop uncaught exception\|<stderr>:Terminated$'
+# As one word: horovodrun takes --timeline, even behind the command, for an option of its own.
+printf -v command '%q ' exec python -m app "$@"
 {
   {
     set +e
-    horovodrun -np "$ranks" "$transport" "${options[@]}" python -m app "$@"
+    horovodrun -np "$ranks" "$transport" "${options[@]}" bash -c "$command"
     echo $? >"$work/launcher"
   } 2>&1 >&3 | tee "$work/stderr" |
     sed -un "$strip; t show; /^\[[0-9,]*\]<std/b show; d; :show; /$echo_of_others/d; p" >&2
