@@ -1,8 +1,9 @@
 """What the run shows in TensorBoard. The chief writes; values come from all ranks.
 
 Tags: learning/, speed/, health/ and exchange/ by optimizer step, learning_by_epoch/ and
-learning_by_examples/ once more by those, events/ for what happened when. Curves of the runs
-`train`, `validation` and `test` share their tags, and so their charts.
+learning_by_examples/ once more by those, events/ (points) and happened/ (texts) for what happened
+when. Curves of the runs `train`, `validation` and `test` share their tags, and so their charts.
+Otherwise a tag belongs to one plugin: TensorBoard fails where a text and an image share one.
 """
 
 import time
@@ -28,7 +29,11 @@ CONTINUED = ("", "train", "validation")  # folders of event files, "" for their 
 PARTS = ("input", "compute", "exchange", "other")  # of a step's time
 EVENTS = ("started", "resumed", "checkpointed", "evaluated", "finished", "failed")
 # Written by every process that trains, at the step it begins or ends with.
-OF_A_PROCESS = ("config", "samples", *(f"events/{n}" for n in ("resumed", "finished", "failed")))
+OF_A_PROCESS = ("config", "samples/") + tuple(
+    f"{group}/{event}"
+    for group in ("events", "happened")
+    for event in ("resumed", "finished", "failed")
+)
 ONE_OF_A_RUN = ("_hparams_", "custom_scalars__config__")
 FIGURES_SHARE = 0.01  # of the time, for figures while the run goes on
 
@@ -79,9 +84,9 @@ class TensorBoard(Show):
                 return
             samples = samples_of(batch, self._about)
             if isinstance(samples, str):
-                tf.summary.text("samples_as_the_model_sees_them", samples)
+                tf.summary.text("samples/as_the_model_sees_them", samples)
             else:
-                tf.summary.image("samples_as_the_model_sees_them", samples[None])
+                tf.summary.image("samples/as_the_model_sees_them", samples[None])
 
     def trained(self, progress: Progress) -> None:
         """Running means of the epoch, the learning rate, and how the steps went on all ranks."""
@@ -128,22 +133,24 @@ class TensorBoard(Show):
 
         names = self._about["class_names"]
         bins = (scores.bin_examples, scores.bin_hits, scores.bin_confidence)
-        self._figure(split, "confusion", step, figures.confusion_figure(scores.confusion, names))
-        self._figure(split, "reliability", step, figures.reliability_figure(*bins))
-        self._text(split, "classes", step, class_table(result))
-        self._text(split, "most_confident_mistakes", step, mistake_table(result))
+        self._figure(
+            split, "report/confusion", step, figures.confusion_figure(scores.confusion, names)
+        )
+        self._figure(split, "report/reliability", step, figures.reliability_figure(*bins))
+        self._text(split, "report/classes", step, class_table(result))
+        self._text(split, "report/most_confident_mistakes", step, mistake_table(result))
         if images is not None and len(images):
             captions = [f"{row['true']}, not {row['predicted']}" for row in result["mistakes"]]
             sheet = contact_sheet(images, captions)
             with self._writer(split).as_default(step=step):
-                tf.summary.image("most_confident_mistakes", sheet[None])
+                tf.summary.image("report/images_most_confidently_mistaken", sheet[None])
 
     def marked(self, step: int, event: str, text: str, run: str = "train") -> None:
         """Something happened: a point in the row of its kind, and a line of text."""
         if event not in self._events:
             self._events.append(event)
         self._scalars(run, step, {f"events/{event}": self._events.index(event) + 1})
-        self._text(run, f"events/{event}", step, text)
+        self._text(run, f"happened/{event}", step, text)
 
     def checkpointed(self, step: int, path: Path, seconds: float) -> None:
         """A checkpoint was written."""
@@ -199,7 +206,7 @@ class TensorBoard(Show):
         began = time.monotonic()
         steps, rows = zip(*self._work, strict=True)
         figure = rank_time_figure(np.stack(rows, axis=1), steps)
-        self._figure("train", "work_of_each_rank", steps[-1], figure)
+        self._figure("train", "speed/work_of_each_rank", steps[-1], figure)
         self._drawing_s += time.monotonic() - began
 
     def _write(self, run: str, step: int, summary: Summary) -> None:

@@ -43,6 +43,8 @@ METRICS = (
     ("train", "learning/loss", "training loss"),
     ("train", "speed/examples_per_second", "examples/s"),
 )
+# The columns that are shown before the user chooses others: TensorBoard shows the first five.
+FIRST = ("dataset", "learning_rate", "model", "optimizer", "world_size")
 # Where and how often something is written tells no run from another.
 NOT_COMPARED = ("run",)
 
@@ -70,11 +72,11 @@ def hparams_summaries(config: Config, world_size: int) -> list[Any]:
             table = getattr(config, name).model_dump(mode="json")
             values |= {key: _value(value) for key, value in table.items()}
     metrics = [hp.Metric(tag, group, name) for group, tag, name in METRICS]
-    columns = [hp.HParam(key) for key in values]
-    name = str(config.run.run_dir)
+    columns = [api_pb2.HParamInfo(name=key, differs=key in FIRST) for key in values]
+    infos = [metric.as_proto() for metric in metrics]
     return [
-        hp.hparams_config_pb(hparams=columns, metrics=metrics),
-        hp.hparams_pb(values, trial_id=name),
+        hparams_summary.experiment_pb(hparam_infos=columns, metric_infos=infos),
+        hp.hparams_pb(values, trial_id=str(config.run.run_dir)),
     ]
 
 

@@ -1,17 +1,12 @@
-"""What a run shows: event files as TensorBoard reads them, and lines on a screen that is none."""
+"""What a run shows on a screen that is none, and the clock behind it."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from app.config import Config
-from app.distributed.telemetry import StepFacts
-from app.evaluate import Scores
-from app.loop import Progress
-from app.tensorboard import TensorBoard
+from app.progress import Progress
+from app.scores import Scores
 from app.terminal import Terminal
 from app.timing import Clock, RankTimes
 
@@ -20,71 +15,6 @@ SCORES = Scores(np.array([[3, 1], [0, 4]]), loss_sum=4.0)
 
 def progress(step: int, epoch: int = 1) -> Progress:
     return Progress(epoch, step, {"loss": 1.0 / step, "accuracy": 0.5}, 1234.5, 0.01)
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every scalar in the event files of a folder, in the order written."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted(folder.glob("events.*")):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name == "scalars":
-                    number = float(tf.make_ndarray(value.tensor))
-                    found.setdefault(value.tag, []).append((event.step, number))
-    return found
-
-
-def test_scalars_carry_the_optimizer_step_and_are_written_once(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path, Config())
-    board.trained(progress(20))
-    board.trained(progress(40))
-    board.epoch_ended(progress(41), SCORES)
-    board.evaluated("test", 41, SCORES)
-    train = scalars(tmp_path / "train")
-    assert train["loss"] == [(20, pytest.approx(0.05)), (40, pytest.approx(0.025))]
-    assert train["examples_per_second"] == [(20, 1234.5), (40, 1234.5)]
-    assert [step for step, _ in train["learning_rate"]] == [20, 40]
-    for split in ("validation", "test"):
-        assert scalars(tmp_path / split) == {"loss": [(41, 0.5)], "accuracy": [(41, 0.875)]}
-
-
-def test_the_step_is_shown_as_the_mean_and_the_slowest_rank_had_it(tmp_path: Path) -> None:
-    table = np.array([[10, 5.0, 1.0, 3.0, 1.0], [10, 5.0, 0.5, 4.5, 0.5]])
-    board = TensorBoard(tmp_path, Config())
-    shown = dataclasses.replace(
-        progress(20),
-        times=RankTimes.of(table),
-        memory_bytes=np.array([1e9, 2e9]),
-        facts=StepFacts(3.0, 10.0, 0.1, 0.25),
-        bytes_sent=2e6,
-        bytes_uncompressed=4e6,
-    )
-    board.trained(shown)
-    board.evaluated("test", 20, SCORES)
-    train = {name: points[0][1] for name, points in scalars(tmp_path / "train").items()}
-    assert train["step_time_mean_s/input"] == pytest.approx(0.075)
-    assert train["step_time_slowest_rank_s/compute"] == pytest.approx(0.4)
-    assert train["health/update_to_weight_ratio"] == pytest.approx(0.01)
-    assert train["memory_gb/largest_rank"] == pytest.approx(2.0)
-    assert train["exchange/compression_ratio"] == pytest.approx(2.0)
-
-
-def test_without_validation_there_is_no_validation_curve(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path, Config())
-    board.epoch_ended(progress(41), None)
-    assert not (tmp_path / "validation").exists()
-
-
-def test_the_config_is_there_as_text(tmp_path: Path) -> None:
-    TensorBoard(tmp_path, Config()).evaluated("test", 1, SCORES)
-    (events,) = (tmp_path / "train").glob("events.*")
-    texts = [
-        value.tensor.string_val[0].decode()
-        for event in tf.compat.v1.train.summary_iterator(str(events))
-        for value in event.summary.value
-        if value.tag == "config"
-    ]
-    assert len(texts) == 1 and "learning_rate = 0.001" in texts[0]
 
 
 def test_a_pipe_gets_lines_and_the_log_gets_every_epoch(tmp_path: Path, capsys) -> None:
