@@ -1,6 +1,7 @@
 """What the user sees: the plan, one progress bar, a table at the end. Only the chief has one."""
 
 import datetime
+import math
 import os
 import sys
 import time
@@ -43,7 +44,7 @@ class Terminal(Show):
         self._epochs = epochs
         self._bar: rich.progress.Progress | None = None
         self._first_step = self._total_steps = 0
-        self._began = self._last_line = time.monotonic()
+        self._began, self._last_line = time.monotonic(), -math.inf
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
         """Names and values."""
@@ -57,7 +58,7 @@ class Terminal(Show):
     def began(self, step: int, total_steps: int) -> None:
         """Show the bar, if the screen can move it."""
         self._first_step, self._total_steps = step, total_steps
-        self._began = self._last_line = time.monotonic()
+        self._began = time.monotonic()
         if self._has_bar:
             self._bar = rich.progress.Progress(
                 rich.progress.BarColumn(BAR_WIDTH // 2),

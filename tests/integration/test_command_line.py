@@ -73,6 +73,8 @@ def test_a_csv_file_trains_under_mpi(tmp_path, texts):
         (["train", "--run-dir", "pyproject.toml/x"], "cannot write the run directory"),
         (["train", "--dataset", "mnist", "--data-dir", "pyproject.toml/x"], "cannot be written"),
         (["train", "--resume", "--recipe", "launch/recipes/digits.toml"], "needs --run-dir"),
+        (["train", "--profile", "9:1"], "--profile 9:1: steps are counted from 1"),
+        (["train", "--profile", "1:9@1"], "there is no rank 1 among 1"),
         (["tran"], "invalid choice: 'tran'"),
     ],
 )
@@ -131,6 +133,8 @@ def test_a_rank_that_raises_stops_all_ranks_with_its_message(tmp_path, transport
     assert "rank 1 of 3 failed" in done.err, done.all
     assert "the cat sat on rank 1" in done.err, done.all
     assert len(re.findall("Traceback", re.sub(r"(?m)^(?!\[).*$", "", done.err))) == 1, done.all
+    log = (tmp_path / "run" / "logs" / "rank-001.log").read_text()
+    assert "ERROR lockstep: rank 1 of 3 failed" in log and "the cat sat on rank 1" in log, log
 
 
 def test_several_ranks_without_horovod_are_refused():
