@@ -34,7 +34,7 @@ class Loop:
         config, world: the run and its ranks.
         state: holds a compiled `Classifier`; advanced in place.
         splits: "train", and "validation" if there is one.
-        shows: the chief's shows, `Nothing` elsewhere.
+        shows: what shows it on this rank; `Nothing` stands for one of the chief's elsewhere.
         save: called on every rank after each epoch.
         callbacks: Keras callbacks.
     """

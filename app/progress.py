@@ -47,8 +47,8 @@ class Progress:
 
 
 class Show:
-    """Something that shows training. Called on the chief only, with values of all ranks; it calls
-    no collective. Every method does nothing here, so that a show has those that it needs."""
+    """Something that shows training, most of them on the chief only, with values of all ranks; it
+    calls no collective. Every method does nothing here, so that a show has those that it needs."""
 
     def sees(self, place: Place, network: Any, batch: Any) -> None:
         """The chief's part of the first batch that this process trains on, as the model sees it."""

@@ -4,8 +4,9 @@
 #   launch/local.sh [-n N] [--gloo|--mpi] ARGUMENTS...
 #   launch/local.sh -n 2 train --recipe launch/recipes/digits.toml
 #
-# Differs from plain horovodrun in three things: the progress bar reaches your terminal, the
-# output of rank 0 has no prefix, and the exit code is the application's (2: your input).
+# Differs from plain horovodrun in four things: the progress bar reaches your terminal, the
+# output of rank 0 has no prefix, the exit code is the application's (2: your input), and
+# --timeline is the application's.
 set -euo pipefail
 
 usage() { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }

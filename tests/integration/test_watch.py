@@ -5,6 +5,7 @@ import re
 import shutil
 
 import pytest
+
 from tests.integration.launching import run
 
 DIGITS = ["train", "--recipe", "launch/recipes/digits.toml", "--epochs", "1"]
