@@ -1,8 +1,8 @@
 """What the run shows in TensorBoard. The chief writes; values come from all ranks.
 
-Tags: learning/, speed/, health/ and exchange/ by optimizer step, learning_by_epoch/ and
-learning_by_examples/ once more by those, events/ (points) and happened/ (texts) for what happened
-when. Curves of the runs `train`, `validation` and `test` share their tags, and so their charts.
+Tags: learning/, speed/ and health/ by optimizer step, learning_by_epoch/ and learning_by_examples/
+once more by those, timeline/ (points) and timeline_texts/ for what happened when. Curves of the
+runs `train`, `validation` and `test` share their tags, and so their charts.
 Otherwise a tag belongs to one plugin: TensorBoard fails where a text and an image share one.
 """
 
@@ -31,7 +31,7 @@ EVENTS = ("started", "resumed", "checkpointed", "evaluated", "finished", "failed
 # Written by every process that trains, at the step it begins or ends with.
 OF_A_PROCESS = ("config", "samples/") + tuple(
     f"{group}/{event}"
-    for group in ("events", "happened")
+    for group in ("timeline", "timeline_texts")
     for event in ("resumed", "finished", "failed")
 )
 ONE_OF_A_RUN = ("_hparams_", "custom_scalars__config__")
@@ -149,8 +149,8 @@ class TensorBoard(Show):
         """Something happened: a point in the row of its kind, and a line of text."""
         if event not in self._events:
             self._events.append(event)
-        self._scalars(run, step, {f"events/{event}": self._events.index(event) + 1})
-        self._text(run, f"happened/{event}", step, text)
+        self._scalars(run, step, {f"timeline/{event}": self._events.index(event) + 1})
+        self._text(run, f"timeline_texts/{event}", step, text)
 
     def checkpointed(self, step: int, path: Path, seconds: float) -> None:
         """A checkpoint was written."""
@@ -256,10 +256,10 @@ def _of_steps(progress: Progress) -> dict[str, float]:
     if progress.facts is not None:
         found["health/gradient_norm"] = progress.facts.gradient_norm
         found["health/update_to_weight_ratio"] = progress.facts.update_ratio
-        found["exchange/compression_error"] = progress.facts.compression_error
+        found["health/compression_error"] = progress.facts.compression_error
     if progress.loss_scale is not None:
         found["health/loss_scale"] = progress.loss_scale
     if progress.bytes_sent:
-        found["exchange/megabytes_per_step"] = progress.bytes_sent / 1e6
-        found["exchange/compression_ratio"] = progress.bytes_uncompressed / progress.bytes_sent
+        found["speed/megabytes_sent_per_step"] = progress.bytes_sent / 1e6
+        found["speed/compression_ratio"] = progress.bytes_uncompressed / progress.bytes_sent
     return found

@@ -22,7 +22,7 @@ CHARTS = {
         "where a step's time goes, mean of the ranks (s)": "speed/step_mean_s_.*",
         "where a step's time goes, slowest rank (s)": "speed/step_slowest_rank_s_.*",
         "work of the slowest rank / mean": "speed/rank_skew",
-        "sent per step and rank (MB)": "exchange/megabytes_per_step",
+        "sent per step and rank (MB)": "speed/megabytes_sent_per_step",
         "checkpoint (s)": "speed/checkpoint_s",
     },
     "Is it healthy?": {
@@ -31,8 +31,8 @@ CHARTS = {
         "loss scale, skipped steps": "health/(loss_scale|skipped_steps)",
         "replicas compared and equal": "health/lockstep_checks_passed",
         "memory of the largest rank (GB)": "health/memory_gb",
-        "error of compression": "exchange/compression_error",
-        "events": "events/.*",
+        "error of compression": "health/compression_error",
+        "events": "timeline/.*",
     },
 }
 # What HParams puts beside the config: (folder of the event files, tag, name).

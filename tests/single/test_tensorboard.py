@@ -112,7 +112,7 @@ def test_the_step_is_shown_as_the_mean_and_the_slowest_rank_had_it(board, tmp_pa
     assert train["speed/rank_skew"] == pytest.approx(0.45 / 0.425)
     assert train["health/update_to_weight_ratio"] == pytest.approx(0.01)
     assert train["health/memory_gb"] == pytest.approx(2.0)
-    assert train["exchange/compression_ratio"] == pytest.approx(2.0)
+    assert train["speed/compression_ratio"] == pytest.approx(2.0)
     ((height, width),) = images(tmp_path / "train", "speed/work_of_each_rank")
     assert height > 100 and width > 500
 
@@ -133,14 +133,14 @@ def test_events_are_marked_in_rows_of_their_own_and_new_kinds_get_new_rows(board
     board.agreed(9)
     board.ended(9, ValueError("replicas differ"))
     train = scalars(tmp_path / "train")
-    rows = {name: points for name, points in train.items() if name.startswith("events/")}
+    rows = {name: points for name, points in train.items() if name.startswith("timeline/")}
     heights = [value for points in rows.values() for _, value in points]
-    assert set(rows) == {f"events/{n}" for n in ("started", "checkpointed", "resized", "failed")}
+    assert set(rows) == {f"timeline/{n}" for n in ("started", "checkpointed", "resized", "failed")}
     assert len(set(heights)) == len(heights)
-    assert rows["events/resized"][0][0] == 8
+    assert rows["timeline/resized"][0][0] == 8
     assert train["speed/checkpoint_s"] == [(7, 0.25)]
     assert train["health/lockstep_checks_passed"] == [(9, 1)]
-    assert "replicas differ" in text(tmp_path / "train", "happened/failed")
+    assert "replicas differ" in text(tmp_path / "train", "timeline_texts/failed")
 
 
 def test_an_evaluation_shows_classes_confusion_and_mistakes(board, tmp_path: Path) -> None:
@@ -288,10 +288,10 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> N
         ("train", "learning_by_epoch/loss", [1, 2, 3]),
         ("validation", "learning_by_examples/loss", [100, 200, 300]),
         ("validation", "learning/loss", [10, 20, 30]),
-        ("train", "events/checkpointed", [10, 20, 30]),
-        ("train", "events/started", [0]),
-        ("train", "events/resumed", [20]),
-        ("train", "events/finished", [30]),
+        ("train", "timeline/checkpointed", [10, 20, 30]),
+        ("train", "timeline/started", [0]),
+        ("train", "timeline/resumed", [20]),
+        ("train", "timeline/finished", [30]),
         ("test", "learning/loss", [30]),
     ):
         assert [step for step, _ in scalars(tmp_path / run)[tag]] == steps, (run, tag)
