@@ -1,11 +1,14 @@
 """What the log of each rank says about itself: where it runs, and how its own steps went."""
 
+import logging
 import os
 import shlex
 import socket
 import sys
 import time
+from pathlib import Path
 
+from app import logs
 from app.build import code_version
 from app.distributed import devices
 from app.distributed.world import World
@@ -13,7 +16,19 @@ from app.logs import STORY
 from app.progress import Progress, Show
 from app.scores import Scores
 
+LOG = logging.getLogger(__name__)
 PARTS = ("input", "compute", "exchange", "other")  # of a pass
+
+
+def keep_logs(directory: Path, world: World) -> None:
+    """Keep the log of each rank in a run directory; a collective.
+
+    A rank that cannot write there goes on: one warning tells of all such.
+    """
+    reasons = world.gather(logs.keep(directory, world.rank))
+    failed = [reason for reason in reasons if reason]
+    if failed:
+        LOG.warning("%d rank(s) cannot keep a log, the first: %s", len(failed), failed[0])
 
 
 class RankLog(Show):

@@ -1,7 +1,6 @@
 """The story of a training run, top to bottom."""
 
 import contextlib
-import logging
 import shlex
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from app.distributed.world import World
 from app.evaluate import describe_mistakes, evaluate
 from app.loop import Loop, place_of
 from app.profiler import Profiler
-from app.rank_log import RankLog
+from app.rank_log import RankLog, keep_logs
 from app.schedule import scaled_peak
 from app.scores import Scores
 from app.state import TrainState
@@ -38,7 +37,6 @@ from app.tensorboard import TensorBoard
 from app.terminal import Terminal
 from app.watch import Watch
 
-LOG = logging.getLogger(__name__)
 TIMELINE = "timeline.json"
 HARDEST = 3  # classes named in the result
 MOST_MISTAKES = 16  # shown in TensorBoard
@@ -70,7 +68,7 @@ def train(
     config = config.in_directory(directory)
     state = _initial_state(config, data, world)
     checkpoints = _open_run(config, data, state, resume, world)
-    _keep_logs(directory, world)
+    keep_logs(directory, world)
 
     place = place_of(state, len(data.splits["train"]))
     about = data.describe()
@@ -124,14 +122,6 @@ def train(
     newest = world.from_chief(lambda: str(checkpoints.list()[-1]))
     terminal.table("Result", _result(metrics, directory, newest))
     return {**metrics, "run_dir": str(directory), "checkpoint": newest}
-
-
-def _keep_logs(directory: Path, world: World) -> None:
-    """Each rank's own; one that cannot write there, on a host that shares no files, goes on."""
-    reasons = world.gather(logs.keep(directory, world.rank))
-    failed = [reason for reason in reasons if reason]
-    if failed:
-        LOG.warning("%d rank(s) cannot keep a log, the first: %s", len(failed), failed[0])
 
 
 def _profilers(config: Config, watch: Watch, state: TrainState, world: World) -> list[Profiler]:

@@ -51,6 +51,7 @@ fi
 # gloo prefixes a line with [RANK]<stdout>:, MPI with [JOB,RANK]<stdout>:
 # MPI also where a write was split.
 strip='s/^\[0\]<std\(out\|err\)>://; s/\[[0-9]*,0\]<std\(out\|err\)>://g'
+end_of_rank='^Process [0-9]* exit with status code\|^Terminating remaining workers after failure'
 echo_of_others='Horovod background loop uncaught exception\|<stderr>:Terminated$'
 # As one word: horovodrun takes --timeline, even behind the command, for an option of its own.
 printf -v command '%q ' exec python -m app "$@"
@@ -61,7 +62,7 @@ printf -v command '%q ' exec python -m app "$@"
     echo $? >"$work/launcher"
   } 2>&1 >&3 | tee "$work/stderr" |
     sed -un "$strip; t show; /^\[[0-9,]*\]<std/b show; d; :show; /$echo_of_others/d; p" >&2
-} 3>&1 | sed -u "$strip"
+} 3>&1 | sed -u "/$end_of_rank/d; $strip"
 
 code=$(cat "$work/launcher")
 if [[ -s $work/code ]]; then

@@ -96,6 +96,7 @@ def test_a_mistake_on_two_ranks_is_reported_by_one(tmp_path, texts, transport):
     assert done.code == 2, done.all
     assert done.err.count("has no column 'lable': did you mean 'label'?") == 1, done.all
     assert "Traceback" not in done.err, done.all
+    assert done.out == "", done.all
     assert not (tmp_path / "run").exists()
 
 
@@ -183,7 +184,14 @@ def test_the_readme_names_every_command_and_no_other():
 
 def test_every_flag_in_the_readme_is_one():
     known = "".join(run(app(command, "--help"), timeout_s=30).out for command in commands())
-    others = {"--mpi", "--gloo", "--logdir", "--help", "--network-interfaces"}
+    others = {
+        "--mpi",
+        "--gloo",
+        "--logdir",
+        "--help",
+        "--network-interfaces",
+        "--timeline-filename",
+    }
     given = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
     assert "--epochs" in given
     assert [flag for flag in sorted(given - others) if not re.search(rf"{flag}\b", known)] == []

@@ -45,7 +45,7 @@ def test_two_ranks_log_apart_warn_once_and_give_a_script_one_object(tmp_path, tr
     watch = ["--json", "--profile", "3:5@all", "--timeline", "--run-dir", str(directory)]
     done = run(
         ["launch/local.sh", "-n", "2", f"--{transport}", *DIGITS, *watch],
-        timeout_s=200,
+        timeout_s=280,
         PYTHONPATH=str(tmp_path),
     )
     assert done.code == 0, done.all
@@ -75,7 +75,7 @@ def test_two_ranks_log_apart_warn_once_and_give_a_script_one_object(tmp_path, tr
 
 def test_a_quiet_run_prints_nothing_and_leaves_everything_behind(tmp_path):
     watch = ["--quiet", "--profile", "900:910", "--run-dir", str(tmp_path / "run")]
-    done = run(["launch/local.sh", "-n", "2", *DIGITS, *watch], timeout_s=150)
+    done = run(["launch/local.sh", "-n", "2", *DIGITS, *watch], timeout_s=250)
     assert (done.code, done.out, done.err) == (0, "", ""), done.all
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epoch"] == 1
     log = (tmp_path / "run" / "logs" / "rank-000.log").read_text()

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from app import logs
+from app.distributed.world import World
+from app.rank_log import keep_logs
 
 LINE = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d rank 7 [A-Z]+ [\w.]+: .+"
 
@@ -82,6 +84,17 @@ def test_a_rank_that_cannot_write_its_log_says_why_and_goes_on(tmp_path: Path, c
     assert reason and "rank-000.log: " in reason
     logging.getLogger("tensorflow").warning("still shown")
     assert capsys.readouterr().err == "warning: still shown\n"
+
+
+def test_training_goes_on_where_logs_cannot_be_kept_with_one_warning(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "logs").write_text("in the way")
+    logs.start(0)
+    world = World()
+    monkeypatch.setattr(world, "gather", lambda reason: [None, reason, reason])
+    keep_logs(tmp_path, world)
+    assert "warning: 2 rank(s) cannot keep a log, the first: " in capsys.readouterr().err
 
 
 def test_the_story_is_not_on_the_screen_of_a_script_without_logs(capsys) -> None:

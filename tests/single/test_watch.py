@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
+from app.distributed.world import World
 from app.errors import UserError
 from app.profiler import Profiler
 from app.watch import ProfiledSteps, only_json
@@ -105,6 +106,13 @@ def test_a_profile_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, c
     state = SimpleNamespace(step=0)
     run_steps(Profiler(ProfiledSteps(1, 1), tmp_path, state, 1, 0), state, 2, passes=1)
     assert "the profile of rank 0 cannot be written" in caplog.text
+
+
+def test_one_process_says_that_it_has_no_timeline(tmp_path: Path, caplog) -> None:
+    with World().timeline(tmp_path / "timeline.json"):
+        pass
+    assert "one process exchanges nothing: there is no timeline" in caplog.text
+    assert not list(tmp_path.iterdir())
 
 
 def test_standard_output_is_one_json_object_whatever_is_printed(capfd) -> None:
