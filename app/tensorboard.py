@@ -103,7 +103,6 @@ class TensorBoard(Show):
         elapsed = time.monotonic() - self._began
         if self._drawing_s < FIGURES_SHARE * elapsed - 0.5 and progress.epoch < self._last_epoch:
             self._draw_work()
-        self._flush()
 
     def distributions(
         self, step: int, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
