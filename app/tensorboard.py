@@ -103,7 +103,6 @@ class TensorBoard(Show):
         elapsed = time.monotonic() - self._began
         if self._drawing_s < FIGURES_SHARE * elapsed - 0.5 and progress.epoch < self._last_epoch:
             self._draw_work()
-        self._flush()
 
     def distributions(
         self, step: int, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
@@ -156,7 +155,8 @@ class TensorBoard(Show):
         """A checkpoint was written."""
         self._scalars("train", step, {"speed/checkpoint_s": seconds})
         self.marked(step, "checkpointed", f"{path.name} in {seconds:.2f} s")
-        self._flush()  # a run that is killed now goes on from here
+        for writer in self._writers.values():
+            writer.flush()  # a run that is killed now goes on from here
 
     def agreed(self, step: int) -> None:
         """The lockstep guard has compared the replicas and found them equal."""
@@ -217,10 +217,6 @@ class TensorBoard(Show):
         if run not in self._writers:
             self._writers[run] = tf.summary.create_file_writer(str(self._directory / run))
         return self._writers[run]
-
-    def _flush(self) -> None:
-        for writer in self._writers.values():
-            writer.flush()
 
 
 def is_kept(tag: str, step: int, place: Place) -> bool:
