@@ -18,8 +18,8 @@ LOG = logging.getLogger(__name__)
 class Profiler(keras.callbacks.Callback):
     """On each of the chosen ranks, writes plugins/profile/steps-FIRST-LAST/rank-000.xplane.pb.
 
-    So all ranks, also those of one host, are "hosts" of one profile in TensorBoard. What cannot be
-    recorded is a warning and does not end the run.
+    So all ranks, also those of one host, are "hosts" of one profile in TensorBoard. A profile that
+    cannot be written does not end the run.
 
     Args:
         steps: which, and on which ranks.
