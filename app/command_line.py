@@ -12,6 +12,7 @@ import traceback
 from app.commands import parse
 from app.distributed.launcher import Launched, read_launcher
 from app.errors import UserError
+from app.logs import STORY
 
 USER_ERROR, FAILURE = 2, 1
 # The launcher stops all ranks as soon as one has ended. The rank that speaks must be first.
@@ -59,8 +60,9 @@ def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:
     """Print the message on one rank, then end this process so that the launcher ends the others.
 
     `speaks`: this rank has something of its own to say; otherwise rank 0 speaks for all, and the
-    others only if no launcher has stopped them.
+    others only if no launcher has stopped them. Each has it in its log.
     """
+    STORY.error(message)
     if not speaks and launched.rank != 0:
         time.sleep(WAIT_TO_BE_STOPPED_S)
     print(message, file=sys.stderr, flush=True)

@@ -84,7 +84,7 @@ def local(options: argparse.Namespace) -> int:
         environ["LOCKSTEP_TERMINAL"] = os.ttyname(sys.stdout.fileno())
     place = Place([Host("localhost", ranks)])
     environ = commands.rank_environment(environ, place, options.arguments, os.getcwd())
-    _say_starting(place)
+    _say_starting(place, options.arguments)
     if options.mpi:
         return _mpirun(place, environ)
     return watch.run(commands.gloo_command(place), environ, place.host_of_rank)
@@ -101,16 +101,16 @@ def hosts(options: argparse.Namespace) -> int:
     place = Place(chosen, ssh, interface)
     environ = commands.rank_environment(os.environ, place, options.arguments, os.getcwd())
     environ.pop("LOCKSTEP_TERMINAL", None)
-    _say_starting(place)
+    _say_starting(place, options.arguments)
     if options.mpi:
         return _mpirun(place, environ)
     command = commands.gloo_command(place)
     return watch.run(command, commands.for_horovodrun(environ), place.host_of_rank)
 
 
-def _say_starting(place: Place) -> None:
+def _say_starting(place: Place, arguments: Sequence[str]) -> None:
     """It takes horovodrun some seconds until a rank can speak; nobody needs this in a log."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and "--quiet" not in arguments:
         where = f" on {len(place.hosts)} hosts" if len(place.hosts) > 1 else ""
         print(f"starting {place.ranks} rank(s){where} ...", file=sys.stderr)
 

@@ -1,0 +1,80 @@
+"""The objects that launch/k8s/ gives, and what the MPI Operator makes of the training job."""
+
+import json
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from tests.cluster import mpi_operator
+from tests.cluster.mpi_operator import Object
+from tests.integration.launching import ROOT
+
+K8S = ROOT / "launch" / "k8s"
+OVERLAYS = ("overlays/cpu", "overlays/gpu")
+APPLIED = ("common", "data", "upload", *OVERLAYS)  # what a user gives to `kubectl apply -k`
+
+
+@cache
+def why_no_kubectl() -> str:
+    """Why kustomizations cannot be built here, or an empty string."""
+    if not shutil.which("kubectl"):
+        return "kubectl is not installed"
+    told = subprocess.run(["kubectl", "version", "--client", "-o", "json"], capture_output=True)
+    if told.returncode or not json.loads(told.stdout).get("kustomizeVersion"):
+        return "kubectl is older than 1.24, whose kustomize these files need"
+    return ""
+
+
+def build(folder: Path) -> list[Object]:
+    """The objects of a kustomization, as it was at the first call."""
+    return list(yaml.safe_load_all(_kustomize(folder)))
+
+
+@cache
+def _kustomize(folder: Path) -> str:
+    built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
+    if built.returncode:
+        raise AssertionError(f"{folder} cannot be built: {built.stderr}")
+    return built.stdout
+
+
+def training_job(folder: Path) -> Object:
+    """The MPIJob of an overlay, with all defaults."""
+    (job,) = (one for one in build(folder) if one["kind"] == "MPIJob")
+    return mpi_operator.with_defaults(job, "training")
+
+
+def everything(folder: Path) -> list[Object]:
+    """The objects of a kustomization, and those that the operator makes of its MPIJob."""
+    objects = build(folder)
+    for job in [one for one in objects if one["kind"] == "MPIJob"]:
+        objects += made_by_operator(mpi_operator.with_defaults(job, "training"))
+    return objects
+
+
+def made_by_operator(job: Object, running: bool = False) -> list[Object]:
+    """Service, ConfigMap, Secret, workers and launcher of a job with defaults."""
+    indices = range(job["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"])
+    return [
+        mpi_operator.service(job),
+        mpi_operator.config_map(job, indices if running else ()),
+        mpi_operator.ssh_secret(job, b"private", b"public"),
+        *(mpi_operator.worker(job, index) for index in indices),
+        mpi_operator.launcher(job),
+    ]
+
+
+def pods(objects: list[Object]) -> dict[str, Object]:
+    """Labels and spec of every pod, by the name of the pod or of what makes it."""
+    found = {}
+    for one in objects:
+        pod = (
+            one if one["kind"] == "Pod" else one["spec"].get("template") if "spec" in one else None
+        )
+        if pod:
+            labels = pod["metadata"]["labels"]
+            found[one["metadata"]["name"]] = {"labels": labels, "spec": pod["spec"]}
+    return found
