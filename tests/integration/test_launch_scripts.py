@@ -63,6 +63,22 @@ def test_a_wrong_argument_is_one_message_and_code_2(script, arguments, message):
     assert not (ROOT / "x").exists()
 
 
+def test_a_working_directory_that_is_gone_is_told(tmp_path):
+    inside = 'mkdir "$1" && cd "$1" && rmdir "$1" && exec "$0" train'
+    command = ["bash", "-c", inside, str(ROOT / "launch/local.sh"), str(tmp_path / "gone")]
+    done = run(command, timeout_s=30)
+    assert done.code == 2 and "the working directory is gone" in done.err, done.all
+
+
+def test_waiting_for_hosts_can_be_ended():
+    command = ["launch/hosts.sh", "-H", "no-such-host.invalid", "--wait", "300", "train"]
+    environ = {**os.environ, "LOCKSTEP_VENV": sys.prefix}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, text=True, stderr=subprocess.PIPE) as go:
+        assert go.stderr.readline() == "waiting for no-such-host.invalid ...\n"
+        go.terminate()
+        assert go.wait(60) == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("script", ["local", "hosts"])
 def test_help_is_given(script):
     done = launch(script, "--help")
