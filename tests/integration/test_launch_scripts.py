@@ -119,10 +119,10 @@ def test_no_word_of_the_command_is_read_by_a_shell(tmp_path, word, stub):
         (tmp_path / name).chmod(0o755)
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LOCKSTEP_VENV": str(tmp_path / "none")}
     transport = "--mpi" if stub == "mpirun" else "--gloo"
-    command = [str(ROOT / "launch/local.sh"), transport, "train", "--dataset", word]
+    command = [str(ROOT / "launch/local.sh"), transport, "train", word]
     done = run(command, timeout_s=60, cwd=tmp_path, **environ)
     assert done.code == 2, done.all
-    assert word in done.err and not (tmp_path / "x").exists(), done.all
+    assert f"unknown argument '{word}'" in done.err and not (tmp_path / "x").exists(), done.all
 
 
 # Ranks that fail
@@ -148,6 +148,7 @@ def fail(*_, **__):
     raise UserError("the disk is full") if way == "mistake" else RuntimeError("the cat sat on it")
 
 
+@pytest.mark.full_matrix  # slow: CI runs it
 @pytest.mark.parametrize(
     ("way", "code", "last"),
     [
@@ -188,6 +189,7 @@ def marked(mark):
     return found
 
 
+@pytest.mark.full_matrix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_all_ranks_and_leaves_nothing_behind(tmp_path, transport, number):
     mark = f"{tmp_path.name}-{os.getpid()}"
