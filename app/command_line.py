@@ -4,7 +4,6 @@ A user's mistake ends with one message from one rank and exit code 2; a bug, or 
 machine, with the traceback of the rank that met it and exit code 1.
 """
 
-import contextlib
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ import traceback
 from app.commands import parse
 from app.distributed.launcher import Launched, read_launcher
 from app.errors import UserError
+from app.logs import STORY
 
 USER_ERROR, FAILURE = 2, 1
 # The launcher stops all ranks as soon as one has ended. The rank that speaks must be first.
@@ -49,6 +49,7 @@ def _failed(error: Exception, launched: Launched) -> int:
 
     if launched.size > 1 and isinstance(error, OpError) and "Horovod" in str(error):
         reason = str(error).strip().splitlines()[0]
+        time.sleep(WAIT_TO_BE_STOPPED_S)  # the launcher shall see the other rank's end first
         message = f"rank {launched.rank}: an exchange failed; has another rank ended? {reason}"
         return _stop(message, FAILURE, launched, speaks=False)
     who = f"rank {launched.rank} of {launched.size} failed:\n" if launched.size > 1 else ""
@@ -59,22 +60,14 @@ def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:
     """Print the message on one rank, then end this process so that the launcher ends the others.
 
     `speaks`: this rank has something of its own to say; otherwise rank 0 speaks for all, and the
-    others only if no launcher has stopped them.
+    others only if no launcher has stopped them. Each has it in its log.
     """
+    STORY.error(message)
     if not speaks and launched.rank != 0:
         time.sleep(WAIT_TO_BE_STOPPED_S)
     print(message, file=sys.stderr, flush=True)
-    _tell_launch_script(code)
     if launched.size > 1:
         # Without Horovod's orderly shutdown, in which ranks wait for each other.
         sys.stdout.flush()
         os._exit(code)
     return code
-
-
-def _tell_launch_script(code: int) -> None:
-    """horovodrun over gloo ends with 1 whatever the ranks end with: see launch/local.sh."""
-    path = os.environ.get("LOCKSTEP_EXIT_CODE_FILE")
-    if path:
-        with contextlib.suppress(OSError), open(path, "x", encoding="ascii") as file:
-            file.write(f"{code}\n")

@@ -1,13 +1,16 @@
 """The commands: their flags, and what each of them starts. Imports TensorFlow only to run one."""
 
 import argparse
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, NoReturn
 
+from app import logs
 from app.distributed.launcher import read_launcher
 from app.errors import UserError, suggest
 from app.recipe import add_flags, load
+from app.watch import ProfiledSteps, Watch, only_json
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,19 +52,33 @@ def _add_train(commands: Any) -> Any:
     parser = _command(
         commands,
         _train,
-        ("recipe", "resume"),
+        ("recipe", "resume", "quiet", "json", "profile", "timeline"),
         "train",
         help="train, evaluate and keep a classifier",
         description="Train, evaluate and keep an image or text classifier, on all ranks of the "
         "launcher (horovodrun, mpirun, MPIJob) or in this process alone. Flags override the "
         "recipe, a recipe overrides the defaults in [brackets].",
-        usage="python -m app train [--recipe FILE] [--run-dir DIR] [--resume] [--KEY VALUE ...]",
+        usage="python -m app train [--recipe FILE] [--run-dir DIR] [--resume] [--quiet] [--json] "
+        "[--profile FIRST:LAST] [--timeline] [--KEY VALUE ...]",
     )
     _add_recipe(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
         help="go on from the newest checkpoint in --run-dir; start there if it holds none",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print errors alone; logs are kept")
+    _add_json(parser, "the final metrics, the run directory and the checkpoint")
+    parser.add_argument(
+        "--profile",
+        type=ProfiledSteps.parse,
+        metavar="FIRST:LAST[@RANK,...]",
+        help="record these steps for TensorBoard's profiler, on rank 0, or those given, or @all",
+    )
+    parser.add_argument(
+        "--timeline",
+        action="store_true",
+        help="record the collectives of all ranks in RUN/timeline.json, for ui.perfetto.dev",
     )
     add_flags(parser)
     return parser
@@ -71,10 +88,11 @@ def _train(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     config = load(options.recipe, overrides)
     if options.resume and config.run.run_dir is None:
         raise UserError("--resume needs --run-dir, the directory of the run to go on with")
-    _quiet_tensorflow()
-    from app.train import train
+    with _output(options, options.quiet) as results:
+        from app.train import train
 
-    train(config, resume=options.resume)
+        watch = Watch(options.quiet, options.profile, options.timeline)
+        results.append(train(config, resume=options.resume, watch=watch))
 
 
 def _add_data(commands: Any) -> Any:
@@ -117,12 +135,12 @@ def _add_evaluate(commands: Any) -> Any:
     parser = _command(
         commands,
         _evaluate,
-        ("run_dir", "split", "output"),
+        ("run_dir", "split", "output", "json"),
         "evaluate",
         help="score a run on a split or another dataset",
         description="Score a run exactly, on all ranks of the launcher or in this process alone.",
         usage="python -m app evaluate RUN [--split NAME] [--data SOURCE] [--output DIR] "
-        "[--KEY VALUE]",
+        "[--json] [--KEY VALUE]",
     )
     _add_run(parser)
     parser.add_argument(
@@ -138,16 +156,18 @@ def _add_evaluate(commands: Any) -> Any:
         help="score another source (default: the run's own data)",
     )
     _add_output(parser, "DIR", "where to write (default RUN/evaluations/SPLIT or SOURCE)")
+    _add_json(parser, "what evaluation.json holds")
     add_flags(parser, only="data")
     return parser
 
 
 def _evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
-    _quiet_tensorflow()
-    from app.distributed.devices import connect_configured
-    from app.evaluate_run import evaluate_run
+    with _output(options) as results:
+        from app.distributed.devices import connect_configured
+        from app.evaluate_run import evaluate_run
 
-    evaluate_run(options.run_dir, overrides, options.split, options.output, connect_configured())
+        run, split, output = options.run_dir, options.split, options.output
+        results.append(evaluate_run(run, overrides, split, output, connect_configured()))
 
 
 def _add_predict(commands: Any) -> Any:
@@ -239,6 +259,11 @@ def _add_output(parser: Any, metavar: str, text: str) -> None:
     parser.add_argument("--output", type=Path, metavar=metavar, help=text)
 
 
+def _add_json(parser: Any, what: str) -> None:
+    text = f"one JSON object on standard output, {what}; all else goes to standard error"
+    parser.add_argument("--json", action="store_true", help=text)
+
+
 def _positive(given: str) -> int:
     if not given.isdecimal() or int(given) < 1:
         raise argparse.ArgumentTypeError(f"'{given}' is no whole number above 0")
@@ -249,10 +274,18 @@ def _alone(command: str) -> None:
     """Before a command of one process."""
     if read_launcher().size > 1:
         raise UserError(f"{command} is for one process: start it without a launcher", shared=True)
-    _quiet_tensorflow()
+    _start()
 
 
-def _quiet_tensorflow() -> None:
-    """TensorFlow's start-up notes are not the user's; its errors still come through Python."""
+def _output(options: argparse.Namespace, quiet: bool = False) -> Any:
+    """The block of a command that may be asked for --json: it adds its result to the list."""
+    _start(quiet)
+    return only_json(read_launcher().rank) if options.json else contextlib.nullcontext([])
+
+
+def _start(quiet: bool = False) -> None:
+    """Before TensorFlow is imported. Its notes are not the user's; its errors still come through
+    Python."""
+    logs.start(read_launcher().rank, quiet)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import math
-import struct
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.errors import UserError
+from app.event_files import event_files, events
 from app.rundir import write_file
 
 NOTHING = "-"
 SAME = "no config key differs"
 FINGERPRINT_DIGITS = 12  # enough to tell two apart
 NOT_COMPARED = "run.run_dir"  # another one for every run
-CURVES = ("loss", "accuracy")  # tags in the event files
+CURVES = ("loss", "accuracy")
+TAGS = {f"learning/{name}": name for name in CURVES}  # in the event files
 SPLITS = {"train": ":", "validation": "-"}  # folders of event files, and how they are drawn
 # Ratios of these to the first run are shown.
 METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -236,9 +237,8 @@ def read_curves(directory: Path) -> dict[tuple[str, str], list[Point]]:
     values: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
     began = math.inf
     for split in SPLITS:
-        # Their names begin with the second in which they were opened.
-        for path in sorted((directory / "tensorboard" / split).glob("events.out.tfevents.*")):
-            for event in _events(path):
+        for path in event_files(directory / "tensorboard" / split):
+            for event in events(path):
                 began = min(began, event.wall_time)
                 for tag, number in _scalars(event):
                     points = values.setdefault((split, tag), {})
@@ -249,34 +249,12 @@ def read_curves(directory: Path) -> dict[tuple[str, str], list[Point]]:
     }
 
 
-def _events(path: Path) -> Iterator[Any]:
-    """The events of a file, up to the first that is not whole: it may be being written.
-
-    A TFRecord is the length (uint64), a checksum of 4 bytes, the content, another checksum.
-    TensorBoard's own reader would import TensorFlow, or sum up every byte in Python.
-    """
-    from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event
-
-    left = path.stat().st_size
-    with path.open("rb") as file:
-        while len(header := file.read(12)) == 12:
-            (length,) = struct.unpack("<Q", header[:8])
-            left -= 12 + length + 4
-            if left < 0:
-                return
-            try:
-                yield Event.FromString(file.read(length + 4)[:length])
-            except DecodeError:
-                return
-
-
 def _scalars(event: Any) -> Iterator[tuple[str, float]]:
     from tensorboard.util.tensor_util import make_ndarray
 
     for value in event.summary.value:
-        if value.tag in CURVES and value.HasField("tensor"):
-            yield value.tag, float(make_ndarray(value.tensor))
+        if value.tag in TAGS and value.HasField("tensor"):
+            yield TAGS[value.tag], float(make_ndarray(value.tensor))
 
 
 def _curves_png(runs: Sequence[Run]) -> bytes:

@@ -244,6 +244,9 @@ class Run(Section):
         None, description="directory of the run (default runs/DATASET-MODEL-DATE-TIME)"
     )
     log_every_steps: Positive = Field(20, description="steps between points in TensorBoard")
+    histograms: bool = Field(
+        False, description="weights and gradients in TensorBoard after each epoch (needs memory)"
+    )
     keep_checkpoints: Positive = Field(2, description="how many of the newest to keep")
 
 

@@ -61,7 +61,7 @@ def doctor(
     chosen = parse_hosts(hosts) if hosts is not None else []
     chosen = parse_hostfile(hostfile) if hostfile is not None else chosen
     ssh = make_ssh(ssh_port, ssh_identity)
-    with _ends_what_it_started():
+    with ends_what_it_started():
         results = check(chosen, ssh, network_interface)
         return _print_json(results) if as_json else _print_lines(results)
 
@@ -96,7 +96,7 @@ def check(
 
 
 @contextlib.contextmanager
-def _ends_what_it_started() -> Iterator[None]:
+def ends_what_it_started() -> Iterator[None]:
     """Leave no process behind, also when this one is interrupted or terminated."""
 
     def terminated(*_: Any) -> None:

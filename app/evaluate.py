@@ -1,9 +1,14 @@
 """Exact evaluation: every rank scores its part of a split, and counts are summed once."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
 from app.classifier import Classifier
 from app.data.batches import Feed, Split
+from app.data.examples import Source
 from app.data.order import evaluation_indices
 from app.distributed.world import World
 from app.scores import Scores, Tally, most_confident
@@ -29,6 +34,31 @@ def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: 
     return Scores.of(
         world.sum(tally.counts), world.sum(tally.sums), most_confident(mistakes, most_mistakes)
     )
+
+
+def describe_mistakes(
+    scores: Scores, source: Source, class_names: Sequence[str], texts: bool
+) -> list[dict[str, Any]]:
+    """The most confident mistakes as JSON values, with the place of each, and the text of it.
+
+    Raises UserError if the source can no longer be read.
+    """
+    rows = np.array([mistake.index for mistake in scores.mistakes], dtype=np.int64)
+    contents = source.read(rows) if texts and len(rows) else [None] * len(rows)
+    found = []
+    for mistake, content in zip(scores.mistakes, contents, strict=True):
+        row: dict[str, Any] = {
+            "index": mistake.index,
+            "where": source.where(mistake.index),
+            "true": class_names[mistake.true],
+            "predicted": class_names[mistake.predicted],
+            "confidence": mistake.confidence,
+        }
+        if content is not None:
+            is_str = isinstance(content, str)
+            row["text"] = content if is_str else content.decode("utf-8", "replace")
+        found.append(row)
+    return found
 
 
 def _scorer(classifier: Classifier):

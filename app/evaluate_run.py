@@ -19,12 +19,11 @@ from app.data.examples import Dataset, Examples, Source
 from app.data.hold import choose, hold_images, hold_texts, image_bytes, survey, text_bytes
 from app.distributed.world import World
 from app.errors import UserError, suggest
-from app.evaluate import evaluate
+from app.evaluate import describe_mistakes, evaluate
 from app.evaluation_report import show_report, write_report
 from app.recipe import load
 from app.rundir import MAY_DIFFER
 from app.saved_run import SavedRun, open_run
-from app.scores import Scores
 
 MOST_MISTAKES = 20
 # What the network was trained to read; another value would be another model.
@@ -92,7 +91,7 @@ def evaluate_run(
     }
 
     def write() -> dict[str, Any]:
-        mistakes = _mistakes(scores, source, run)
+        mistakes = describe_mistakes(scores, source, run.class_names, run.kind == "text")
         result = {**about, **scores.to_json(run.class_names), "mistakes": mistakes}
         write_report(directory, result, scores)
         show_report(directory, result)
@@ -276,23 +275,3 @@ def _command(
         for text in ("--data" if key == "dataset" else f"--{key.replace('_', '-')}", str(value))
     ]
     return shlex.join(["python", "-m", "app", "evaluate", str(run_dir), *flags])
-
-
-def _mistakes(scores: Scores, source: Source, run: SavedRun) -> list[dict[str, Any]]:
-    """The most confident mistakes as JSON values, with the text or the place of each."""
-    rows = np.array([mistake.index for mistake in scores.mistakes], dtype=np.int64)
-    contents = source.read(rows) if run.kind == "text" and len(rows) else [None] * len(rows)
-    found = []
-    for mistake, content in zip(scores.mistakes, contents, strict=True):
-        row: dict[str, Any] = {
-            "index": mistake.index,
-            "where": source.where(mistake.index),
-            "true": run.class_names[mistake.true],
-            "predicted": run.class_names[mistake.predicted],
-            "confidence": mistake.confidence,
-        }
-        if content is not None:
-            is_str = isinstance(content, str)
-            row["text"] = content if is_str else content.decode("utf-8", "replace")
-        found.append(row)
-    return found

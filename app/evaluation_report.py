@@ -1,10 +1,10 @@
 """An evaluation as JSON, Markdown, figures and a short table on the terminal."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app import figures
 from app.errors import UserError
 from app.rundir import write_file
 from app.scores import BINS, Scores
@@ -15,6 +15,8 @@ TEXT_CHARACTERS = 160  # of a mistake, in Markdown
 
 def write_report(directory: Path, result: dict[str, Any], scores: Scores) -> None:
     """evaluation.json, evaluation.md and the figures, over those of an earlier evaluation."""
+    from app import figures  # Matplotlib takes a while
+
     names = [row["class"] for row in result["classes"]]
     bins = (scores.bin_examples, scores.bin_hits, scores.bin_confidence)
     drawn = {
@@ -41,15 +43,6 @@ def write_report(directory: Path, result: dict[str, Any], scores: Scores) -> Non
 
 def to_markdown(result: dict[str, Any]) -> str:
     """The report of an evaluation for people, from what `evaluate_run` returns."""
-    of_class = ("precision", "recall", "f1")
-    averages = [
-        {"class": f"{name} average", "examples": result["examples"], **result[f"{name}_average"]}
-        for name in ("macro", "weighted")
-    ]
-    classes = [
-        [_cell(row["class"]), *(_share(row[key]) for key in of_class), f"{row['examples']:,}"]
-        for row in result["classes"] + averages
-    ]
     bins = [
         [
             f"{row['above']:.1%} to {row['up_to']:.1%}",
@@ -61,11 +54,11 @@ def to_markdown(result: dict[str, Any]) -> str:
         if row["examples"]
     ]
     parts = [
-        f"# {_cell(result['data'])}: {result['split']}",
+        f"# {cell(result['data'])}: {result['split']}",
         f"    {result['command']}",
-        _table(["", ""], [[name, _cell(fact)] for name, fact in _facts(result).items()]),
+        _table(["", ""], [[name, cell(fact)] for name, fact in _facts(result).items()]),
         "## Classes",
-        _table(["class", "precision", "recall", "F1", "examples"], classes),
+        class_table(result),
         "A dash is a share of nothing. Averages are over the classes that occur or are predicted, "
         "with such a share as 0.",
         "![F1 by class](f1.png)",
@@ -74,21 +67,38 @@ def to_markdown(result: dict[str, Any]) -> str:
         _table(["confidence", "examples", "mean confidence", "accuracy"], bins),
         "![Reliability diagram](reliability.png)",
         "## Most confident mistakes",
-        _table(
-            ["true", "predicted", "confidence", "where", "text"],
-            [
-                [
-                    _cell(row["true"]),
-                    _cell(row["predicted"]),
-                    _share(row["confidence"]),
-                    _cell(row["where"]),
-                    _cell(row.get("text", "")),
-                ]
-                for row in result["mistakes"]
-            ],
-        ),
+        mistake_table(result),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def class_table(result: Mapping[str, Any]) -> str:
+    """Precision, recall and F1 of each class and on average, in Markdown."""
+    of_class = ("precision", "recall", "f1")
+    averages = [
+        {"class": f"{name} average", "examples": result["examples"], **result[f"{name}_average"]}
+        for name in ("macro", "weighted")
+    ]
+    rows = [
+        [cell(row["class"]), *(_share(row[key]) for key in of_class), f"{row['examples']:,}"]
+        for row in result["classes"] + averages
+    ]
+    return _table(["class", "precision", "recall", "F1", "examples"], rows)
+
+
+def mistake_table(result: Mapping[str, Any]) -> str:
+    """The most confident mistakes, in Markdown."""
+    rows = [
+        [
+            cell(row["true"]),
+            cell(row["predicted"]),
+            _share(row["confidence"]),
+            cell(row["where"]),
+            cell(row.get("text", "")),
+        ]
+        for row in result["mistakes"]
+    ]
+    return _table(["true", "predicted", "confidence", "where", "text"], rows)
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
@@ -130,7 +140,7 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """A text in one cell of a Markdown table, cut if it is long."""
     line = " ".join(text[: 2 * TEXT_CHARACTERS].split())
     if len(line) > TEXT_CHARACTERS:

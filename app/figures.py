@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 # More classes than this cannot be read in one figure: it shows those that matter most.
 MOST_CLASSES = 25
+MOST_COLUMNS = 200
 NAME_CHARACTERS = 24
 DOTS_PER_INCH = 120
 COLOUR, CONTRAST = "#4878a8", "#d1605e"
@@ -97,6 +99,28 @@ def f1_figure(f1: Sequence[float | None], class_names: Sequence[str]) -> Figure:
     whole = len(shown) == len(known)
     title = "F1 by class" if whole else f"The {len(shown)} classes of {len(known)} with lowest F1"
     axes.set(xlim=(0, 1.1), xlabel="F1", title=title)
+    return figure
+
+
+def rank_time_figure(seconds: np.ndarray, steps: Sequence[int]) -> Figure:
+    """A heat map of the time that each rank needed for its own work, over the steps: a slow rank
+    is a bright row, a slow moment a bright column.
+
+    `seconds`: float (ranks, reports), per pass, without waiting for other ranks; `steps`: int
+    (reports,). Many reports are averaged into at most 200 columns.
+    """
+    parts = np.array_split(np.arange(len(steps)), min(len(steps), MOST_COLUMNS))
+    table = np.stack([seconds[:, part].mean(axis=1) for part in parts], axis=1) * 1e3
+    ends = [steps[part[-1]] for part in parts]
+    size = (9, 1.8 + min(6.0, 0.3 * len(table)))
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(table, aspect="auto", interpolation="nearest", cmap="viridis")
+    shown = np.linspace(0, len(ends) - 1, min(len(ends), 8)).round().astype(int)
+    axes.set_xticks(shown, [f"{ends[number]:,}" for number in shown])
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="step", ylabel="rank", title="Work of each rank, without waiting for others")
+    figure.colorbar(image, ax=axes, label="ms per pass")
     return figure
 
 

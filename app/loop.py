@@ -7,7 +7,7 @@ callback works in it: `on_train_batch_*` come once per pass with this rank's own
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,45 +20,11 @@ from app.data.augment import Augment
 from app.data.batches import Feed, Split
 from app.data.order import EpochPlan, epoch_order, owners_of
 from app.distributed.replicas import average_statistics, sum_metrics
-from app.distributed.telemetry import StepFacts
 from app.distributed.world import World
-from app.evaluate import Scores, evaluate
+from app.evaluate import evaluate
+from app.progress import Place, Progress, Show
 from app.state import TrainState, reseed
 from app.timing import Clock, Mark, RankTimes
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where training is, with the values of all ranks.
-
-    `metrics`: means over the epoch so far; `examples`: trained on since the beginning;
-    `examples_per_second`: of all ranks together, since the last report or over the epoch; `times`,
-    `memory_bytes` (float64 (ranks,)) and `facts`: since the last report, None at the end of an
-    epoch; `bytes_sent`: per step and rank, `bytes_uncompressed`: what they would be.
-    """
-
-    epoch: int
-    step: int
-    metrics: dict[str, float]
-    examples_per_second: float
-    learning_rate: float
-    examples: int = 0
-    loss_scale: float | None = None
-    times: RankTimes | None = None
-    memory_bytes: np.ndarray | None = None
-    facts: StepFacts | None = None
-    bytes_sent: float = 0.0
-    bytes_uncompressed: float = 0.0
-
-
-class Show(Protocol):
-    """Something that shows training; called on the chief only, with values of all ranks."""
-
-    def trained(self, progress: Progress) -> None:
-        """Every `log_every_steps` steps."""
-
-    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
-        """After each epoch and its validation."""
 
 
 class Loop:
@@ -68,7 +34,7 @@ class Loop:
         config, world: the run and its ranks.
         state: holds a compiled `Classifier`; advanced in place.
         splits: "train", and "validation" if there is one.
-        shows: the chief's shows, `Nothing` elsewhere.
+        shows: what shows it on this rank; `Nothing` stands for one of the chief's elsewhere.
         save: called on every rank after each epoch.
         callbacks: Keras callbacks.
     """
@@ -104,6 +70,8 @@ class Loop:
         )
         self.clock = Clock()
         self._telemetry = self.classifier.optimizer.telemetry
+        self._telemetry.keeps_gradients = config.run.histograms
+        self._seen = False
         self._feed = _feed(config, self.classifier, splits["train"])
         self._owners = _owners(config, world, splits["train"])
         self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
@@ -129,6 +97,7 @@ class Loop:
         self._sent = self._telemetry.totals
         self.clock.begin()
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches())):
+            self._show_samples(batch)
             self.callbacks.on_train_batch_begin(number)
             traces = self._step.experimental_get_tracing_count()
             logs = self._step(batch)
@@ -149,10 +118,26 @@ class Loop:
         if validation:
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
         self.callbacks.on_epoch_end(state.epoch - 1, logs)
-        self.save()
         for show in self.shows:
             show.epoch_ended(progress, validation)
+        if self.config.run.histograms:
+            self._show_distributions()
+        self.save()
         return logs
+
+    def _show_samples(self, batch: Any) -> None:
+        """What the model sees, of the first batch."""
+        if not self._seen:
+            self._seen = True
+            for show in self.shows:
+                show.sees(self.place, self.classifier.network, batch)
+
+    def _show_distributions(self) -> None:
+        variables = self.classifier.trainable_variables
+        weights = {variable.path: variable.numpy() for variable in variables}
+        gradients = dict(zip(weights, self._telemetry.gradients, strict=False))
+        for show in self.shows:
+            show.distributions(self.state.step, weights, gradients)
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
@@ -202,6 +187,11 @@ class Loop:
         for show in self.shows:
             show.trained(progress)
 
+    @property
+    def place(self) -> Place:
+        """How far training is."""
+        return place_of(self.state, len(self.splits["train"]))
+
     def _metrics(self) -> dict[str, float]:
         """The epoch's metrics so far over all ranks; a collective."""
         return sum_metrics(self.world, self.classifier.metrics)
@@ -215,9 +205,15 @@ class Loop:
             metrics=metrics,
             examples_per_second=self.clock.since(since).examples_per_second,
             learning_rate=float(optimizer.learning_rate),
-            examples=state.epoch * len(self.splits["train"]) + state.examples_seen,
+            examples=self.place.examples,
+            skipped_steps=state.step - int(optimizer.iterations),
             loss_scale=None if scale is None else float(scale),
         )
+
+
+def place_of(state: TrainState, examples: int) -> Place:
+    """How far a run over so many training examples is."""
+    return Place(state.step, state.epoch, state.epoch * examples + state.examples_seen)
 
 
 def _feed(config: Config, classifier: Classifier, train: Split) -> Feed:

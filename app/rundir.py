@@ -1,4 +1,4 @@
-"""The run directory: config.toml, dataset.json, bad_examples.jsonl, log.txt, metrics.json,
+"""The run directory: config.toml, dataset.json, bad_examples.jsonl, logs, metrics.json,
 checkpoints, TensorBoard."""
 
 import dataclasses

@@ -1,10 +1,11 @@
 """What the user sees: the plan, one progress bar, a table at the end. Only the chief has one."""
 
+import datetime
+import math
 import os
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import IO, Any
 
 import rich.progress
@@ -13,49 +14,52 @@ from rich.table import Column
 
 from app.distributed.launcher import read_launcher
 from app.evaluate import Scores
-from app.loop import Progress
+from app.logs import STORY
+from app.progress import Progress, Show
 
-LINE_EVERY_S = 2.0
+EPOCH_EVERY_S, STEP_EVERY_S = 2.0, 20.0  # at most one line of each in that time, without a bar
 BAR_WIDTH = 20
 
 
-class Terminal:
-    """Prints to the terminal if there is one, in lines otherwise, and to the run's log.
+class Terminal(Show):
+    """Prints to the terminal if there is one, in lines otherwise; tables also to the rank's log.
 
     The output of a rank under a launcher is a pipe; launch/local.sh names the terminal that the
-    user looks at in LOCKSTEP_TERMINAL, so that the bar can move.
+    user looks at in LOCKSTEP_TERMINAL, so that the bar can move. `quiet`: the log alone.
     """
 
-    def __init__(self, log: Path, epochs: int):
+    def __init__(self, epochs: int, quiet: bool = False):
         self._screen: IO[str] = sys.stdout
         terminal = os.environ.get("LOCKSTEP_TERMINAL")
         if terminal and os.path.exists(terminal):
             self._screen = open(terminal, "w", encoding="utf-8")  # noqa: SIM115 (open for the run)
-        self._file = log.open("a", encoding="utf-8")
         # Open MPI gives its ranks a terminal of its own; a bar there would fill the output.
         moves = (
             None if self._screen is not sys.stdout or read_launcher().launcher is None else False
         )
         self._console = Console(
-            file=self._screen, highlight=False, soft_wrap=True, force_terminal=moves
+            file=self._screen, highlight=False, soft_wrap=True, force_terminal=moves, quiet=quiet
         )
-        self._log = Console(file=self._file, highlight=False, soft_wrap=True)
+        self._has_bar = self._console.is_terminal and not quiet
         self._epochs = epochs
         self._bar: rich.progress.Progress | None = None
-        self._last_line = 0.0
+        self._first_step = self._total_steps = 0
+        self._began, self._last_line = time.monotonic(), -math.inf
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
         """Names and values."""
         width = max(len(name) for name in rows)
-        lines = [f"  {name:{width}}  {value}" for name, value in rows.items()]
-        for console in (self._console, self._log):
-            console.print(f"\n[bold]{title}[/bold]")
-            console.print("\n".join(lines) + "\n", markup=False)  # one line each, to be copied
-        self._flush()
+        lines = "\n".join(f"  {name:{width}}  {value}" for name, value in rows.items())
+        self._console.print(f"\n[bold]{title}[/bold]")
+        self._console.print(lines + "\n", markup=False)  # one line each, to be copied
+        self._screen.flush()
+        STORY.info("%s\n%s", title, lines)
 
     def began(self, step: int, total_steps: int) -> None:
         """Show the bar, if the screen can move it."""
-        if self._console.is_terminal:
+        self._first_step, self._total_steps = step, total_steps
+        self._began = time.monotonic()
+        if self._has_bar:
             self._bar = rich.progress.Progress(
                 rich.progress.BarColumn(BAR_WIDTH // 2),
                 rich.progress.TaskProgressColumn(),
@@ -69,37 +73,40 @@ class Terminal:
             self._bar.start()
 
     def trained(self, progress: Progress) -> None:
-        """Move the bar."""
-        if self._bar:
-            line = self._line(progress)
-            self._bar.update(self._task, completed=progress.step, description=line)
+        """Move the bar; without one, a line now and then, for epochs may be long."""
+        self._show(progress, self._line(progress), STEP_EVERY_S)
 
     def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
-        """One line for the log; on a screen without a bar, at most one every few seconds."""
+        """Move the bar, or print a line."""
         line = self._line(progress)
         if validation:
             line += f"  validation {validation.accuracy:.2%}"
-        self._log.print(line, markup=False)
-        now, last = time.monotonic(), progress.epoch == self._epochs
-        if self._bar:
-            self._bar.update(self._task, completed=progress.step, description=line)
-        elif last or now - self._last_line >= LINE_EVERY_S:
-            filled = round(BAR_WIDTH * progress.epoch / self._epochs)
-            bar = "━" * filled + "╌" * (BAR_WIDTH - filled)
-            self._console.print(f"{bar} {line}", markup=False)
-            self._last_line = now
-        self._flush()
+        self._show(progress, line, 0 if progress.epoch == self._epochs else EPOCH_EVERY_S)
 
     def ended(self) -> None:
         """Leave the bar as it is."""
         if self._bar:
             self._bar.stop()
 
+    def _show(self, progress: Progress, line: str, every_s: float) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=progress.step, description=line)
+        elif time.monotonic() - self._last_line >= every_s:
+            filled = round(BAR_WIDTH * progress.step / self._total_steps)
+            bar = "━" * filled + "╌" * (BAR_WIDTH - filled)
+            self._console.print(f"{bar} {line}{self._left(progress.step)}", markup=False)
+            self._screen.flush()
+            self._last_line = time.monotonic()
+
+    def _left(self, step: int) -> str:
+        """The time to the end at the mean speed so far."""
+        if step <= self._first_step or step >= self._total_steps:
+            return ""
+        passed = time.monotonic() - self._began
+        left = passed * (self._total_steps - step) / (step - self._first_step)
+        return f"  {datetime.timedelta(seconds=round(left))} left"
+
     def _line(self, progress: Progress) -> str:
         number = f"{progress.epoch:>{len(str(self._epochs))}}/{self._epochs}"
         values = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
         return f"epoch {number}  {values}  {progress.examples_per_second:,.0f} examples/s"
-
-    def _flush(self) -> None:
-        self._screen.flush()
-        self._file.flush()

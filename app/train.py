@@ -1,5 +1,6 @@
 """The story of a training run, top to bottom."""
 
+import contextlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -7,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
-from app import rundir
+from app import logs, rundir
 from app.build import (
     Data,
     build_classifier,
@@ -24,29 +26,41 @@ from app.distributed import devices
 from app.distributed.guard import LockstepGuard
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
-from app.evaluate import evaluate
-from app.loop import Loop
+from app.evaluate import describe_mistakes, evaluate
+from app.loop import Loop, place_of
+from app.profiler import Profiler
+from app.rank_log import RankLog, keep_logs
 from app.schedule import scaled_peak
+from app.scores import Scores
 from app.state import TrainState
 from app.tensorboard import TensorBoard
 from app.terminal import Terminal
+from app.watch import Watch
 
+TIMELINE = "timeline.json"
 HARDEST = 3  # classes named in the result
+MOST_MISTAKES = 16  # shown in TensorBoard
 
 
 def train(
     config: Config,
     *,
     resume: bool = False,
+    watch: Watch | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     world: World | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate, keep; every rank calls it. Returns the final metrics (on every rank).
+    """Train, evaluate, keep; every rank calls it.
+
+    Returns the final metrics, the run directory and the newest checkpoint (on every rank).
 
     Raises UserError for what the user can mend, ReplicasDiverged if the ranks drift apart.
     """
     began = time.monotonic()
-    world = world or devices.connect_configured()
+    watch = watch or Watch()
+    world = world or devices.connect_configured(watch.timeline)
+    if watch.profile:
+        watch.profile.check(world.size)
     world.verify_same(config.facts() | code_version())
     hold = world.from_chief(lambda: _saved_hold(config)) if resume else None
     data = load_data(config, world, hold)
@@ -54,24 +68,43 @@ def train(
     config = config.in_directory(directory)
     state = _initial_state(config, data, world)
     checkpoints = _open_run(config, data, state, resume, world)
+    keep_logs(directory, world)
+
+    place = place_of(state, len(data.splits["train"]))
+    about = data.describe()
+    terminal = chief_only(world, lambda: Terminal(config.training.epochs, watch.quiet))
+    board = chief_only(
+        world,
+        lambda: TensorBoard(directory / "tensorboard", config, about, world.size, place),
+    )
 
     def save() -> None:
-        world.from_chief(lambda: checkpoints.save(state, {"world_size": world.size}))
+        world.from_chief(lambda: _save(checkpoints, state, board, world.size))
 
-    terminal = chief_only(world, lambda: Terminal(directory / "log.txt", config.training.epochs))
-    board = chief_only(world, lambda: TensorBoard(directory / "tensorboard", config))
-    guard = LockstepGuard(config.distribution.guard_every_steps, world)
-    loop = Loop(config, world, state, data.splits, [terminal, board], save, [guard, *callbacks])
+    def agreed() -> None:
+        board.agreed(state.step)
+
+    guard = LockstepGuard(config.distribution.guard_every_steps, world, agreed)
+    shows = [terminal, board, RankLog(world)]
+    callbacks = [*_profilers(config, watch, state, world), guard, *callbacks]
+    loop = Loop(config, world, state, data.splits, shows, save, callbacks)
     terminal.table("Lockstep trains", _plan(config, data, state, world))
     terminal.began(state.step, loop.total_steps)
+    timeline = world.timeline(directory / TIMELINE) if watch.timeline else None
     try:
-        loop.run()
+        with timeline or contextlib.nullcontext():
+            loop.run()
+    except Exception as error:
+        board.ended(state.step, error)
+        raise
     finally:
         terminal.ended()
 
     waited = world.gather(loop.clock.waited_share)
-    scores = evaluate(loop.classifier, data.splits["test"], world)
-    board.evaluated("test", state.step, scores)
+    scores = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
+    board.evaluated("test", loop.place, scores)
+    world.from_chief(lambda: _show_report(data, scores, board, state.step))
+    board.ended(state.step)
     metrics = {
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
@@ -86,8 +119,35 @@ def train(
         **state.position,
     }
     world.from_chief(lambda: rundir.write_metrics(directory, metrics))
-    terminal.table("Result", _result(metrics, directory, checkpoints))
-    return metrics
+    newest = world.from_chief(lambda: str(checkpoints.list()[-1]))
+    terminal.table("Result", _result(metrics, directory, newest))
+    return {**metrics, "run_dir": str(directory), "checkpoint": newest}
+
+
+def _profilers(config: Config, watch: Watch, state: TrainState, world: World) -> list[Profiler]:
+    if watch.profile is None:
+        return []
+    directory = (config.run.run_dir or Path()) / "tensorboard"
+    passes = config.training.backward_passes_per_step
+    return [Profiler(watch.profile, directory, state, passes, world.rank)]
+
+
+def _save(checkpoints: Checkpoints, state: TrainState, board: Any, world_size: int) -> None:
+    """Keep the state; on the chief."""
+    began = time.monotonic()
+    path = checkpoints.save(state, {"world_size": world_size})
+    board.checkpointed(state.step, path, time.monotonic() - began)
+
+
+def _show_report(data: Data, scores: Scores, board: Any, step: int) -> None:
+    """What the test says of classes and mistakes; on the chief."""
+    names, source = data.dataset.class_names, data.dataset.splits["test"]
+    texts = data.dataset.kind == "text"
+    rows = np.array([mistake.index for mistake in scores.mistakes], np.int64)
+    result = scores.to_json(list(names))
+    result["mistakes"] = describe_mistakes(scores, source, names, texts)
+    images = None if texts else data.splits["test"].inputs(rows, 0).numpy()
+    board.reported("test", step, result, scores, images)
 
 
 def _saved_hold(config: Config) -> str | None:
@@ -147,17 +207,25 @@ def _plan(config: Config, data: Data, state: TrainState, world: World) -> dict[s
     }
 
 
-def _result(metrics: dict[str, Any], directory: Path, checkpoints: Checkpoints) -> dict[str, str]:
+def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:
     """The end of the story, for people."""
     recall = {name: share for name, share in metrics["test_recall"].items() if share is not None}
     hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
     return {
-        "test accuracy": f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}",
+        "test accuracy": f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}, "
+        f"loss {metrics['test_loss']:.4f}",
         "hardest": ", ".join(f"{name} {recall[name]:.0%}" for name in hardest),
         "examples/s": f"{metrics['examples_per_second']:,.0f}",
         "input": f"{metrics['input_wait_share']:.1%} of the time waited for, "
         f"{metrics['input_wait_share_slowest']:.1%} on the slowest rank",
         "time": f"{metrics['seconds']:.1f} s",
-        "checkpoint": str(checkpoints.list()[-1]),
+        "checkpoint": checkpoint,
+        **_left_behind(directory),
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}",
     }
+
+
+def _left_behind(directory: Path) -> dict[str, str]:
+    """What there is to look at, beside TensorBoard."""
+    places = {"logs": directory / logs.DIRECTORY, "timeline": directory / TIMELINE}
+    return {name: str(path) for name, path in places.items() if path.exists()}

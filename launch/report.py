@@ -16,9 +16,9 @@ from typing import BinaryIO
 PREFIX = re.compile(rb"\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
 # How a rank begins to say why it ends: app/command_line.py, Python, its fault handler.
 LAST_WORDS = re.compile(rb"error: |rank \d+ of \d+ failed:|Traceback \(most rec|Fatal Python error")
-ECHO = re.compile(
-    rb"an exchange failed; has another rank ended|Horovod background loop uncaught|^Terminated$"
-)
+ECHO = re.compile(rb"an exchange failed; has another rank ended|Horovod background loop uncaught")
+# What the shell says for which horovodrun starts a rank, when a signal has ended it.
+OF_SHELL = re.compile(rb"^(Terminated|Killed|Aborted|Segmentation fault)( \(core dumped\))?\s*$")
 GLOO_EXIT = re.compile(r"^Process (\d+) exit with status code (\d+)\.")
 MPI_EXIT = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]\s+Exit code: +(\d+)")
 MPI_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
@@ -57,6 +57,8 @@ class Report:
             self._launcher.append(line.decode(errors="replace").rstrip())
             return
         rank, text = int(prefix[1]), PREFIX.sub(b"", line)
+        if OF_SHELL.match(text):
+            return
         if self._speaker is None and LAST_WORDS.match(text):
             self._speaker = rank
         if ECHO.search(text) or self._speaker not in (None, rank):

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from app.doctor import ends_what_it_started
 from app.doctor_hosts import Host, make_ssh, parse_hostfile, parse_hosts
 from app.errors import UserError
 from launch import commands, reach, watch
@@ -82,10 +83,9 @@ def local(options: argparse.Namespace) -> int:
     environ = dict(os.environ)
     if sys.stdout.isatty():
         environ["LOCKSTEP_TERMINAL"] = os.ttyname(sys.stdout.fileno())
-    if sys.stderr.isatty():
-        print(f"starting {ranks} rank(s) ...", file=sys.stderr)
     place = Place([Host("localhost", ranks)])
     environ = commands.rank_environment(environ, place, options.arguments, os.getcwd())
+    _say_starting(place, options.arguments)
     if options.mpi:
         return _mpirun(place, environ)
     return watch.run(commands.gloo_command(place), environ, place.host_of_rank)
@@ -98,14 +98,30 @@ def hosts(options: argparse.Namespace) -> int:
     identity = options.ssh_identity and os.path.abspath(options.ssh_identity)
     commands.check_safe(identity, options.network_interface)
     ssh = make_ssh(options.ssh_port, identity and Path(identity))
-    interface = reach.check(chosen, ssh, options.network_interface, options.wait)
+    with ends_what_it_started():
+        interface = reach.check(chosen, ssh, options.network_interface, options.wait)
     place = Place(chosen, ssh, interface)
     environ = commands.rank_environment(os.environ, place, options.arguments, os.getcwd())
     environ.pop("LOCKSTEP_TERMINAL", None)
+    _say_starting(place, options.arguments)
     if options.mpi:
         return _mpirun(place, environ)
     command = commands.gloo_command(place)
     return watch.run(command, commands.for_horovodrun(environ), place.host_of_rank)
+
+
+def _check_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"the working directory is gone ({error.strerror}): cd to one") from None
+
+
+def _say_starting(place: Place, arguments: Sequence[str]) -> None:
+    """It takes horovodrun some seconds until a rank can speak; nobody needs this in a log."""
+    if sys.stderr.isatty() and "--quiet" not in arguments:
+        where = f" on {len(place.hosts)} hosts" if len(place.hosts) > 1 else ""
+        print(f"starting {place.ranks} rank(s){where} ...", file=sys.stderr)
 
 
 def _mpirun(place: Place, environ: Mapping[str, str]) -> int:
@@ -142,6 +158,7 @@ def main(arguments: Sequence[str]) -> int:
     kind, *rest = arguments
     try:
         options = parse(kind, rest)
+        _check_directory()
         return local(options) if kind == "local" else hosts(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

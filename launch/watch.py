@@ -16,7 +16,8 @@ import psutil  # Horovod needs it too
 
 from launch.report import Report
 
-SET_CHILD_SUBREAPER = 36  # prctl: orphans below us become our children
+# Of Linux's prctl: a signal when our parent ends; orphans below us become our children.
+SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # horovodrun and mpirun give ranks up to ten seconds between SIGTERM and SIGKILL.
 TERM_TO_KILL_S = 20.0
@@ -33,7 +34,8 @@ class Watch:
 
     def run(self, command: Sequence[str], environ: Mapping[str, str]) -> int:
         """Start a launcher and wait for its end; returns the exit code for the user."""
-        ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        prctl = ctypes.CDLL(None).prctl
+        prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         for number in SIGNALS:
             signal.signal(number, self._pass_on)
         process = subprocess.Popen(
@@ -44,6 +46,8 @@ class Watch:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches it through us alone
+            # It ends its ranks, should we be killed. No thread has been started yet.
+            preexec_fn=lambda: prctl(SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
         )
         self._process = process
         if self._signal is not None:  # it came while the launcher started

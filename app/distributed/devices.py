@@ -59,9 +59,9 @@ def configure(world: World) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def connect_configured() -> World:
+def connect_configured(timeline: bool = False) -> World:
     """The ranks of the launcher, each with its devices."""
-    world = connect()
+    world = connect(timeline=timeline)
     with world.together():
         configure(world)
     return world

@@ -1,5 +1,6 @@
 """The lockstep guard: notices when replicas drift apart, and names where."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -44,14 +45,21 @@ class LockstepGuard(keras.callbacks.Callback):
     """Compare replicas every `every_steps` training steps, and at the end of training.
 
     Works in `fit()` and in Lockstep's own loop. Costs one checksum of all replicated variables
-    and one allgather of 8 bytes per variable.
+    and one allgather of 8 bytes per variable. `on_agreed` is called on every rank after a
+    comparison that found no difference.
     """
 
-    def __init__(self, every_steps: int = 100, world: World | None = None):
+    def __init__(
+        self,
+        every_steps: int = 100,
+        world: World | None = None,
+        on_agreed: Callable[[], Any] = lambda: None,
+    ):
         super().__init__()
         if every_steps < 1:
             raise ValueError(f"every_steps={every_steps}: expected at least 1")
         self.every_steps = every_steps
+        self.on_agreed = on_agreed
         self._world = world
         self._step = 0
 
@@ -72,3 +80,4 @@ class LockstepGuard(keras.callbacks.Callback):
     def _compare(self) -> None:
         if self._world is not None and self._world.size > 1:
             compare(self._world, self.model, self.model.optimizer, self._step)
+            self.on_agreed()

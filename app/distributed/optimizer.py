@@ -156,13 +156,10 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             self.inner_optimizer.apply(reduced, variables)
             return True
 
-        if weight is None:
-            self.telemetry.watch(reduced, variables, sent, update)
-            return
+        scale = getattr(self.inner_optimizer, "dynamic_scale", 1.0)
         # A step that no rank has an example for changes nothing, momentum and step count included.
-        self.telemetry.watch(
-            reduced, variables, sent, lambda: tf.cond(total > 0, update, lambda: True)
-        )
+        guarded = update if weight is None else lambda: tf.cond(total > 0, update, lambda: True)
+        self.telemetry.watch(reduced, variables, sent, guarded, scale)
 
     def _accumulate(self, grads, variables, weight) -> None:
         """Add the pass to the accumulators; at the k-th pass exchange, update and clear them."""

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 # (what is to be exchanged, what travels, a function that restores the former from the latter)
@@ -36,6 +37,8 @@ class Telemetry:
     """Belongs to one optimizer. `look()` before a step asks its update for the norms."""
 
     def __init__(self) -> None:
+        self.keeps_gradients = False  # set before the first step is traced
+        self._kept: list[tf.Variable] = []
         # Not Keras variables: they are no state of training.
         with tf.init_scope(), tf.device("CPU"):
             self._totals = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
@@ -50,6 +53,12 @@ class Telemetry:
     def facts(self) -> StepFacts:
         """Of the last update that was looked into."""
         return StepFacts(*map(float, self._facts.numpy()))
+
+    @property
+    def gradients(self) -> list[np.ndarray]:
+        """The reduced gradients of the last update that was looked into, dense, in the order of
+        the variables; none unless `keeps_gradients` is on."""
+        return [variable.numpy() for variable in self._kept]
 
     @property
     def totals(self) -> tuple[float, float, float]:
@@ -76,13 +85,23 @@ class Telemetry:
         variables: Sequence[Any],
         sent: list[Sent],
         update: Callable[[], Any],
+        loss_scale: Any = 1.0,
     ) -> None:
-        """Run `update()`, with its norms if this step is looked into; in the graph of a step."""
+        """Run `update()`, with its norms if this step is looked into; in the graph of a step.
+
+        `loss_scale`: what `gradients` are too large by.
+        """
+        self._make_room(variables)
 
         def looked() -> bool:
             before = [tf.identity(variable.value) for variable in variables]
-            gradient_norm, weight_norm = _norm(gradients), _norm(before)
-            with tf.control_dependencies([*before, gradient_norm, weight_norm]):
+            scale = tf.cast(loss_scale, tf.float32)
+            gradient_norm, weight_norm = _norm(gradients) / scale, _norm(before)
+            kept = [
+                place.assign(tf.cast(_dense(gradient, place), tf.float32) / scale)
+                for place, gradient in zip(self._kept, gradients, strict=False)
+            ]
+            with tf.control_dependencies([*before, *kept, gradient_norm, weight_norm]):
                 update()
             after = [tf.convert_to_tensor(variable.value) for variable in variables]
             changes = [new - old for new, old in zip(after, before, strict=True)]
@@ -96,6 +115,17 @@ class Telemetry:
             return True
 
         tf.cond(self._looks, looked, unlooked)
+
+    def _make_room(self, variables: Sequence[Any]) -> None:
+        if self.keeps_gradients and not self._kept:
+            with tf.init_scope(), tf.device("CPU"):
+                self._kept = [
+                    tf.Variable(tf.zeros(variable.shape), trainable=False) for variable in variables
+                ]
+
+
+def _dense(gradient: Any, place: tf.Variable) -> tf.Tensor:
+    return tf.zeros(place.shape) if gradient is None else tf.convert_to_tensor(gradient)
 
 
 def _compression_error(sent: list[Sent]) -> tf.Tensor:

@@ -6,9 +6,11 @@ that imports Horovod. A collective must be called by every rank of the world.
 """
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,12 @@ class World:
     def size_tensor(self) -> tf.Tensor:
         """The number of ranks as float32 (), read when the graph runs, not when it is traced."""
         return tf.constant(1.0)
+
+    @contextlib.contextmanager
+    def timeline(self, path: Path) -> Iterator[None]:
+        """Have rank 0 note every collective of a block in `path`, for Perfetto; on all ranks."""
+        logging.getLogger(__name__).warning("one process exchanges nothing: there is no timeline")
+        yield
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -159,13 +167,23 @@ class HorovodWorld(World):
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         return self._hvd.allgather(tensor, name=name, process_set=self._set, ignore_name_scope=True)
 
+    @contextlib.contextmanager
+    def timeline(self, path: Path) -> Iterator[None]:
+        self._hvd.start_timeline(str(path))
+        try:
+            yield
+        finally:
+            self._hvd.stop_timeline()
+
     def size_tensor(self) -> tf.Tensor:
         size = self._hvd.size_op(process_set_id=self._set.process_set_id)
         return tf.cast(size, tf.float32)
 
 
-def connect(launched: Launched | None = None) -> World:
+def connect(launched: Launched | None = None, timeline: bool = False) -> World:
     """Join the ranks that the launcher started; without a launcher, a world of one.
+
+    `timeline`: `World.timeline` will be used.
 
     Raises UserError when a launcher started several ranks that Horovod cannot join: they would
     otherwise train as separate runs.
@@ -183,6 +201,8 @@ def connect(launched: Launched | None = None) -> World:
         ) from None
     if launched.launcher == "horovodrun":  # over gloo; Open MPI finds its hosts by itself
         _check_hostname()
+    if timeline:  # to be started and stopped; where to, is not known yet
+        os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"
     hvd.init()
     if hvd.size() != launched.size:
         raise UserError(

@@ -73,6 +73,8 @@ def test_a_csv_file_trains_under_mpi(tmp_path, texts):
         (["train", "--run-dir", "pyproject.toml/x"], "cannot write the run directory"),
         (["train", "--dataset", "mnist", "--data-dir", "pyproject.toml/x"], "cannot be written"),
         (["train", "--resume", "--recipe", "launch/recipes/digits.toml"], "needs --run-dir"),
+        (["train", "--profile", "9:1"], "--profile 9:1: steps are counted from 1"),
+        (["train", "--profile", "1:9@1"], "there is no rank 1 among 1"),
         (["tran"], "invalid choice: 'tran'"),
     ],
 )
@@ -94,6 +96,7 @@ def test_a_mistake_on_two_ranks_is_reported_by_one(tmp_path, texts, transport):
     assert done.code == 2, done.all
     assert done.err.count("has no column 'lable': did you mean 'label'?") == 1, done.all
     assert "Traceback" not in done.err, done.all
+    assert done.out == "", done.all
     assert not (tmp_path / "run").exists()
 
 
@@ -131,6 +134,8 @@ def test_a_rank_that_raises_stops_all_ranks_with_its_message(tmp_path, transport
     assert "rank 1 of 3 failed" in done.err, done.all
     assert "the cat sat on rank 1" in done.err, done.all
     assert len(re.findall("Traceback", re.sub(r"(?m)^(?!\[).*$", "", done.err))) == 1, done.all
+    log = (tmp_path / "run" / "logs" / "rank-001.log").read_text()
+    assert "ERROR lockstep: rank 1 of 3 failed" in log and "the cat sat on rank 1" in log, log
 
 
 def test_several_ranks_without_horovod_are_refused():
@@ -178,8 +183,11 @@ def test_the_readme_names_every_command_and_no_other():
 
 
 def test_every_flag_in_the_readme_is_one():
-    known = "".join(run(app(command, "--help"), timeout_s=30).out for command in commands())
-    others = {"--mpi", "--gloo", "--logdir", "--help", "--network-interfaces"}
+    programs = [app(command, "--help") for command in commands()]
+    programs += [["launch/local.sh", "--help"], ["launch/hosts.sh", "--help"]]
+    known = "".join(run(program, timeout_s=30).out for program in programs)
+    # TensorBoard's and horovodrun's:
+    others = {"--logdir", "--help", "--network-interfaces", "--timeline-filename"}
     given = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
     assert "--epochs" in given
     assert [flag for flag in sorted(given - others) if not re.search(rf"{flag}\b", known)] == []

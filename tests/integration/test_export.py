@@ -12,8 +12,9 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.export import export
+from app.export import NAMES, export
 from app.saved_run import open_run
+from tests.integration.launching import ROOT
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
 
@@ -62,6 +63,54 @@ def code_of(card: Path) -> str:
     found = re.search(r"```python\n(.*?)```", card.read_text(encoding="utf-8"), re.DOTALL)
     assert found
     return found[1]
+
+
+@pytest.fixture(scope="module")
+def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a new environment that holds TensorFlow, of the same version, and nothing
+    else that Lockstep needs."""
+    venv = tmp_path_factory.mktemp("clean") / "venv"
+    (pin,) = re.findall(r"^tensorflow==[\d.]+", (ROOT / "requirements.txt").read_text(), re.M)
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True, timeout=120)
+    python = venv / "bin" / "python"
+    installed = subprocess.run(
+        [python, "-m", "pip", "install", "-q", pin], capture_output=True, text=True, timeout=900
+    )
+    assert installed.returncode == 0, installed.stderr
+    packages = subprocess.run(
+        [python, "-m", "pip", "list"], capture_output=True, text=True, timeout=60
+    ).stdout
+    assert "tensorflow" in packages and "horovod" not in packages and "pydantic" not in packages
+    return python
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(
+    ("recipe", "format"),
+    [("digits", "savedmodel"), ("digits", "keras"), ("digits", "tflite"), ("pydocs", "savedmodel")],
+)
+def test_with_tensorflow_alone_an_export_predicts_what_the_run_does(
+    recipe: str,
+    format: str,
+    run: Callable[[str], Path],
+    clean_python: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = run(recipe)
+    monkeypatch.setattr(sys, "executable", str(clean_python))  # where the check is run
+    started: list[str] = []
+    real = subprocess.run
+
+    def spy(command, **options):
+        started.append(command[0])
+        return real(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", spy)
+    path = export(directory, format, tmp_path / NAMES[format], None)
+    assert started == [str(clean_python)]
+    card = path.with_name(f"{path.name}.md").read_text()
+    assert re.search(r"\d{3} rows", card), card
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,22 @@ def test_a_wrong_argument_is_one_message_and_code_2(script, arguments, message):
     assert not (ROOT / "x").exists()
 
 
+def test_a_working_directory_that_is_gone_is_told(tmp_path):
+    inside = 'mkdir "$1" && cd "$1" && rmdir "$1" && exec "$0" train'
+    command = ["bash", "-c", inside, str(ROOT / "launch/local.sh"), str(tmp_path / "gone")]
+    done = run(command, timeout_s=30)
+    assert done.code == 2 and "the working directory is gone" in done.err, done.all
+
+
+def test_waiting_for_hosts_can_be_ended():
+    command = ["launch/hosts.sh", "-H", "no-such-host.invalid", "--wait", "300", "train"]
+    environ = {**os.environ, "LOCKSTEP_VENV": sys.prefix}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, text=True, stderr=subprocess.PIPE) as go:
+        assert go.stderr.readline() == "waiting for no-such-host.invalid ...\n"
+        go.terminate()
+        assert go.wait(60) == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("script", ["local", "hosts"])
 def test_help_is_given(script):
     done = launch(script, "--help")
@@ -103,10 +119,10 @@ def test_no_word_of_the_command_is_read_by_a_shell(tmp_path, word, stub):
         (tmp_path / name).chmod(0o755)
     environ = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LOCKSTEP_VENV": str(tmp_path / "none")}
     transport = "--mpi" if stub == "mpirun" else "--gloo"
-    command = [str(ROOT / "launch/local.sh"), transport, "train", "--dataset", word]
+    command = [str(ROOT / "launch/local.sh"), transport, "train", word]
     done = run(command, timeout_s=60, cwd=tmp_path, **environ)
     assert done.code == 2, done.all
-    assert word in done.err and not (tmp_path / "x").exists(), done.all
+    assert f"unknown argument '{word}'" in done.err and not (tmp_path / "x").exists(), done.all
 
 
 # Ranks that fail
@@ -132,6 +148,7 @@ def fail(*_, **__):
     raise UserError("the disk is full") if way == "mistake" else RuntimeError("the cat sat on it")
 
 
+@pytest.mark.full_matrix  # slow: CI runs it
 @pytest.mark.parametrize(
     ("way", "code", "last"),
     [
@@ -146,12 +163,12 @@ def test_the_rank_that_fails_first_is_the_one_that_is_reported(
     (tmp_path / "sitecustomize.py").write_text(FAILING)
     environ = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "LOCKSTEP_TEST_FAILS": way}
     train = [*DIGITS, "--run-dir", str(tmp_path / "run")]
-    done = launch("local", "-n", "3", transport, *train, timeout_s=120, **environ)
+    done = launch("local", "-n", "2", transport, *train, timeout_s=120, **environ)
     assert done.code == code, done.all
     lines = done.err.splitlines()
     assert lines[-1].startswith(last), done.all
     if way == "bug":
-        assert lines[0] == "[1] rank 1 of 3 failed:", done.all
+        assert lines[0] == "[1] rank 1 of 2 failed:", done.all
         assert done.err.count("Traceback") == 1 and "the cat sat on it" in done.err, done.all
     else:
         assert len(lines) == 1, done.all
@@ -172,6 +189,7 @@ def marked(mark):
     return found
 
 
+@pytest.mark.full_matrix
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_all_ranks_and_leaves_nothing_behind(tmp_path, transport, number):
     mark = f"{tmp_path.name}-{os.getpid()}"

@@ -70,7 +70,13 @@ def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, d
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
     run = directory / "whole" / "run"
     assert json.loads((run / "metrics.json").read_text())["test_accuracy"] == whole["test_accuracy"]
-    for name in ("config.toml", "dataset.json", "log.txt", "tensorboard/train", "checkpoints"):
+    for name in (
+        "config.toml",
+        "dataset.json",
+        "logs/rank-001.log",
+        "tensorboard/train",
+        "checkpoints",
+    ):
         assert (run / name).exists(), name
 
 

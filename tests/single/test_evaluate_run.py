@@ -13,6 +13,7 @@ import safetensors.numpy
 import tensorflow as tf
 from PIL import Image
 
+from app.__main__ import main
 from app.build import load_data
 from app.data.bad import BadExamples
 from app.data.batches import Loaded
@@ -170,6 +171,14 @@ def test_the_terminal_gets_a_short_table(digits, capsys) -> None:
     assert f"accuracy           {metrics['test_accuracy']:.2%}" in shown
     assert f"report             {path / 'evaluations' / 'test' / 'evaluation.md'}" in shown
     assert len(shown.splitlines()) < 20
+
+
+def test_a_script_gets_the_result_as_json(digits, capfd) -> None:
+    path, metrics = digits
+    assert main(["evaluate", str(path), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["accuracy"] == metrics["test_accuracy"]
+    assert "calibration error" in err
 
 
 def test_another_source_is_matched_by_the_names_of_its_classes(tmp_path: Path, pydocs) -> None:

@@ -225,6 +225,7 @@ def test_the_first_traceback_is_shown_and_those_of_others_are_not():
 def test_the_killed_rank_is_named_and_the_echo_of_the_others_is_not_shown():
     shows, errors = report()
     shows.error(b"[0]<stderr>:rank 0: an exchange failed; has another rank ended? closed\n")
+    shows.error(b"[1]<stderr>:Killed\n")
     shows.output(b"Process 0 exit with status code 1.\n", io.BytesIO())
     shows.output(b"Process 1 exit with status code 137.\n", io.BytesIO())
     assert shows.ended(1) == 137

@@ -1,17 +1,18 @@
-"""What a run shows: event files as TensorBoard reads them, and lines on a screen that is none."""
+"""What a run shows on a screen that is none, and the clock behind it."""
 
 import dataclasses
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from app.config import Config
-from app.distributed.telemetry import StepFacts
-from app.evaluate import Scores
-from app.loop import Progress
-from app.tensorboard import TensorBoard
+from app import logs
+from app.distributed.world import World
+from app.progress import Progress
+from app.rank_log import RankLog
+from app.scores import Scores
 from app.terminal import Terminal
 from app.timing import Clock, RankTimes
 
@@ -22,73 +23,16 @@ def progress(step: int, epoch: int = 1) -> Progress:
     return Progress(epoch, step, {"loss": 1.0 / step, "accuracy": 0.5}, 1234.5, 0.01)
 
 
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every scalar in the event files of a folder, in the order written."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for path in sorted(folder.glob("events.*")):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                if value.metadata.plugin_data.plugin_name == "scalars":
-                    number = float(tf.make_ndarray(value.tensor))
-                    found.setdefault(value.tag, []).append((event.step, number))
-    return found
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    """What rank 0 logs."""
+    logs.keep(tmp_path, 0)
+    yield tmp_path / "logs" / "rank-000.log"
+    logs.stop()
 
 
-def test_scalars_carry_the_optimizer_step_and_are_written_once(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path, Config())
-    board.trained(progress(20))
-    board.trained(progress(40))
-    board.epoch_ended(progress(41), SCORES)
-    board.evaluated("test", 41, SCORES)
-    train = scalars(tmp_path / "train")
-    assert train["loss"] == [(20, pytest.approx(0.05)), (40, pytest.approx(0.025))]
-    assert train["examples_per_second"] == [(20, 1234.5), (40, 1234.5)]
-    assert [step for step, _ in train["learning_rate"]] == [20, 40]
-    for split in ("validation", "test"):
-        assert scalars(tmp_path / split) == {"loss": [(41, 0.5)], "accuracy": [(41, 0.875)]}
-
-
-def test_the_step_is_shown_as_the_mean_and_the_slowest_rank_had_it(tmp_path: Path) -> None:
-    table = np.array([[10, 5.0, 1.0, 3.0, 1.0], [10, 5.0, 0.5, 4.5, 0.5]])
-    board = TensorBoard(tmp_path, Config())
-    shown = dataclasses.replace(
-        progress(20),
-        times=RankTimes.of(table),
-        memory_bytes=np.array([1e9, 2e9]),
-        facts=StepFacts(3.0, 10.0, 0.1, 0.25),
-        bytes_sent=2e6,
-        bytes_uncompressed=4e6,
-    )
-    board.trained(shown)
-    board.evaluated("test", 20, SCORES)
-    train = {name: points[0][1] for name, points in scalars(tmp_path / "train").items()}
-    assert train["step_time_mean_s/input"] == pytest.approx(0.075)
-    assert train["step_time_slowest_rank_s/compute"] == pytest.approx(0.4)
-    assert train["health/update_to_weight_ratio"] == pytest.approx(0.01)
-    assert train["memory_gb/largest_rank"] == pytest.approx(2.0)
-    assert train["exchange/compression_ratio"] == pytest.approx(2.0)
-
-
-def test_without_validation_there_is_no_validation_curve(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path, Config())
-    board.epoch_ended(progress(41), None)
-    assert not (tmp_path / "validation").exists()
-
-
-def test_the_config_is_there_as_text(tmp_path: Path) -> None:
-    TensorBoard(tmp_path, Config()).evaluated("test", 1, SCORES)
-    (events,) = (tmp_path / "train").glob("events.*")
-    texts = [
-        value.tensor.string_val[0].decode()
-        for event in tf.compat.v1.train.summary_iterator(str(events))
-        for value in event.summary.value
-        if value.tag == "config"
-    ]
-    assert len(texts) == 1 and "learning_rate = 0.001" in texts[0]
-
-
-def test_a_pipe_gets_lines_and_the_log_gets_every_epoch(tmp_path: Path, capsys) -> None:
-    terminal = Terminal(tmp_path / "log.txt", epochs=3)
+def test_a_pipe_gets_lines_and_the_log_gets_the_tables(log: Path, capsys) -> None:
+    terminal = Terminal(epochs=3)
     terminal.table("Plan", {"model": "cnn", "run": "x" * 200})
     terminal.began(0, 60)
     for epoch in (1, 2, 3):
@@ -98,21 +42,63 @@ def test_a_pipe_gets_lines_and_the_log_gets_every_epoch(tmp_path: Path, capsys) 
     out = capsys.readouterr().out
     assert "\r" not in out and "\x1b" not in out
     assert "x" * 200 in out  # a path stays on one line, to be copied
-    assert "epoch 1/3" in out and "epoch 3/3" in out
+    assert "epoch 1/3" in out and "epoch 3/3" in out and "validation 87.50%" in out
     assert "epoch 2/3" not in out  # less than two seconds after the first
-    log = (tmp_path / "log.txt").read_text()
-    assert [f"epoch {n}/3" in log for n in (1, 2, 3)] == [True] * 3
-    assert "validation 87.50%" in log
+    assert "Plan\n  model  cnn\n" in log.read_text()
+
+
+def test_the_time_left_is_told_from_the_steps_of_this_process(monkeypatch, capsys) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    terminal = Terminal(epochs=3)
+    terminal.began(40, 100)  # resumed
+    now[0] += 10.0
+    terminal.trained(progress(50))
+    now[0] += 1.0
+    terminal.trained(progress(51))
+    now[0] += 30.0
+    terminal.trained(progress(81))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("  ")[2] for line in lines] == ["0:00:50 left", "0:00:19 left"]
+
+
+def test_a_quiet_terminal_prints_nothing_and_still_logs(log: Path, capsys) -> None:
+    terminal = Terminal(epochs=1, quiet=True)
+    terminal.table("Plan", {"model": "cnn"})
+    terminal.began(0, 20)
+    terminal.trained(progress(20))
+    terminal.epoch_ended(progress(20), SCORES)
+    terminal.ended()
+    assert capsys.readouterr() == ("", "")
+    assert "Plan" in log.read_text()
 
 
 def test_the_named_terminal_gets_the_bar(tmp_path: Path, monkeypatch, capsys) -> None:
     screen = tmp_path / "tty"
     screen.touch()
     monkeypatch.setenv("LOCKSTEP_TERMINAL", str(screen))
-    terminal = Terminal(tmp_path / "log.txt", epochs=1)
+    terminal = Terminal(epochs=1)
     terminal.table("Plan", {"model": "cnn"})
     assert "model" in screen.read_text()
     assert capsys.readouterr().out == ""
+
+
+def test_each_rank_logs_its_own_times_and_memory(tmp_path: Path) -> None:
+    one = World()
+    one.rank = 1
+    logs.keep(tmp_path, 1)
+    show = RankLog(one)
+    table = np.array([[10, 5.0, 1.0, 3.0, 2.0], [10, 5.0, 0.5, 4.0, 1.0]])
+    shown = dataclasses.replace(
+        progress(20), times=RankTimes.of(table), memory_bytes=np.array([1e6, 2e6])
+    )
+    show.trained(shown)
+    show.epoch_ended(progress(21), SCORES)
+    logs.stop()
+    text = (tmp_path / "logs" / "rank-001.log").read_text()
+    assert "input 50.0 ms  compute 300.0 ms  exchange 100.0 ms  other 50.0 ms  memory 2 MB" in text
+    assert f"process {os.getpid()}" in text and "tensorflow 2." in text
+    assert "epoch 1 in" in text and "validation 87.50%" in text
 
 
 def test_the_clock_leaves_out_compilation_and_pauses(monkeypatch) -> None:

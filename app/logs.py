@@ -1,0 +1,127 @@
+"""What every rank keeps of its own, RUN/logs/rank-000.log; and which warnings reach the screen.
+
+All of it goes through Python's `logging`: the story of the run through `STORY`, into files only
+(the terminal and command_line.py speak for themselves), and the warnings of Python and of libraries
+through loggers of their own. Knows no TensorFlow: it starts before that does.
+"""
+
+import datetime
+import logging
+import logging.handlers
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+STORY = logging.getLogger("lockstep")
+STORY.setLevel(logging.INFO)
+STORY.addHandler(logging.NullHandler())  # nothing of it on the screen where no log is kept
+DIRECTORY = "logs"
+CAPACITY = 10_000  # records before the directory is known; far more than there are
+
+
+class _Once(logging.Filter):
+    """Lets the same warning through once: what is wrong in a step is wrong in all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        seen = (record.name, record.getMessage())
+        is_new = seen not in self._seen
+        self._seen.add(seen)
+        return is_new
+
+
+class _Screen(logging.Handler):
+    """Warnings and errors of others on standard error, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"{record.levelname.lower()}: {self.format(record)}", file=sys.stderr, flush=True)
+
+
+class _Lines(logging.Formatter):
+    """Time with its zone, as hosts may differ in it, and rank, before each record."""
+
+    def __init__(self, rank: int):
+        super().__init__(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        moment = datetime.datetime.fromtimestamp(record.created).astimezone()
+        return moment.isoformat(timespec="milliseconds")
+
+
+_buffer: logging.handlers.MemoryHandler | None = None
+_file: logging.Handler | None = None
+
+
+def start(rank: int, quiet: bool = False) -> None:
+    """Collect what this process logs, and show what the user has to see of it.
+
+    Rank 0 shows warnings, for all ranks warn of the same; every rank shows errors.
+    """
+    global _buffer
+    stop()
+    screen = _Screen(logging.ERROR if rank or quiet else logging.WARNING)
+    screen.addFilter(lambda record: record.name != STORY.name)
+    screen.addFilter(_Once())
+    _buffer = logging.handlers.MemoryHandler(CAPACITY, flushLevel=sys.maxsize)
+    _buffer.addFilter(_Once())
+    for handler in (screen, _buffer):
+        logging.root.addHandler(handler)
+    warnings.showwarning = _log_warning
+
+
+def keep(directory: Path, rank: int) -> str | None:
+    """From now on write the log to `directory`/logs, what was collected first.
+
+    Returns why that is not possible, or None.
+    """
+    global _buffer, _file
+    _close(_file)
+    path = directory / DIRECTORY / f"rank-{rank:03d}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        return f"{path}: {error.strerror or error}"
+    file.setFormatter(_Lines(rank))
+    file.addFilter(_Once())
+    if _buffer is not None:
+        _buffer.setTarget(file)
+        _close(_buffer)
+        _buffer = None
+    logging.root.addHandler(file)
+    _file = file
+    return None
+
+
+def stop() -> None:
+    """Close the log of this process, as if nothing had been started."""
+    global _buffer, _file
+    for handler in list(logging.root.handlers):
+        if handler in (_buffer, _file) or isinstance(handler, _Screen):
+            _close(handler)
+    _buffer = _file = None
+
+
+def _close(handler: logging.Handler | None) -> None:
+    if handler is not None:
+        logging.root.removeHandler(handler)
+        handler.close()
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """As `logging.captureWarnings`, in one line."""
+    text = f"{category.__name__}: {message} ({filename}:{lineno})"
+    logging.getLogger("py.warnings").warning(text)

@@ -1,0 +1,91 @@
+"""How TensorBoard groups what a run writes: the layout of its custom scalars, and HParams."""
+
+from typing import Any
+
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.hparams import api as hp
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import summary as hparams_summary
+
+from app.config import Config, sections
+
+# Regular expressions of tags; a chart has all runs that are chosen: train, validation and test.
+CHARTS = {
+    "Is it learning?": {
+        "loss": "learning/loss",
+        "accuracy": "learning/accuracy",
+        "learning rate": "learning/learning_rate",
+    },
+    "Is it fast?": {
+        "examples/s": "speed/examples_per_second",
+        "where a step's time goes, mean of the ranks (s)": "speed/step_mean_s_.*",
+        "where a step's time goes, slowest rank (s)": "speed/step_slowest_rank_s_.*",
+        "work of the slowest rank / mean": "speed/rank_skew",
+        "sent per step and rank (MB)": "speed/megabytes_sent_per_step",
+        "checkpoint (s)": "speed/checkpoint_s",
+    },
+    "Is it healthy?": {
+        "gradient norm": "health/gradient_norm",
+        "update / weights": "health/update_to_weight_ratio",
+        "loss scale, skipped steps": "health/(loss_scale|skipped_steps)",
+        "replicas compared and equal": "health/lockstep_checks_passed",
+        "memory of the largest rank (GB)": "health/memory_gb",
+        "error of compression": "health/compression_error",
+        "events": "timeline/.*",
+    },
+}
+# What HParams puts beside the config: (folder of the event files, tag, name).
+METRICS = (
+    ("test", "learning/accuracy", "test accuracy"),
+    ("test", "learning/loss", "test loss"),
+    ("validation", "learning/accuracy", "validation accuracy"),
+    ("train", "learning/loss", "training loss"),
+    ("train", "speed/examples_per_second", "examples/s"),
+)
+# The columns that are shown before the user chooses others: TensorBoard shows the first five.
+FIRST = ("dataset", "learning_rate", "model", "optimizer", "world_size")
+# Where and how often something is written tells no run from another.
+NOT_COMPARED = ("run",)
+
+
+def layout_summary() -> Any:
+    """The layout of the custom scalars."""
+    categories = [
+        layout_pb2.Category(
+            title=title,
+            chart=[
+                layout_pb2.Chart(title=name, multiline={"tag": [f"^{tags}$"]})
+                for name, tags in charts.items()
+            ],
+        )
+        for title, charts in CHARTS.items()
+    ]
+    return custom_scalar.pb(layout_pb2.Layout(category=categories))
+
+
+def hparams_summaries(config: Config, world_size: int) -> list[Any]:
+    """What makes a run a row of the HParams table, with its config in the columns."""
+    values: dict[str, Any] = {"world_size": world_size}
+    for name in sections():
+        if name not in NOT_COMPARED:
+            table = getattr(config, name).model_dump(mode="json")
+            values |= {key: _value(value) for key, value in table.items()}
+    metrics = [hp.Metric(tag, group, name) for group, tag, name in METRICS]
+    columns = [api_pb2.HParamInfo(name=key, differs=key in FIRST) for key in values]
+    infos = [metric.as_proto() for metric in metrics]
+    return [
+        hparams_summary.experiment_pb(hparam_infos=columns, metric_infos=infos),
+        hp.hparams_pb(values, trial_id=str(config.run.run_dir)),
+    ]
+
+
+def end_summary(succeeded: bool) -> Any:
+    """Tells HParams how the run ended."""
+    status = api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE
+    return hparams_summary.session_end_pb(status)
+
+
+def _value(value: Any) -> Any:
+    """A value that HParams knows."""
+    return value if isinstance(value, bool | int | float | str) else str(value or "none")

@@ -1,0 +1,84 @@
+"""What a step says of itself, against its definition in NumPy."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.world import World
+
+RATE = 0.5
+
+
+def stepped(optimizer: keras.optimizers.Optimizer, traced: bool = True, **options):
+    """(optimizer, variables, gradients) after one step that is looked into."""
+    random = np.random.default_rng(0)
+    variables = [
+        keras.Variable(random.normal(size=(3, 2)).astype(np.float32), name="matrix"),
+        keras.Variable(random.normal(size=4).astype(np.float32), name="vector"),
+        keras.Variable(np.ones(2, np.float32), name="unused"),
+    ]
+    gradients = [random.normal(size=variable.shape).astype(np.float32) for variable in variables]
+    keeps = options.pop("keeps_gradients", False)
+    distributed = DistributedOptimizer(optimizer, world=World(), **options)
+    distributed.telemetry.keeps_gradients = keeps
+    distributed.build(variables)
+    scale = float(getattr(distributed.inner_optimizer, "dynamic_scale", 1.0))
+
+    def step() -> None:
+        given = [tf.constant(gradient * scale) for gradient in gradients[:2]]
+        distributed.apply([*given, None], variables, weight=1)
+
+    run = tf.function(step, autograph=False) if traced else step
+    distributed.telemetry.look()
+    run()
+    return distributed, variables, gradients
+
+
+def norm(*arrays: np.ndarray) -> float:
+    return float(np.sqrt(sum((array.astype(np.float64) ** 2).sum() for array in arrays)))
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize("traced", [True, False])
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_norms_are_those_of_the_gradient_without_its_loss_scale(policy: str, traced: bool) -> None:
+    keras.config.set_dtype_policy(policy)
+    distributed, variables, gradients = stepped(keras.optimizers.SGD(RATE), traced)
+    facts = distributed.telemetry.facts
+    assert facts.gradient_norm == pytest.approx(norm(*gradients[:2]), rel=1e-5)
+    assert facts.update_norm == pytest.approx(RATE * norm(*gradients[:2]), rel=1e-5)
+    before = [variables[i].numpy() + RATE * gradients[i] for i in (0, 1)]
+    assert facts.weight_norm == pytest.approx(norm(*before, np.ones(2)), rel=1e-5)
+    assert facts.compression_error == 0
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_gradients_are_kept_if_asked_for(policy: str) -> None:
+    keras.config.set_dtype_policy(policy)
+    distributed, _, gradients = stepped(keras.optimizers.SGD(RATE), keeps_gradients=True)
+    matrix, vector, unused = distributed.telemetry.gradients
+    np.testing.assert_allclose(matrix, gradients[0], rtol=1e-6)
+    np.testing.assert_allclose(vector, gradients[1], rtol=1e-6)
+    assert not unused.any()
+    assert stepped(keras.optimizers.SGD(RATE))[0].telemetry.gradients == []
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_bytes_and_error_are_those_of_the_compressed_gradient() -> None:
+    distributed, _, gradients = stepped(keras.optimizers.SGD(RATE), compression="fp16")
+    exact = np.concatenate([gradients[0].ravel(), gradients[1]])
+    error = norm(exact.astype(np.float16).astype(np.float64) - exact) / norm(exact)
+    assert distributed.telemetry.facts.compression_error == pytest.approx(error, rel=1e-3)
+    _, sent, uncompressed = distributed.telemetry.totals
+    assert (sent, uncompressed) == (2 * exact.size, 4 * exact.size)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_step_that_was_not_asked_for_leaves_the_facts() -> None:
+    distributed, variables, gradients = stepped(keras.optimizers.SGD(RATE))
+    before = distributed.telemetry.facts
+    distributed.apply([*(tf.constant(2 * g) for g in gradients[:2]), None], variables, weight=1)
+    assert distributed.telemetry.facts == before
