@@ -81,7 +81,7 @@ def only(given: Mapping[str, Any], known: set[str], what: str) -> None:
 
 
 class Kubelet:
-    """Runs Pod objects; `hosts` of the network are the names of the pods.
+    """Runs Pod objects. The hosts of the network have the names of the pods.
 
     `claims`: the directory of each PersistentVolumeClaim. `objects`: the ConfigMaps and Secrets
     that pods mount. At the end of its `with` block all containers are gone.
@@ -102,8 +102,7 @@ class Kubelet:
         """Create a pod's container and start it; the same pod may have run before."""
         name = pod["metadata"]["name"]
         self.remove(name)
-        command = PODMAN + ["run", "--detach", "--name", self.container(name)]
-        podman(*command[len(PODMAN) :], *self._options(pod))
+        podman("run", "--detach", "--name", self.container(name), *self._options(pod))
 
     def container(self, name: str) -> str:
         """The name of a pod's container."""
