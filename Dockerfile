@@ -47,6 +47,8 @@ COPY requirements.txt ./
 COPY launch/setup.sh launch/
 COPY launch/horovod launch/horovod/
 COPY launch/image/build.sh launch/image/
+# Of the GPUs that it is for: 70 is V100, 75 T4, 80 A100, 86 A10, 89 L4 and L40, 90 H100 and H200.
+ARG LOCKSTEP_CUDA_ARCHS=80,90
 RUN LOCKSTEP_HOROVOD=gpu launch/image/build.sh venv
 
 FROM ${CPU_BASE} AS cpu

@@ -183,6 +183,18 @@ def test_a_job_whose_launcher_and_then_a_worker_is_killed_resumes_and_finishes(c
     assert metrics["epoch"] == newest_checkpoint(run) == EPOCHS
 
 
+@pytest.mark.parametrize(
+    ("security", "told"),
+    [({"runAsUser": 0}, "runs as root"), ({"runAsUser": 1000}, "no ~/.ssh/authorized_keys")],
+)
+def test_a_worker_that_could_not_work_says_why(cluster, security, told):
+    args = ["launch/worker.sh"]
+    spec = {"containers": [{"name": PLAIN, "args": args}], "securityContext": security}
+    cluster.kubelet.start({"metadata": {"name": PLAIN}, "spec": spec})
+    assert cluster.kubelet.exit_code(PLAIN, 60) == 2
+    assert told in cluster.kubelet.log(PLAIN)
+
+
 def test_a_worker_whose_host_vanishes_ends_the_job_in_bounded_time(cluster):
     kubelet = cluster.kubelet
     kubelet.start(cluster.launcher("vanished", "--epochs", str(EPOCHS)))

@@ -52,7 +52,7 @@ def test_the_targets_for_cpu_and_gpu_differ_in_hardware_alone():
         ],
     }
     only_gpu = [" ibverbs-providers", " && if id ubuntu; then userdel --remove ubuntu; fi"]
-    only_gpu += [" with CUDA and NCCL"]
+    only_gpu += [" with CUDA and NCCL", "ARG LOCKSTEP_CUDA_ARCHS=80,90\n"]
     for stage in ("{}-builder", "{}"):
         texts = []
         for variant, changes in words.items():
