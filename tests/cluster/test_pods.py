@@ -51,8 +51,8 @@ class Cluster:
         return pod
 
     def log(self, run: str) -> str:
-        """The log of a run, on the shared volume."""
-        log = self.runs / run / "log.txt"
+        """The log of a run's rank 0, on the shared volume."""
+        log = self.runs / run / "logs" / "rank-000.log"
         return log.read_text() if log.exists() else ""
 
     def wait_for_epoch(self, run: str, epoch: int, timeout_s: float = 240) -> None:
@@ -85,7 +85,7 @@ class Cluster:
 
 def epochs(log: str) -> list[int]:
     """The epochs that a log tells of, in its order."""
-    return [int(number) for number in re.findall(r"^epoch +(\d+)/", log, re.MULTILINE)]
+    return [int(number) for number in re.findall(r" lockstep: epoch (\d+) in ", log)]
 
 
 def newest_checkpoint(run: Path) -> int:
