@@ -42,7 +42,7 @@ class RankLog(Show):
         versions = ", ".join(f"{name} {value}" for name, value in code_version().items())
         python = sys.version.split()[0]
         STORY.info("%s; Python %s, %s", devices.describe(), python, versions)
-        STORY.info("command: %s", shlex.join(sys.argv))
+        STORY.info("command: %s", shlex.join(["python", "-m", "app", *sys.argv[1:]]))
 
     def trained(self, progress: Progress) -> None:
         """The means over all ranks, and this rank's own time and memory."""

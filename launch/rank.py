@@ -40,6 +40,7 @@ def main() -> int:
         return 2
     from app.__main__ import main as app
 
+    sys.argv[1:] = arguments  # what the log of the rank says it was started with
     return app(arguments)
 
 
