@@ -70,23 +70,16 @@ def train(
     checkpoints = _open_run(config, data, state, resume, world)
     keep_logs(directory, world)
 
-    place = place_of(state, len(data.splits["train"]))
-    about = data.describe()
     terminal = chief_only(world, lambda: Terminal(config.training.epochs, watch.quiet))
-    board = chief_only(
-        world,
-        lambda: TensorBoard(directory / "tensorboard", config, about, world.size, place),
-    )
+    board = chief_only(world, lambda: _tensorboard(config, data, state, directory, world.size))
 
     def save() -> None:
         world.from_chief(lambda: _save(checkpoints, state, board, world.size))
 
-    def agreed() -> None:
-        board.agreed(state.step)
-
-    guard = LockstepGuard(config.distribution.guard_every_steps, world, agreed)
-    shows = [terminal, board, RankLog(world)]
+    every = config.distribution.guard_every_steps
+    guard = LockstepGuard(every, world, lambda: board.agreed(state.step))
     callbacks = [*_profilers(config, watch, state, world), guard, *callbacks]
+    shows = [terminal, board, RankLog(world)]
     loop = Loop(config, world, state, data.splits, shows, save, callbacks)
     terminal.table("Lockstep trains", _plan(config, data, state, world))
     terminal.began(state.step, loop.total_steps)
@@ -100,12 +93,30 @@ def train(
     finally:
         terminal.ended()
 
+    metrics = _conclude(loop, data, board)
+    metrics["seconds"] = time.monotonic() - began
+    world.from_chief(lambda: rundir.write_metrics(directory, metrics))
+    newest = world.from_chief(lambda: str(checkpoints.list()[-1]))
+    terminal.table("Result", _result(metrics, directory, newest))
+    return {**metrics, "run_dir": str(directory), "checkpoint": newest}
+
+
+def _tensorboard(
+    config: Config, data: Data, state: TrainState, directory: Path, world_size: int
+) -> TensorBoard:
+    place = place_of(state, len(data.splits["train"]))
+    return TensorBoard(directory / "tensorboard", config, data.describe(), world_size, place)
+
+
+def _conclude(loop: Loop, data: Data, board: Any) -> dict[str, Any]:
+    """Evaluate the trained model, show and return what came of the run; a collective."""
+    world, state = loop.world, loop.state
     waited = world.gather(loop.clock.waited_share)
     scores = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
     board.evaluated("test", loop.place, scores)
     world.from_chief(lambda: _show_report(data, scores, board, state.step))
     board.ended(state.step)
-    metrics = {
+    return {
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
         "test_examples": scores.examples,
@@ -114,14 +125,9 @@ def train(
         "input_wait_share": sum(waited) / len(waited),
         "input_wait_share_slowest": max(waited),
         "bad_examples": len(data.bad),
-        "seconds": time.monotonic() - began,
         "world_size": world.size,
         **state.position,
     }
-    world.from_chief(lambda: rundir.write_metrics(directory, metrics))
-    newest = world.from_chief(lambda: str(checkpoints.list()[-1]))
-    terminal.table("Result", _result(metrics, directory, newest))
-    return {**metrics, "run_dir": str(directory), "checkpoint": newest}
 
 
 def _profilers(config: Config, watch: Watch, state: TrainState, world: World) -> list[Profiler]:
@@ -146,7 +152,7 @@ def _show_report(data: Data, scores: Scores, board: Any, step: int) -> None:
     rows = np.array([mistake.index for mistake in scores.mistakes], np.int64)
     result = scores.to_json(list(names))
     result["mistakes"] = describe_mistakes(scores, source, names, texts)
-    images = None if texts else data.splits["test"].inputs(rows, 0).numpy()
+    images = None if texts or not len(rows) else data.splits["test"].inputs(rows, 0).numpy()
     board.reported("test", step, result, scores, images)
 
 
