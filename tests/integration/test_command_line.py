@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.launching import ROOT, app, horovodrun, run
 
+TRANSPORTS = ["gloo", pytest.param("mpi", marks=pytest.mark.full_matrix)]
 DIGITS = ["train", "--recipe", "launch/recipes/digits.toml", "--epochs", "1"]
 
 
@@ -86,7 +87,7 @@ def test_a_mistake_ends_with_one_message_and_code_2(arguments, message):
     assert done.out == "", done.all
 
 
-@pytest.mark.parametrize("transport", ["gloo", "mpi"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_mistake_on_two_ranks_is_reported_by_one(tmp_path, texts, transport):
     if transport == "mpi" and shutil.which("mpirun") is None:
         pytest.skip("Open MPI is not installed")
@@ -122,7 +123,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("transport", ["gloo", "mpi"])
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_rank_that_raises_stops_all_ranks_with_its_message(tmp_path, transport):
     if transport == "mpi" and shutil.which("mpirun") is None:
         pytest.skip("Open MPI is not installed")

@@ -19,7 +19,8 @@ full = pytest.mark.full_matrix
     [
         pytest.param(2, "gloo", EVERYTHING, id="2-gloo"),
         pytest.param(4, "gloo", EXCHANGE, id="4-gloo"),
-        pytest.param(2, "mpi", EXCHANGE, id="2-mpi"),
+        pytest.param(2, "mpi", EQUALITY, id="2-mpi"),
+        pytest.param(2, "mpi", EXCHANGE, id="2-mpi-exchange", marks=full),
         pytest.param(3, "gloo", EVERYTHING, id="3-gloo", marks=full),
         pytest.param(3, "mpi", EQUALITY, id="3-mpi", marks=full),
         pytest.param(4, "mpi", EQUALITY, id="4-mpi", marks=full),
