@@ -79,5 +79,6 @@ class LockstepGuard(keras.callbacks.Callback):
 
     def _compare(self) -> None:
         if self._world is not None and self._world.size > 1:
-            compare(self._world, self.model, self.model.optimizer, self._step)
+            optimizer = self.model.optimizer  # it goes on counting in a resumed run
+            compare(self._world, self.model, optimizer, int(optimizer.iterations))
             self.on_agreed()
