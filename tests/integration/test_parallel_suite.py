@@ -23,7 +23,6 @@ full = pytest.mark.full_matrix
         pytest.param(2, "mpi", EQUALITY, id="2-mpi"),
         pytest.param(2, "mpi", EXCHANGE, id="2-mpi-exchange", marks=full),
         pytest.param(3, "gloo", UNEVEN, id="3-gloo", marks=full),
-        pytest.param(3, "mpi", EQUALITY, id="3-mpi", marks=full),
         pytest.param(4, "mpi", EQUALITY, id="4-mpi", marks=full),
     ],
 )
