@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
 
 from app.board_samples import contact_sheet, samples_of
 from app.config import Config
@@ -148,8 +149,9 @@ class TensorBoard(Show):
         """Something happened: a point in the row of its kind, and a line of text."""
         if event not in self._events:
             self._events.append(event)
-        self._scalars(run, step, {f"timeline/{event}": self._events.index(event) + 1})
-        self._text(run, f"timeline_texts/{event}", step, text)
+        summary = scalar_pb(f"timeline/{event}", float(self._events.index(event) + 1))
+        summary.MergeFrom(text_pb(f"timeline_texts/{event}", text))
+        self._write(run, step, summary)
 
     def checkpointed(self, step: int, path: Path, seconds: float) -> None:
         """A checkpoint was written."""
@@ -187,8 +189,7 @@ class TensorBoard(Show):
         self._write(run, step, summary)
 
     def _text(self, run: str, tag: str, step: int, text: str) -> None:
-        with self._writer(run).as_default(step=step):
-            tf.summary.text(tag, text)
+        self._write(run, step, text_pb(tag, text))
 
     def _figure(self, run: str, tag: str, step: int, figure: Any) -> None:
         from app.figures import to_png
