@@ -39,6 +39,7 @@ class Telemetry:
     def __init__(self) -> None:
         self.keeps_gradients = False  # set before the first step is traced
         self._kept: list[tf.Variable] = []
+        self._has_looked = False
         # Not Keras variables: they are no state of training.
         with tf.init_scope(), tf.device("CPU"):
             self._totals = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
@@ -48,6 +49,7 @@ class Telemetry:
     def look(self) -> None:
         """Have the next update note its norms."""
         self._looks.assign(True)
+        self._has_looked = True
 
     @property
     def facts(self) -> StepFacts:
@@ -57,8 +59,8 @@ class Telemetry:
     @property
     def gradients(self) -> list[np.ndarray]:
         """The reduced gradients of the last update that was looked into, dense, in the order of
-        the variables; none unless `keeps_gradients` is on."""
-        return [variable.numpy() for variable in self._kept]
+        the variables; none before one was, or unless `keeps_gradients` is on."""
+        return [variable.numpy() for variable in self._kept] if self._has_looked else []
 
     @property
     def totals(self) -> tuple[float, float, float]:

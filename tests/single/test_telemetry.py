@@ -12,7 +12,7 @@ RATE = 0.5
 
 
 def stepped(optimizer: keras.optimizers.Optimizer, traced: bool = True, **options):
-    """(optimizer, variables, gradients) after one step that is looked into."""
+    """(optimizer, variables, gradients) after one step, looked into unless `looks` is False."""
     random = np.random.default_rng(0)
     variables = [
         keras.Variable(random.normal(size=(3, 2)).astype(np.float32), name="matrix"),
@@ -20,7 +20,7 @@ def stepped(optimizer: keras.optimizers.Optimizer, traced: bool = True, **option
         keras.Variable(np.ones(2, np.float32), name="unused"),
     ]
     gradients = [random.normal(size=variable.shape).astype(np.float32) for variable in variables]
-    keeps = options.pop("keeps_gradients", False)
+    keeps, looks = options.pop("keeps_gradients", False), options.pop("looks", True)
     distributed = DistributedOptimizer(optimizer, world=World(), **options)
     distributed.telemetry.keeps_gradients = keeps
     distributed.build(variables)
@@ -31,7 +31,8 @@ def stepped(optimizer: keras.optimizers.Optimizer, traced: bool = True, **option
         distributed.apply([*given, None], variables, weight=1)
 
     run = tf.function(step, autograph=False) if traced else step
-    distributed.telemetry.look()
+    if looks:
+        distributed.telemetry.look()
     run()
     return distributed, variables, gradients
 
@@ -64,6 +65,12 @@ def test_gradients_are_kept_if_asked_for(policy: str) -> None:
     np.testing.assert_allclose(vector, gradients[1], rtol=1e-6)
     assert not unused.any()
     assert stepped(keras.optimizers.SGD(RATE))[0].telemetry.gradients == []
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_short_epoch_without_a_look_has_no_gradients_rather_than_zeros() -> None:
+    distributed, *_ = stepped(keras.optimizers.SGD(RATE), looks=False, keeps_gradients=True)
+    assert distributed.telemetry.gradients == []
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
