@@ -217,20 +217,24 @@ def class_weights(labels: np.ndarray, classes: int) -> list[float]:
     return [len(labels) / (present * count) if count else 0.0 for count in counts.tolist()]
 
 
-def build_optimizer(config: Config, examples: int, world: World) -> DistributedOptimizer:
-    """The update rule with its schedule, inside a DistributedOptimizer."""
-    wanted, batch = config.optimizer, config.training.examples_per_step(world.size)
-    steps_per_epoch = -(-examples // batch)
-    schedule = Schedule(
+def build_schedule(config: Config, world_size: int) -> Schedule:
+    """The learning rate over the epochs, with the peak for the global batch of so many ranks."""
+    wanted, batch = config.optimizer, config.training.examples_per_step(world_size)
+    return Schedule(
         scaled_peak(
             wanted.learning_rate, wanted.learning_rate_scaling, batch, wanted.reference_batch_size
         ),
         wanted.schedule,
-        warmup_steps=round(wanted.warmup_epochs * steps_per_epoch),
-        total_steps=config.training.epochs * steps_per_epoch,
-        boundaries=[round(epoch * steps_per_epoch) for epoch in wanted.step_epochs],
+        warmup_epochs=wanted.warmup_epochs,
+        epochs=config.training.epochs,
+        boundaries=wanted.step_epochs,
         factor=wanted.step_factor,
     )
+
+
+def build_optimizer(config: Config, schedule: Schedule, world: World) -> DistributedOptimizer:
+    """The update rule with its schedule, inside a DistributedOptimizer."""
+    wanted = config.optimizer
     common = {
         "weight_decay": wanted.weight_decay or None,
         "global_clipnorm": wanted.clip_norm,

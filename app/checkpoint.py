@@ -10,6 +10,7 @@ files, nothing of workers. Which variables are saved, and why not the others: `a
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -22,10 +23,16 @@ import safetensors
 import safetensors.numpy
 
 from app.errors import UserError
+from app.rundir import flush_directory
 from app.state import POSITION, Kind, StateVariable, TrainState, state_variables
 
+LOG = logging.getLogger(__name__)
 FORMAT = 1
 SAVED = (Kind.REPLICATED, Kind.AVERAGED)
+
+
+class Damaged(Exception):  # noqa: N818 (what it is, not what went wrong with us)
+    """A checkpoint that cannot be read, with the reason."""
 
 
 class Checkpoints:
@@ -51,11 +58,11 @@ class Checkpoints:
             meta["sha256"] = hashlib.sha256(content).hexdigest()
             _write(partial / "state.safetensors", content)
             _write(partial / "state.json", json.dumps(meta, indent=2).encode())
+            flush_directory(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
-            _flush(self.directory)
-            for old in self.list()[: -self.keep]:
-                shutil.rmtree(old)
+            flush_directory(self.directory)
+            self._forget(final)
         except OSError as error:
             raise UserError(f"cannot write checkpoint {final}: {error}") from None
         return final
@@ -65,50 +72,72 @@ class Checkpoints:
         found = [path for path in self.directory.glob("epoch-*") if path.name[6:].isdigit()]
         return sorted(found, key=lambda path: int(path.name[6:]))
 
-    def restore_latest(self, state: TrainState) -> Path | None:
-        """Put the newest checkpoint into `state`, in place; None if there is none.
-
-        Raises UserError if it is damaged or belongs to another model.
-        """
+    def _forget(self, saved: Path) -> None:
+        """Remove all but the newest; also any with a higher number than the one that was saved
+        just now, which was damaged when this run was resumed before it."""
         found = self.list()
-        if not found:
+        last = found.index(saved)
+        for old in [*found[: max(0, last + 1 - self.keep)], *found[last + 1 :]]:
+            shutil.rmtree(old)
+
+    def restore_latest(self, state: TrainState) -> Path | None:
+        """Put the newest sound checkpoint into `state`, in place; None if there is none at all.
+
+        Raises UserError if all are damaged, or it belongs to another model.
+        """
+        if not self.list():
             return None
-        arrays, position = self._read(found[-1])
-        _assign(found[-1], arrays, state.entries)
+        path, arrays, position = self._newest()
+        _assign(path, arrays, state.entries)
         state.move_to(position)
-        return found[-1]
+        return path
 
     def restore_model(self, model: keras.Model) -> tuple[Path, dict[str, int]]:
-        """Put the newest checkpoint's model variables into `model`; its path and position.
+        """Put the newest sound checkpoint's model variables into `model`; its path and position.
 
-        Raises UserError if there is none, or it is damaged or belongs to another model.
+        Raises UserError if there is none, all are damaged, or it belongs to another model.
         """
-        found = self.list()
-        if not found:
+        if not self.list():
             raise UserError(f"{self.directory} holds no checkpoint: the run has not ended an epoch")
-        arrays, position = self._read(found[-1])
+        path, arrays, position = self._newest()
         entries = state_variables(model)
         wanted = {entry.path for entry in entries}
         of_model = {path: array for path, array in arrays.items() if path in wanted}
-        _assign(found[-1], of_model, entries)
-        return found[-1], position
+        _assign(path, of_model, entries)
+        return path, position
 
-    def _read(self, path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        """(arrays by path, position) of a checkpoint, verified."""
-        try:
-            meta = json.loads((path / "state.json").read_text())
-            content = (path / "state.safetensors").read_bytes()
-            if meta["format"] != FORMAT:
-                raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")
-            if hashlib.sha256(content).hexdigest() != meta["sha256"]:
-                raise ValueError("its checksum is wrong")
-            position = {name: int(meta[name]) for name in POSITION}
-            return safetensors.numpy.load(content), position
-        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-            raise UserError(
-                f"checkpoint {path} is damaged ({error}): remove that directory to resume from "
-                "the one before it"
-            ) from None
+    def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, int]]:
+        """(path, arrays by path, position) of the newest checkpoint that is sound; warns of
+        those that are newer and are not."""
+        damaged: list[str] = []
+        for path in reversed(self.list()):
+            try:
+                arrays, position = _read(path)
+            except Damaged as reason:
+                damaged.append(f"checkpoint {path} is damaged ({reason})")
+                continue
+            for one in damaged:
+                LOG.warning("%s: going back to %s, what was learned after it is lost", one, path)
+            return path, arrays, position
+        raise UserError(f"{damaged[0]}, and so is every older one: the run cannot be opened")
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """(arrays by path, position) of a checkpoint, verified.
+
+    Raises Damaged if it is not whole, UserError if it is of another version of this code.
+    """
+    try:
+        meta = json.loads((path / "state.json").read_text())
+        content = (path / "state.safetensors").read_bytes()
+        if meta["format"] != FORMAT:
+            raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")
+        if hashlib.sha256(content).hexdigest() != meta["sha256"]:
+            raise ValueError("its checksum is wrong")
+        position = {name: int(meta[name]) for name in POSITION}
+        return safetensors.numpy.load(content), position
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise Damaged(str(error)) from None
 
 
 def _assign(path: Path, arrays: dict[str, np.ndarray], found: Sequence[StateVariable]) -> None:
@@ -130,11 +159,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _flush(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

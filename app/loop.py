@@ -19,10 +19,12 @@ from app.config import Config
 from app.data.augment import Augment
 from app.data.batches import Feed, Split
 from app.data.order import EpochPlan, epoch_order, owners_of
+from app.distributed.guard import compare
 from app.distributed.replicas import average_statistics, sum_metrics
 from app.distributed.world import World
 from app.evaluate import evaluate
 from app.progress import Place, Progress, Show
+from app.schedule import Schedule
 from app.state import TrainState, reseed
 from app.timing import Clock, Mark, RankTimes
 
@@ -33,9 +35,11 @@ class Loop:
     Args:
         config, world: the run and its ranks.
         state: holds a compiled `Classifier`; advanced in place.
+        schedule: the optimizer's learning rate, moved along with the state.
         splits: "train", and "validation" if there is one.
         shows: what shows it on this rank; `Nothing` stands for one of the chief's elsewhere.
-        save: called on every rank after each epoch.
+        save: called on every rank after each epoch, once all ranks were found to agree; before
+            shows and callbacks hear of the epoch, so that none of them can cost it.
         callbacks: Keras callbacks.
     """
 
@@ -44,6 +48,7 @@ class Loop:
         config: Config,
         world: World,
         state: TrainState,
+        schedule: Schedule,
         splits: dict[str, Split],
         shows: Sequence[Show],
         save: Callable[[], Any],
@@ -52,14 +57,16 @@ class Loop:
         self.config = config
         self.world = world
         self.state = state
+        self.schedule = schedule
         self.splits = splits
         self.shows = shows
         self.save = save
         self.classifier: Classifier = state.model
         self.batch_size = config.training.examples_per_step(world.size)
         self.passes = config.training.backward_passes_per_step
-        steps = -(-len(splits["train"]) // self.batch_size)
-        self.total_steps = config.training.epochs * steps
+        steps = self._steps_of(len(splits["train"]))
+        left = config.training.epochs - state.epoch - 1
+        self.total_steps = state.step + max(0, self._steps_left_in_epoch + left * steps)
         self.callbacks = keras.callbacks.CallbackList(
             list(callbacks),
             add_history=True,
@@ -76,6 +83,14 @@ class Loop:
         self._owners = _owners(config, world, splits["train"])
         self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
 
+    def _steps_of(self, examples: int) -> int:
+        """The optimizer steps that so many examples of one epoch take."""
+        return -(-examples // self.batch_size)
+
+    @property
+    def _steps_left_in_epoch(self) -> int:
+        return self._steps_of(len(self.splits["train"]) - self.state.examples_seen)
+
     def run(self) -> None:
         """Train to the last epoch, or until a callback on any rank asks to stop."""
         self.classifier.stop_training = False
@@ -88,7 +103,7 @@ class Loop:
         self.callbacks.on_train_end(logs)
 
     def _epoch(self) -> dict[str, float]:
-        """One epoch: train, validate, save; returns the logs of its end."""
+        """One epoch: train, agree, validate, save, show; returns the logs of its end."""
         state = self.state
         reseed(self.classifier, state.seed, self.world.rank, state.epoch)
         self.classifier.reset_metrics()
@@ -97,6 +112,7 @@ class Loop:
         self._sent = self._telemetry.totals
         self.clock.begin()
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches())):
+            self._move_schedule()
             self._show_samples(batch)
             self.callbacks.on_train_batch_begin(number)
             traces = self._step.experimental_get_tracing_count()
@@ -111,9 +127,11 @@ class Loop:
         progress = self._progress(metrics, epoch_began)
         state.epoch, state.examples_seen = state.epoch + 1, 0
         average_statistics(self.world, self.classifier)
+        compare(self.world, self.classifier, self.classifier.optimizer, state.step)
         validation = None
         if "validation" in self.splits:
             validation = evaluate(self.classifier, self.splits["validation"], self.world)
+        self.save()
         logs = dict(progress.metrics)
         if validation:
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
@@ -122,8 +140,15 @@ class Loop:
             show.epoch_ended(progress, validation)
         if self.config.run.histograms:
             self._show_distributions()
-        self.save()
         return logs
+
+    def _move_schedule(self) -> None:
+        """The rate of the next step, from how much of the epoch is behind and will be after it."""
+        seen, examples = self.state.examples_seen, len(self.splits["train"])
+        after = min(seen + self.batch_size, examples)
+        self.schedule.move_to(
+            self.state.epoch + seen / examples, self.state.epoch + after / examples
+        )
 
     def _show_samples(self, batch: Any) -> None:
         """What the model sees, of the first batch."""

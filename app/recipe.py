@@ -67,6 +67,31 @@ def load(recipe: Path | None, overrides: dict[str, Any]) -> Config:
         raise UserError(_explain(error, recipe, overrides)) from None
 
 
+def overlay(saved: Config, given: Config) -> tuple[Config, dict[str, tuple[Any, Any]]]:
+    """`saved` with the keys that `given` was told, and what that changes: key -> (old, new).
+
+    Raises UserError if they do not go together.
+    """
+    tables = {name: getattr(saved, name).model_dump(exclude_unset=True) for name in sections()}
+    told: dict[str, Any] = {}
+    for name in sections():
+        told |= getattr(given, name).model_dump(exclude_unset=True)
+    for key, value in told.items():
+        tables[section_of(key)][key] = value
+    for one, other in (BATCH_SIZES, BATCH_SIZES[::-1]):
+        if told.get(one) and not told.get(other):
+            tables["training"].pop(other, None)
+    try:
+        merged = Config.model_validate(tables)
+    except pydantic.ValidationError as error:
+        raise UserError(_explain(error, None, told)) from None
+    changes: dict[str, tuple[Any, Any]] = {}
+    for name in sections():
+        before, now = getattr(saved, name).model_dump(), getattr(merged, name).model_dump()
+        changes |= {key: (before[key], now[key]) for key in now if before[key] != now[key]}
+    return merged, changes
+
+
 def _read_recipe(recipe: Path) -> dict[str, dict[str, Any]]:
     if not recipe.is_file():
         folder = recipe.parent if recipe.parent.is_dir() else Path("launch/recipes")

@@ -15,9 +15,17 @@ from app.errors import UserError
 from app.recipe import load, to_toml
 
 # With another value of one of these it would be another run. The seed chose the held-out examples.
-IDENTITY = {"data": None, "model": None, "training": ("seed", "precision", "imbalance")}
+IDENTITY = {
+    "data": None,
+    "model": None,
+    "training": ("seed", "precision", "imbalance"),
+    "optimizer": ("optimizer",),
+}
 # Of these, keys that may differ: where the data lie, and what "auto" and "skip" came to is saved.
 MAY_DIFFER = ("data_dir", "hold", "on_bad")
+CONFIG, DATASET, CHECKPOINTS = "config.toml", "dataset.json", "checkpoints"
+# What a first start that was interrupted leaves behind. What people keep is not among it.
+BEGUN = (CONFIG, DATASET, CHECKPOINTS, "bad_examples.jsonl", "logs", "tensorboard", "timeline.json")
 
 
 def default_directory(config: Config) -> Path:
@@ -27,63 +35,70 @@ def default_directory(config: Config) -> Path:
     return Path("runs") / f"{name}-{config.model.model}-{now}"
 
 
-def saved_hold(path: Path) -> str | None:
-    """How the run in this directory held its examples, "memory" or "stream"; None for no run."""
-    saved = path / "dataset.json"
-    return _read_dataset(saved)["hold"] if saved.exists() else None
+def find_run(path: Path, resume: bool) -> Config | None:
+    """The config of the run in this directory; None if there is none yet.
 
+    A directory that holds no checkpoint, and nothing that is not ours, is that of a start that was
+    interrupted: it may be begun anew. With `resume` the config that it was begun with counts.
 
-def open_directory(
-    path: Path, config: Config, resume: bool, dataset: dict[str, Any], bad: Sequence[Bad] = ()
-) -> None:
-    """Make the directory; write the resolved config, the description of the dataset, and the
-    examples that were left out.
-
-    Raises UserError, before anything is written, if it holds a run and `resume` is off, if it
-    holds another run, or if it cannot be written.
+    Raises UserError if the directory holds a run and `resume` is off, or something else.
     """
-    saved = path / "config.toml"
-    if saved.exists() and not resume:
-        raise UserError(f"{path} holds a run already: add --resume, or give another --run-dir")
-    if path.is_dir() and any(path.iterdir()) and not saved.exists():
-        raise UserError(f"{path} is not empty and holds no run: give another --run-dir")
-    if saved.exists():
-        _check_same_run(saved, config)
-        _check_same_data(path / "dataset.json", dataset)
-    try:
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in bad]
-        if bad:
-            write_file(path / "bad_examples.jsonl", "".join(lines))
-        write_file(path / "dataset.json", json.dumps(dataset, ensure_ascii=False) + "\n")
-        write_file(saved, to_toml(config))
-    except OSError as error:
-        raise UserError(f"cannot write the run directory {path}: {error}") from None
+    if not path.is_dir():
+        return None
+    if has_checkpoint(path):
+        if not resume:
+            raise UserError(f"{path} holds a run already: add --resume, or give another --run-dir")
+        if not (path / CONFIG).exists():
+            raise UserError(
+                f"{path} holds checkpoints but no {CONFIG}, so what they belong to is not known: "
+                "bring the file back, or give another --run-dir"
+            )
+    else:
+        for one in sorted(path.iterdir()):
+            # Names that begin with a dot: our lock, and files that were being written.
+            if one.name not in BEGUN and not one.name.startswith("."):
+                raise UserError(
+                    f"{path} is not empty and holds no run (there is {one.name}): give another "
+                    "--run-dir"
+                )
+    return load(path / CONFIG, {}) if resume and (path / CONFIG).exists() else None
 
 
-def _check_same_run(saved: Path, config: Config) -> None:
-    old = load(saved, {})
+def has_checkpoint(path: Path) -> bool:
+    """Whether a run in this directory has ended an epoch, so that there is something to lose."""
+    return any(one.name[6:].isdigit() for one in (path / CHECKPOINTS).glob("epoch-*"))
+
+
+def check_same_run(path: Path, old: Config, new: Config) -> None:
+    """Raise UserError if `new` is another run than `old`, whose checkpoints are there."""
     for section, keys in IDENTITY.items():
-        before, now = getattr(old, section), getattr(config, section)
+        before, now = getattr(old, section), getattr(new, section)
         for key in keys or type(before).model_fields:
             was, is_now = getattr(before, key), getattr(now, key)
             if was != is_now and key not in MAY_DIFFER:
                 raise UserError(
-                    f"{saved.parent} was trained with {key} = {was!r}, not {is_now!r}: resume it "
-                    "with its own config (--recipe RUN/config.toml), or give another --run-dir"
+                    f"{path} was trained with {key} = {was!r}, not {is_now!r}: leave {key} out, "
+                    "or give another --run-dir"
                 )
 
 
-def _check_same_data(saved: Path, dataset: dict[str, Any]) -> None:
-    old = _read_dataset(saved)["fingerprint"]
+def check_same_data(path: Path, dataset: dict[str, Any]) -> None:
+    """Raise UserError if the run's checkpoints were trained on other data."""
+    old = _read_dataset(path)["fingerprint"]
     if old != dataset["fingerprint"]:
         raise UserError(
-            f"the data has changed since {saved.parent} was begun (fingerprint {old}, now "
+            f"the data has changed since {path} was begun (fingerprint {old}, now "
             f"{dataset['fingerprint']}): bring the old data back, or give another --run-dir"
         )
 
 
-def _read_dataset(saved: Path) -> dict[str, Any]:
+def saved_hold(path: Path) -> str | None:
+    """How the run in this directory held its examples, "memory" or "stream"."""
+    return _read_dataset(path)["hold"]
+
+
+def _read_dataset(path: Path) -> dict[str, Any]:
+    saved = path / DATASET
     try:
         found = json.loads(saved.read_text(encoding="utf-8"))
         return {"fingerprint": found["fingerprint"], "hold": found.get("hold")}
@@ -91,11 +106,38 @@ def _read_dataset(saved: Path) -> dict[str, Any]:
         raise UserError(f"{saved} cannot be read ({error}): the run cannot be resumed") from None
 
 
+def keep_run(path: Path, config: Config, dataset: dict[str, Any], bad: Sequence[Bad] = ()) -> None:
+    """Write the resolved config, the description of the dataset, and the examples that were left
+    out. Raises UserError if the directory cannot be written."""
+    try:
+        (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in bad]
+        if bad:
+            write_file(path / "bad_examples.jsonl", "".join(lines))
+        write_file(path / DATASET, json.dumps(dataset, ensure_ascii=False) + "\n")
+        write_file(path / CONFIG, to_toml(config))
+    except OSError as error:
+        raise UserError(f"cannot write the run directory {path}: {error}") from None
+
+
 def write_file(path: Path, text: str) -> None:
-    """Write a small file so that it is either the old or the new one."""
+    """Write a small file so that it is either the old or the new one, also after a power cut."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
+    flush_directory(path.parent)
+
+
+def flush_directory(path: Path) -> None:
+    """Have the names in a directory on the disk, as `fsync` has the content of a file."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:

@@ -1,4 +1,9 @@
-"""The learning rate: scaled with the global batch, warmed up, then constant, cosine or in steps."""
+"""The learning rate: scaled with the global batch, warmed up, then constant, cosine or in steps.
+
+It is a function of how much of the training is done, in epochs, and never of the optimizer's count
+of steps: a step is another part of an epoch at another world size, or batch, and a run may be
+resumed at both.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,49 +21,59 @@ def scaled_peak(rate: float, scaling: str, global_batch: int, reference_batch: i
     return rate * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[scaling]
 
 
-@keras.saving.register_keras_serializable(package="lockstep")
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up from 0 to `peak` in `warmup_steps`, then the given shape up to `total_steps`.
+    """Linear warm-up from 0 to `peak` in `warmup_epochs`, then the given shape up to `epochs`.
+
+    `Loop` says before each step how far training is (`move_to`); the optimizer reads the rate of
+    that place, whatever its own step count.
 
     Args:
         peak: the highest learning rate.
-        shape: "constant", "cosine" (to 0 at total_steps, arXiv:1608.03983), or "step".
-        warmup_steps, total_steps: optimizer steps.
-        boundaries: for "step": the steps at which the rate is multiplied by `factor`.
+        shape: "constant", "cosine" (to 0 after `epochs`, arXiv:1608.03983), or "step".
+        warmup_epochs, epochs: passes over the training data; may be fractions.
+        boundaries: for "step": the epochs at which the rate is multiplied by `factor`.
     """
 
     def __init__(
         self,
         peak: float,
         shape: str,
-        warmup_steps: int,
-        total_steps: int,
-        boundaries: Sequence[int] = (),
+        warmup_epochs: float,
+        epochs: float,
+        boundaries: Sequence[float] = (),
         factor: float = 0.1,
     ):
         self.peak = peak
         self.shape = shape
-        self.warmup_steps = warmup_steps
-        self.total_steps = total_steps
+        self.warmup_epochs = warmup_epochs
+        self.epochs = epochs
         self.boundaries = list(boundaries)
         self.factor = factor
+        # Not a Keras variable: it follows from the place in the run, and is no state of it.
+        with tf.init_scope(), tf.device("CPU"):
+            self._now = tf.Variable(float(peak), trainable=False)
+
+    def rate(self, done: float, after: float) -> float:
+        """The rate of the step that takes training from `done` to `after` epochs."""
+        # The first step already learns: the ramp ends at the peak with the last step of warm-up.
+        warmup = min(1.0, after / self.warmup_epochs) if self.warmup_epochs else 1.0
+        shape = 1.0
+        if self.shape == "cosine":
+            span = self.epochs - self.warmup_epochs
+            share = (done - self.warmup_epochs) / span if span > 0 else 0.0
+            shape = 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, share))))
+        elif self.shape == "step":
+            shape = self.factor ** sum(done >= boundary for boundary in self.boundaries)
+        return self.peak * warmup * shape
+
+    def move_to(self, done: float, after: float) -> None:
+        """The next step takes training from `done` to `after` epochs."""
+        self._now.assign(self.rate(done, after))
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The rate of optimizer step `step` (int or int tensor ()), float32 ()."""
-        step = tf.cast(step, tf.float32)
-        # Step 0 already learns: the ramp ends at the peak after warmup_steps steps.
-        warmup = tf.minimum(1.0, (step + 1.0) / max(1, self.warmup_steps))
-        if self.shape == "cosine":
-            span = max(1, self.total_steps - self.warmup_steps)
-            done = tf.clip_by_value((step - self.warmup_steps) / span, 0.0, 1.0)
-            shape = 0.5 * (1.0 + tf.cos(math.pi * done))
-        elif self.shape == "step":
-            passed = tf.add_n([tf.cast(step >= b, tf.float32) for b in self.boundaries])
-            shape = tf.pow(self.factor, passed)
-        else:
-            shape = tf.constant(1.0)
-        return self.peak * warmup * shape
+        """The rate of the place that `move_to` named, float32 (); `step` does not matter."""
+        return tf.identity(self._now)
 
     def get_config(self) -> dict:
         """Keras' serialisation."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}

@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from app.build import (
     Data,
     build_classifier,
     build_optimizer,
+    build_schedule,
     code_version,
     load_data,
     parameters,
@@ -30,7 +31,9 @@ from app.evaluate import describe_mistakes, evaluate
 from app.loop import Loop, place_of
 from app.profiler import Profiler
 from app.rank_log import RankLog, keep_logs
-from app.schedule import scaled_peak
+from app.recipe import overlay
+from app.run_lock import RunLock
+from app.schedule import Schedule
 from app.scores import Scores
 from app.state import TrainState
 from app.tensorboard import TensorBoard
@@ -52,6 +55,9 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate, keep; every rank calls it.
 
+    `resume`: go on from the newest checkpoint in the run's directory, with the config saved there;
+    keys that `config` was told override it.
+
     Returns the final metrics, the run directory and the newest checkpoint (on every rank).
 
     Raises UserError for what the user can mend, ReplicasDiverged if the ranks drift apart.
@@ -62,12 +68,37 @@ def train(
     if watch.profile:
         watch.profile.check(world.size)
     world.verify_same(config.facts() | code_version())
-    hold = world.from_chief(lambda: _saved_hold(config)) if resume else None
-    data = load_data(config, world, hold)
     directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))
-    config = config.in_directory(directory)
-    state = _initial_state(config, data, world)
-    checkpoints = _open_run(config, data, state, resume, world)
+    lock = RunLock(directory)
+    world.from_chief(lock.acquire)
+    try:
+        return _train(config.in_directory(directory), resume, watch, callbacks, world, began)
+    finally:
+        lock.release()
+
+
+def _train(
+    config: Config,
+    resume: bool,
+    watch: Watch,
+    callbacks: Sequence[keras.callbacks.Callback],
+    world: World,
+    began: float,
+) -> dict[str, Any]:
+    """`train` in the directory of the run, which is this process's alone."""
+    directory = config.run.run_dir or Path()
+    saved, goes_on = world.from_chief(lambda: _saved_run(config, resume))
+    changes: dict[str, tuple[Any, Any]] = {}
+    if saved is not None:
+        config, changes = overlay(saved.in_directory(directory), config)
+    if goes_on:
+        with world.together():
+            rundir.check_same_run(directory, saved, config)
+    hold = world.from_chief(lambda: rundir.saved_hold(directory)) if goes_on else None
+    data = load_data(config, world, hold)
+    schedule = build_schedule(config, world.size)
+    state = _initial_state(config, data, schedule, world)
+    checkpoints = _open_run(config, data, state, goes_on, world)
     keep_logs(directory, world)
 
     terminal = chief_only(world, lambda: Terminal(config.training.epochs, watch.quiet))
@@ -80,8 +111,8 @@ def train(
     guard = LockstepGuard(every, world, lambda: board.agreed(state.step))
     callbacks = [*_profilers(config, watch, state, world), guard, *callbacks]
     shows = [terminal, board, RankLog(world)]
-    loop = Loop(config, world, state, data.splits, shows, save, callbacks)
-    terminal.table("Lockstep trains", _plan(config, data, state, world))
+    loop = Loop(config, world, state, schedule, data.splits, shows, save, callbacks)
+    terminal.table("Lockstep trains", _plan(config, data, state, schedule, changes, world))
     terminal.began(state.step, loop.total_steps)
     timeline = world.timeline(directory / TIMELINE) if watch.timeline else None
     try:
@@ -156,48 +187,54 @@ def _show_report(data: Data, scores: Scores, board: Any, step: int) -> None:
     board.reported("test", step, result, scores, images)
 
 
-def _saved_hold(config: Config) -> str | None:
-    return rundir.saved_hold(config.run.run_dir) if config.run.run_dir else None
+def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
+    """The config of the run in the directory, if there is one to resume; and whether it has a
+    checkpoint, so that it is gone on from and not begun anew."""
+    directory = config.run.run_dir or Path()
+    saved = rundir.find_run(directory, resume)
+    return saved, saved is not None and rundir.has_checkpoint(directory)
 
 
-def _initial_state(config: Config, data: Data, world: World) -> TrainState:
+def _initial_state(config: Config, data: Data, schedule: Schedule, world: World) -> TrainState:
     """A built model and optimizer, from the seed; nothing is written yet."""
     classifier = build_classifier(config, data.describe(), data.splits["train"].labels)
-    optimizer = build_optimizer(config, len(data.splits["train"]), world)
+    optimizer = build_optimizer(config, schedule, world)
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
     return TrainState(classifier, optimizer, config.training.seed)
 
 
 def _open_run(
-    config: Config, data: Data, state: TrainState, resume: bool, world: World
+    config: Config, data: Data, state: TrainState, goes_on: bool, world: World
 ) -> Checkpoints:
-    """Make or find the run directory, and bring every rank to its newest checkpoint or start.
+    """Bring every rank to the newest checkpoint or the start, then write what the run is.
 
-    The chief reads and writes files; an error of its is an error of every rank.
+    The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
     """
     directory = config.run.run_dir or Path()
-    checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
+    checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, config.run.keep_checkpoints)
     describe = data.describe()
-    world.from_chief(lambda: rundir.open_directory(directory, config, resume, describe, data.bad))
-    if resume:
+    if goes_on:
+        world.from_chief(lambda: rundir.check_same_data(directory, describe))
         world.from_chief(lambda: checkpoints.restore_latest(state))
+    world.from_chief(lambda: rundir.keep_run(directory, config, describe, data.bad))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.epoch)
     return checkpoints
 
 
-def _plan(config: Config, data: Data, state: TrainState, world: World) -> dict[str, str]:
-    """What will run, for people."""
+def _plan(
+    config: Config,
+    data: Data,
+    state: TrainState,
+    schedule: Schedule,
+    changes: Mapping[str, tuple[Any, Any]],
+    world: World,
+) -> dict[str, str]:
+    """What will run, for people; `changes`: keys that differ from those that the run had."""
     training, optimizer, wire = config.training, config.optimizer, config.distribution
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     batch = training.examples_per_step(world.size)
-    peak = scaled_peak(
-        optimizer.learning_rate,
-        optimizer.learning_rate_scaling,
-        batch,
-        optimizer.reference_batch_size,
-    )
     if data.bad:
         sizes += f", {len(data.bad)} bad left out (bad_examples.jsonl)"
     return {
@@ -206,11 +243,17 @@ def _plan(config: Config, data: Data, state: TrainState, world: World) -> dict[s
         "model": f"{config.model.model}, {parameters(state.model):,} parameters",
         "world": f"{world.size} rank(s), {world.backend}, {devices.describe()} each",
         "batch": f"{batch} examples per step over all ranks",
-        "optimizer": f"{optimizer.optimizer}, peak learning rate {peak:g}, {optimizer.schedule}",
+        "optimizer": f"{optimizer.optimizer}, peak learning rate {schedule.peak:g}, "
+        f"{optimizer.schedule}",
         "exchange": f"{wire.aggregation}, compression {wire.compression}",
         "epochs": f"{training.epochs}, from {state.epoch}" if state.epoch else f"{training.epochs}",
         "run": str(config.run.run_dir),
+        **({"changed": ", ".join(_changed(changes))} if changes else {}),
     }
+
+
+def _changed(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    return [f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items()]
 
 
 def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:

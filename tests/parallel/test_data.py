@@ -20,7 +20,7 @@ import app.build
 import app.data.export
 import app.data.hold
 import app.data.image_files
-from app.build import build_optimizer, class_weights, load_data
+from app.build import build_optimizer, build_schedule, class_weights, load_data
 from app.classifier import Classifier
 from app.data.batches import Streamed
 from app.data.examples import Dataset, Examples
@@ -124,12 +124,13 @@ def loop_of(world, config, train_split, network, callbacks=(), save=lambda: None
     if config.training.imbalance == "class_weights":
         weights = class_weights(train_split.labels, CLASSES)
     classifier = Classifier(network(), config.training.label_smoothing, weights)
-    optimizer = build_optimizer(config, len(train_split), world)
+    schedule = build_schedule(config, world.size)
+    optimizer = build_optimizer(config, schedule, world)
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
     state = TrainState(classifier, optimizer, config.training.seed)
     broadcast_state(world, classifier, optimizer, state.seed, 0)
-    return Loop(config, world, state, {"train": train_split}, [], save, callbacks)
+    return Loop(config, world, state, schedule, {"train": train_split}, [], save, callbacks)
 
 
 def trained(world, config, train_split, network) -> list[np.ndarray]:

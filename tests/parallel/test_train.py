@@ -51,16 +51,10 @@ def test_exact_evaluation_equals_scikit_learn_and_one_process(world):
 
 def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, directory):
     whole = train(digits(directory / "whole", dropout=0.2), world=world)
-    train(digits(directory, epochs=1, schedule="constant"), world=world)
-    world.barrier()
 
     # One epoch of two, with the schedule of two: what an interrupted run leaves behind.
-    class Stop(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            self.model.stop_training = True
-
     parted = directory / "parted"
-    train(digits(parted, dropout=0.2), world=world, callbacks=[Stop()])
+    train(digits(parted, dropout=0.2), world=world, callbacks=[StopAfter(1)])
     resumed = train(digits(parted, dropout=0.2), world=world, resume=True)
     assert resumed["epoch"] == whole["epoch"] == 2
     assert resumed["step"] == whole["step"]
@@ -83,6 +77,90 @@ def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, d
 def test_resume_in_an_empty_directory_starts_fresh(world, directory):
     result = train(digits(directory, epochs=1), world=world, resume=True)
     assert result["epoch"] == 1
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Ends training after an epoch, as an interruption would."""
+
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = epoch + 1 == self.epochs
+
+
+def test_a_run_that_is_resumed_at_another_world_size_goes_on_learning(world, directory):
+    rates = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            rates.append(float(self.model.optimizer.learning_rate))
+
+    keys = {"epochs": 4, "global_batch_size": None, "per_rank_batch_size": 50}
+    config = digits(directory, **keys, learning_rate_scaling="none", learning_rate=1e-3)
+    world.from_chief(lambda: train(config, world=World(), callbacks=[StopAfter(2)]) and None)
+    before = arrays(directory, 2)
+    resumed = train(config, world=world, resume=True, callbacks=[Look()])
+    after = arrays(directory, 4)
+    # The cosine goes on from the middle: half of the peak, and nearly 0 with the last step alone.
+    assert rates[0] == pytest.approx(0.5e-3)
+    assert resumed["epoch"] == 4 and min(rates) > 0
+    moved = max(float(abs(after[path] - before[path]).max()) for path in before if "kernel" in path)
+    assert moved > 0.01
+
+
+def test_a_resumed_run_keeps_its_config_and_a_refused_one_overwrites_nothing(world, directory):
+    config = digits(directory, learning_rate=0.002, width=4)
+    train(config, world=world, callbacks=[StopAfter(1)])
+    run = directory / "run"
+    kept = world.from_chief(lambda: (run / "config.toml").read_text())
+    alone = load(None, {"run_dir": str(run)})
+    with pytest.raises(UserError, match="was trained with optimizer = 'adam', not 'sgd'"):
+        train(load(None, {"run_dir": str(run), "optimizer": "sgd"}), world=world, resume=True)
+    assert world.from_chief(lambda: (run / "config.toml").read_text()) == kept
+    train(alone, world=world, resume=True)  # no flag is repeated
+    assert world.from_chief(lambda: (run / "config.toml").read_text()) == kept
+    assert arrays(directory, 2).keys() == arrays(directory, 1).keys()
+
+
+def test_what_was_learned_is_saved_before_a_callback_can_fail(world, directory):
+    class Fail(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise RuntimeError("the figure cannot be drawn")
+
+    with pytest.raises(RuntimeError, match="cannot be drawn"):
+        train(digits(directory), world=world, callbacks=[Fail()])
+    assert arrays(directory, 1)
+
+
+def test_what_ranks_do_not_share_is_never_saved(world, directory):
+    from app.distributed.guard import ReplicasDiverged
+
+    class Drift(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.optimizer.iterations == 30 and world.rank == 1:
+                bias = self.model.trainable_variables[-1]
+                bias.assign(bias.value + 1e-7)
+
+    with pytest.raises(ReplicasDiverged, match="logits/bias"):
+        config = digits(directory, epochs=4, guard_every_steps=1000)
+        train(config, world=world, callbacks=[Drift()])
+    found = world.from_chief(lambda: [p.name for p in (directory / "run/checkpoints").iterdir()])
+    assert found == ["epoch-0001"]  # of 26 steps
+
+
+def test_a_second_run_in_a_directory_is_refused_on_all_ranks(world, directory):
+    from app.run_lock import RunLock
+
+    lock = RunLock(directory / "run")
+    world.from_chief(lock.acquire)
+    try:
+        with pytest.raises(UserError, match="is in use"):
+            train(digits(directory), world=world)
+    finally:
+        world.barrier()
+        lock.release()
 
 
 def test_the_guard_stops_a_run_whose_replicas_part(world, directory):

@@ -4,7 +4,13 @@ import keras
 import numpy as np
 import pytest
 
-from app.build import build_classifier, build_optimizer, code_version, load_data
+from app.build import (
+    build_classifier,
+    build_optimizer,
+    build_schedule,
+    code_version,
+    load_data,
+)
 from app.distributed.world import World
 from app.errors import UserError
 from app.recipe import load
@@ -58,18 +64,17 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others() -> None:
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
-def test_the_learning_rate_follows_the_global_batch_and_the_schedule_the_steps() -> None:
+def test_the_peak_follows_the_global_batch_and_the_schedule_the_epochs() -> None:
     keys = {"learning_rate": 0.1, "reference_batch_size": 32, "per_rank_batch_size": 32}
     config = load(None, {**keys, "epochs": 2, "warmup_epochs": 1, "schedule": "constant"})
-    optimizer = build_optimizer(config, 320, Ranks(4))  # 3 steps an epoch, the last one short
-    schedule = optimizer.inner_optimizer._learning_rate
-    rates = [float(schedule(step)) for step in range(6)]
+    schedule = build_schedule(config, 4)
+    rates = [schedule.rate(step / 3, (step + 1) / 3) for step in range(6)]
     np.testing.assert_allclose(rates, [0.4 / 3, 0.8 / 3, 0.4, 0.4, 0.4, 0.4], rtol=1e-6)
 
 
 def test_biases_and_batchnorm_do_not_decay() -> None:
     config = load(None, {"weight_decay": 0.5, "learning_rate_scaling": "none"})
-    optimizer = build_optimizer(config, 1000, World())
+    optimizer = build_optimizer(config, build_schedule(config, 1), World())
     model = keras.Sequential(
         [keras.layers.Input((2,)), keras.layers.Dense(2), keras.layers.BatchNormalization()]
     )

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import keras
@@ -240,6 +241,36 @@ def test_a_crash_while_saving_leaves_the_one_before(
     checkpoints.save(state, {})  # and there is room again
     assert [path.name for path in checkpoints.list()] == ["epoch-0002"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_damaged_newest_gives_way_to_the_one_before_with_a_warning(
+    make_state, tmp_path, caplog
+) -> None:
+    checkpoints, state = Checkpoints(tmp_path, keep=1), make_state()
+    state.epoch, state.step = 3, 30
+    older = checkpoints.save(state, {})
+    damaged = tmp_path / "epoch-0009"
+    shutil.copytree(older, damaged)
+    (damaged / "state.safetensors").write_bytes(b"half of it")
+    fresh = make_state(seed=1)
+    assert checkpoints.restore_latest(fresh) == older
+    assert (fresh.epoch, fresh.step) == (3, 30)
+    assert f"{damaged} is damaged (its checksum is wrong): going back to {older}" in caplog.text
+    assert checkpoints.restore_model(fresh.model)[0] == older  # as evaluate and predict do
+    fresh.epoch = 4
+    newest = checkpoints.save(fresh, {})
+    assert checkpoints.list() == [newest]  # and not the damaged one in its place
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
+    make_state, tmp_path, monkeypatch
+) -> None:
+    done = []
+    rename = Path.rename
+    monkeypatch.setattr(checkpoint, "flush_directory", lambda path: done.append(path.name))
+    monkeypatch.setattr(Path, "rename", lambda *names: (done.append("named"), rename(*names)))
+    Checkpoints(tmp_path, keep=1).save(make_state(), {})
+    assert done == [".epoch-0000.partial", "named", tmp_path.name]
 
 
 def test_what_a_user_puts_beside_the_checkpoints_is_left_alone(make_state, tmp_path) -> None:

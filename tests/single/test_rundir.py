@@ -1,6 +1,8 @@
 """The run directory: what it holds, and what it refuses to overwrite."""
 
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,15 @@ import pytest
 from app.config import Config
 from app.errors import UserError
 from app.recipe import load
-from app.rundir import default_directory, open_directory, write_file, write_metrics
+from app.rundir import (
+    check_same_data,
+    check_same_run,
+    default_directory,
+    find_run,
+    keep_run,
+    write_file,
+    write_metrics,
+)
 
 DATASET = {"name": "digits", "class_names": ["é"], "fingerprint": "f00d"}
 
@@ -17,47 +27,69 @@ def config(**overrides: object) -> Config:
     return load(None, overrides)
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def begun(path: Path, **overrides: object) -> Config:
+    """A run that has not ended an epoch yet."""
+    kept = config(**overrides)
+    keep_run(path, kept, DATASET)
+    return kept
 
 
-def refusal(path: Path, wanted: Config, *, resume: bool) -> str:
-    """The message, after checking that nothing has been written."""
-    before = content(path)
-    with pytest.raises(UserError) as caught:
-        open_directory(path, wanted, resume, DATASET)
-    assert content(path) == before
-    return str(caught.value)
+def trained(path: Path, **overrides: object) -> Config:
+    """A run that has ended an epoch."""
+    kept = begun(path, **overrides)
+    (path / "checkpoints" / "epoch-0001").mkdir()
+    return kept
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_a_new_directory_gets_the_config_and_the_dataset(tmp_path: Path, resume: bool) -> None:
+def test_a_run_leaves_its_config_and_its_dataset(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "one"
     wanted = config(epochs=3).in_directory(path)
-    open_directory(path, wanted, resume, DATASET)
+    keep_run(path, wanted, DATASET)
     assert load(path / "config.toml", {}) == wanted
     assert json.loads((path / "dataset.json").read_text(encoding="utf-8")) == DATASET
     assert (path / "checkpoints").is_dir()
 
 
-def test_an_empty_directory_is_taken(tmp_path: Path) -> None:
-    open_directory(tmp_path, config(), False, DATASET)
-    assert (tmp_path / "config.toml").exists()
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_new_or_empty_directory_holds_no_run(tmp_path: Path, resume: bool) -> None:
+    assert find_run(tmp_path, resume) is None
+    assert find_run(tmp_path / "new", resume) is None
 
 
 def test_a_directory_that_holds_a_run_is_refused_unless_resumed(tmp_path: Path) -> None:
-    open_directory(tmp_path, config(), False, DATASET)
-    message = refusal(tmp_path, config(), resume=False)
-    assert f"{tmp_path} holds a run already" in message and "--resume" in message
-    open_directory(tmp_path, config(epochs=99), True, DATASET)
-    assert load(tmp_path / "config.toml", {}).training.epochs == 99
+    kept = trained(tmp_path, epochs=3)
+    with pytest.raises(UserError, match=f"{tmp_path} holds a run already: add --resume"):
+        find_run(tmp_path, resume=False)
+    assert find_run(tmp_path, resume=True) == kept
+
+
+def test_a_start_that_was_interrupted_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / ".epoch-0001.partial").mkdir(parents=True)
+    for name in ("logs", "tensorboard"):
+        (tmp_path / name).mkdir()
+    for name in (".lock", ".config.toml.partial", "dataset.json", "bad_examples.jsonl"):
+        (tmp_path / name).touch()
+    assert find_run(tmp_path, resume=True) is None
+    assert find_run(tmp_path, resume=False) is None
+    kept = begun(tmp_path, model="resnet20")
+    assert find_run(tmp_path, resume=True) == kept  # the flags it was begun with still count
+    assert find_run(tmp_path, resume=False) is None
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path, resume: bool) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    message = refusal(tmp_path, config(), resume=resume)
-    assert f"{tmp_path} is not empty and holds no run" in message and "--run-dir" in message
+@pytest.mark.parametrize("name", ["thesis.txt", "metrics.json", "export"])
+def test_a_directory_that_holds_something_else_is_refused(tmp_path, name, resume) -> None:
+    begun(tmp_path)
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(UserError, match=rf"is not empty and holds no run \(there is {name}\)"):
+        find_run(tmp_path, resume)
+
+
+def test_checkpoints_without_a_config_are_not_trained_over(tmp_path: Path) -> None:
+    trained(tmp_path)
+    (tmp_path / "config.toml").unlink()
+    with pytest.raises(UserError, match=r"holds checkpoints but no config.toml"):
+        find_run(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -67,30 +99,28 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path, resume
         ("model", "cnn", "resnet20"),
         ("width", 4, 8),
         ("max_tokens", 10, 20),
+        ("seed", 1, 2),
+        ("optimizer", "adam", "sgd"),
     ],
 )
-def test_another_dataset_or_model_cannot_resume_a_run(tmp_path: Path, key, before, now) -> None:
-    open_directory(tmp_path, config(**{key: before}), False, DATASET)
-    message = refusal(tmp_path, config(**{key: now}), resume=True)
-    assert f"was trained with {key} = {before!r}, not {now!r}" in message
+def test_another_dataset_model_or_optimizer_cannot_resume_a_run(key, before, now) -> None:
+    with pytest.raises(UserError) as caught:
+        check_same_run(Path("runs/one"), config(**{key: before}), config(**{key: now}))
+    assert f"runs/one was trained with {key} = {before!r}, not {now!r}" in str(caught.value)
 
 
-def test_the_data_may_have_moved_when_a_run_is_resumed(tmp_path: Path) -> None:
-    open_directory(tmp_path, config(data_dir="/old/place"), False, DATASET)
-    open_directory(tmp_path, config(data_dir="/new/place"), True, DATASET)
-    assert load(tmp_path / "config.toml", {}).data.data_dir == Path("/new/place")
+@pytest.mark.parametrize(
+    ("key", "before", "now"),
+    [("data_dir", "/old/place", "/new/place"), ("epochs", 1, 2), ("compression", "none", "fp16")],
+)
+def test_what_may_differ_when_a_run_is_resumed(key, before, now) -> None:
+    check_same_run(Path("runs/one"), config(**{key: before}), config(**{key: now}))
 
 
 def test_data_that_changed_since_cannot_resume_a_run(tmp_path: Path) -> None:
-    open_directory(tmp_path, config(), False, {**DATASET, "fingerprint": "one"})
+    keep_run(tmp_path, config(), {**DATASET, "fingerprint": "one"})
     with pytest.raises(UserError, match="fingerprint one, now two"):
-        open_directory(tmp_path, config(), True, {**DATASET, "fingerprint": "two"})
-
-
-def test_another_seed_cannot_resume_a_run(tmp_path: Path) -> None:
-    open_directory(tmp_path, config(seed=1), False, DATASET)
-    with pytest.raises(UserError, match="seed"):
-        open_directory(tmp_path, config(seed=2), True, DATASET)
+        check_same_data(tmp_path, {**DATASET, "fingerprint": "two"})
 
 
 @pytest.mark.parametrize("below", ["run", "deep/run", ""])
@@ -98,12 +128,14 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, below: str) ->
     (tmp_path / "file").write_text("not a directory")
     path = tmp_path / "file" / below
     with pytest.raises(UserError, match=r"cannot write the run directory .*file"):
-        open_directory(path, config(), False, DATASET)
+        keep_run(path, config(), DATASET)
 
 
 def test_a_saved_config_that_is_damaged_is_named(tmp_path: Path) -> None:
+    trained(tmp_path)
     (tmp_path / "config.toml").write_text("[data\n")
-    assert f"{tmp_path / 'config.toml'} is not TOML" in refusal(tmp_path, config(), resume=True)
+    with pytest.raises(UserError, match=f"{tmp_path / 'config.toml'} is not TOML"):
+        find_run(tmp_path, resume=True)
 
 
 def test_the_default_directory_names_dataset_and_model() -> None:
@@ -126,6 +158,15 @@ def test_a_small_file_is_the_old_or_the_new_one(tmp_path: Path, monkeypatch) -> 
     assert path.read_text() == "old"
     write_file(path, "new")
     assert path.read_text() == "new"
+
+
+def test_a_small_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch) -> None:
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda file: (done.append(os.fstat(file).st_mode), fsync(file)))
+    monkeypatch.setattr("os.replace", lambda *names: (done.append("named"), replace(*names)))
+    write_file(tmp_path / "some.json", "new")
+    assert stat.S_ISREG(done[0]) and done[1] == "named" and stat.S_ISDIR(done[2])
 
 
 def test_metrics_are_json(tmp_path: Path) -> None:

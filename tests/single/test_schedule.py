@@ -1,14 +1,21 @@
-"""The learning rate against NumPy."""
+"""The learning rate against NumPy, and at every number of workers."""
+
+import itertools
 
 import keras
 import numpy as np
 import pytest
 
+from app.build import build_schedule
+from app.recipe import load
 from app.schedule import Schedule, scaled_peak
 
 
-def rates(schedule: Schedule, steps: range) -> np.ndarray:
-    return np.array([float(schedule(step)) for step in steps])
+def rates(schedule: Schedule, steps: range, steps_per_epoch: int = 1) -> np.ndarray:
+    """The rates of these steps, each of which is 1 / steps_per_epoch of an epoch."""
+    return np.array(
+        [schedule.rate(one / steps_per_epoch, (one + 1) / steps_per_epoch) for one in steps]
+    )
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)])
@@ -23,26 +30,26 @@ def test_a_smaller_batch_than_the_reference_lowers_the_peak() -> None:
 
 
 def test_warm_up_rises_by_equal_steps_to_the_peak() -> None:
-    schedule = Schedule(0.8, "constant", warmup_steps=4, total_steps=10)
+    schedule = Schedule(0.8, "constant", warmup_epochs=2, epochs=5)
     expected = [0.2, 0.4, 0.6, 0.8, 0.8, 0.8]
-    np.testing.assert_allclose(rates(schedule, range(6)), expected, rtol=1e-6)
+    np.testing.assert_allclose(rates(schedule, range(6), 2), expected, rtol=1e-6)
 
 
 def test_without_warm_up_the_first_step_has_the_peak() -> None:
     for shape in ("constant", "cosine"):
-        schedule = Schedule(0.8, shape, warmup_steps=0, total_steps=10)
-        assert float(schedule(0)) == pytest.approx(0.8)
+        schedule = Schedule(0.8, shape, warmup_epochs=0, epochs=10)
+        assert rates(schedule, range(1))[0] == pytest.approx(0.8)
 
 
-def test_cosine_falls_to_zero_at_the_last_step() -> None:
-    schedule = Schedule(0.3, "cosine", warmup_steps=5, total_steps=25)
+def test_cosine_falls_to_zero_after_the_last_epoch() -> None:
+    schedule = Schedule(0.3, "cosine", warmup_epochs=1, epochs=5)
     steps = np.arange(30)
     warmup = np.minimum(1, (steps + 1) / 5)
     done = np.clip((steps - 5) / 20, 0, 1)
     expected = 0.3 * warmup * 0.5 * (1 + np.cos(np.pi * done))
-    np.testing.assert_allclose(rates(schedule, range(30)), expected, rtol=1e-5, atol=1e-7)
-    assert float(schedule(15)) == pytest.approx(0.15)
-    assert float(schedule(25)) == 0
+    np.testing.assert_allclose(rates(schedule, range(30), 5), expected, rtol=1e-5, atol=1e-7)
+    assert schedule.rate(3, 3.2) == pytest.approx(0.15)
+    assert schedule.rate(5, 5.2) == 0
 
 
 def test_steps_multiply_the_rate_at_their_boundaries() -> None:
@@ -57,13 +64,57 @@ def test_warm_up_and_steps_multiply() -> None:
 
 
 def test_warm_up_over_the_whole_run_never_passes_the_peak() -> None:
-    schedule = Schedule(1.0, "cosine", warmup_steps=10, total_steps=10)
+    schedule = Schedule(1.0, "cosine", warmup_epochs=10, epochs=10)
     np.testing.assert_allclose(rates(schedule, range(10)), np.arange(1, 11) / 10, rtol=1e-6)
+
+
+def test_the_optimizer_reads_the_rate_of_the_place_and_not_of_its_step() -> None:
+    schedule = Schedule(0.4, "cosine", warmup_epochs=0, epochs=2)
+    optimizer = keras.optimizers.SGD(schedule)
+    optimizer.build([keras.Variable(0.0)])
+    optimizer.iterations.assign(1_000)
+    schedule.move_to(1, 1.5)
+    assert float(optimizer.learning_rate) == pytest.approx(0.2)
 
 
 def test_a_schedule_is_rebuilt_from_its_config() -> None:
     schedule = Schedule(0.3, "step", 2, 9, boundaries=[3, 6], factor=0.5)
-    optimizer = keras.optimizers.SGD(schedule)
-    again = keras.optimizers.SGD.from_config(optimizer.get_config())._learning_rate
-    assert isinstance(again, Schedule)
+    again = Schedule.from_config(schedule.get_config())
     np.testing.assert_array_equal(rates(again, range(9)), rates(schedule, range(9)))
+
+
+EXAMPLES, EPOCHS = 1_003, 4
+SHAPES = {
+    "constant": {"schedule": "constant"},
+    "cosine": {"schedule": "cosine"},
+    "step": {"schedule": "step", "step_epochs": "1,2.5"},
+}
+
+
+def parts_of_peak(keys: dict, ranks: int, begin: int, end: int) -> dict[float, tuple]:
+    """What a run of `ranks` does in the epochs [begin, end): epochs done -> (share of the peak,
+    length of the step in epochs)."""
+    config = load(None, {**keys, "epochs": EPOCHS})
+    schedule, batch = build_schedule(config, ranks), config.training.examples_per_step(ranks)
+    found = {}
+    for epoch, seen in itertools.product(range(begin, end), range(0, EXAMPLES, batch)):
+        after = min(seen + batch, EXAMPLES)
+        rate = schedule.rate(epoch + seen / EXAMPLES, epoch + after / EXAMPLES)
+        found[epoch + seen / EXAMPLES] = rate / schedule.peak, (after - seen) / EXAMPLES
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("warmup_epochs", [0, 1.5])
+@pytest.mark.parametrize(("before", "now"), itertools.product((1, 2, 4), repeat=2))
+def test_the_rate_over_the_peak_is_the_same_over_a_resume_between_any_two_world_sizes(
+    shape: str, warmup_epochs: float, before: int, now: int
+) -> None:
+    keys = {**SHAPES[shape], "warmup_epochs": warmup_epochs}
+    resumed = parts_of_peak(keys, before, 0, 2) | parts_of_peak(keys, now, 2, EPOCHS)
+    undisturbed = Schedule(1.0, shape, warmup_epochs, EPOCHS, [1, 2.5])
+    for done, (share, length) in resumed.items():
+        expected = undisturbed.rate(done, done)
+        step = length / warmup_epochs if done < warmup_epochs else 0.0
+        assert expected - 1e-9 <= share <= expected + step + 1e-9, done
+    assert min(share for share, _ in resumed.values()) > 0  # it never stops learning

@@ -1,0 +1,145 @@
+"""One run at a time in a directory: a lock that its process holds. Knows files, no worker.
+
+The kernel's lock (`flock`) dies with the process, and over NFS with its host. Some network file
+systems lock within a host only, so the holder also writes a growing number into the file: who
+finds a file of another host watches whether the number still grows. No clocks are compared.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from app.errors import UserError
+
+LOG = logging.getLogger(__name__)
+NAME = ".lock"
+BEAT_S = 5.0
+GONE_AFTER_BEATS = 3
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+class RunLock:
+    """The right to write into a run directory; `acquire`, and `release` at the end."""
+
+    def __init__(self, directory: Path):
+        self.path = directory / NAME
+        self._made: Path | None = None  # the topmost directory that did not exist
+        self._file: int | None = None
+        self._stop = threading.Event()
+        self._beats = threading.Thread(target=self._beat, name="run lock", daemon=True)
+
+    def acquire(self) -> None:
+        """Take the directory, which is made if it does not exist.
+
+        Raises UserError if another process holds it, naming host and process, or if it cannot be
+        written.
+        """
+        try:
+            missing = [one for one in (self.path.parent, *self.path.parent.parents)
+                       if not one.exists()]  # fmt: skip
+            self._made = missing[-1] if missing else None
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._open()
+            holder = _read(self._file)
+            if holder and holder.get("host") != socket.gethostname():
+                self._wait_for_life(holder)
+            self._write(0)
+        except OSError as error:
+            raise UserError(f"cannot write the run directory {self.path.parent}: {error}") from None
+        self._beats.start()
+
+    def release(self) -> None:
+        """Give the directory back; an empty one that `acquire` made is removed."""
+        if self._file is None:
+            return
+        self._stop.set()
+        if self._beats.is_alive():
+            self._beats.join()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+        os.close(self._file)
+        self._file = None
+        if self._made is not None:
+            for one in (self.path.parent, *self.path.parent.parents):
+                with contextlib.suppress(OSError):  # not empty: it holds a run
+                    one.rmdir()
+                if one == self._made:
+                    break
+
+    def _open(self) -> int:
+        """The locked file. It may be removed by who had it while we open it: then once more."""
+        while True:
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _read(file)
+                os.close(file)
+                raise self._taken(holder) from None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    os.close(file)
+                    raise
+                LOG.warning(
+                    "%s: this file system has no locks (%s): see to it yourself that no second "
+                    "run writes there", self.path.parent, error.strerror,
+                )  # fmt: skip
+            with contextlib.suppress(FileNotFoundError):
+                if os.stat(self.path).st_ino == os.fstat(file).st_ino:
+                    return file
+            os.close(file)
+
+    def _wait_for_life(self, holder: dict[str, Any]) -> None:
+        """Raise UserError if the holder, of another host, is seen to be alive."""
+        assert self._file is not None
+        until = time.monotonic() + GONE_AFTER_BEATS * BEAT_S
+        while time.monotonic() < until:
+            time.sleep(BEAT_S / 5)
+            now = _read(self._file)
+            if now and now != holder:
+                os.close(self._file)
+                self._file = None
+                raise self._taken(now)
+        LOG.warning(
+            "%s was held by process %s on host %s, which shows no life: it is taken over",
+            self.path.parent, holder.get("pid"), holder.get("host"),
+        )  # fmt: skip
+
+    def _taken(self, holder: dict[str, Any]) -> UserError:
+        who = "another process"
+        if holder:
+            who = f"process {holder.get('pid')} on host {holder.get('host')}"
+        return UserError(
+            f"{self.path.parent} is in use: {who} trains there. Wait for its end, stop it, or "
+            "give another --run-dir"
+        )
+
+    def _beat(self) -> None:
+        beat = 0
+        while not self._stop.wait(BEAT_S):
+            beat += 1
+            with contextlib.suppress(OSError):  # a full disk is the checkpoints' to report
+                self._write(beat)
+
+    def _write(self, beat: int) -> None:
+        content = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "beat": beat})
+        assert self._file is not None
+        # One write of a fixed length: a reader never sees a part.
+        os.pwrite(self._file, content.ljust(512).encode(), 0)
+
+
+def _read(file: int) -> dict[str, Any]:
+    """What the holder wrote; empty if nothing, or not yet."""
+    try:
+        found = json.loads(os.pread(file, 512, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
