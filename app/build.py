@@ -32,7 +32,8 @@ from app.data.hold import (
 from app.data.text import build_vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
-from app.errors import UserError, suggest
+from app.errors import UserError
+from app.preflight import check_model, check_sizes
 from app.schedule import Schedule, scaled_peak
 
 
@@ -74,14 +75,14 @@ def load_data(config: Config, world: World, hold: str | None = None) -> Data:
     bad = BadExamples(config.data.on_bad)
     dataset = open_dataset(config, bad, world)
     with world.together():
-        _check_model(config, dataset)
+        check_model(config, dataset.name, dataset.kind)
     data = hold_dataset(config, dataset, bad, world, hold)
     with world.together():
         bad.check(sum(map(len, data.splits.values())) + len(bad.found))
         for name, split in data.splits.items():
             if not len(split):
                 raise UserError(f"{config.data.dataset}: no good example is left for {name}")
-        _check_sizes(config, data.dataset, world.size)
+        check_sizes(config, data.dataset, world.size)
     return data
 
 
@@ -140,44 +141,6 @@ def _load_texts(
         "cut": f"{total:,} texts longer than {wanted.max_tokens} tokens ({of_train})",
     }
     return Data(dataset, splits, vocabulary, None, held, bad.found, notes)
-
-
-def _check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
-    training, examples = config.training, len(dataset.train)
-    parts = world_size * training.backward_passes_per_step
-    batch = training.examples_per_step(world_size)
-    if world_size > examples:
-        raise UserError(f"{world_size} ranks, but {dataset.name} has {examples} training examples")
-    if batch > examples:
-        size = training.per_rank_batch_size or 32
-        what = (
-            f"global_batch_size = {batch}"
-            if training.global_batch_size
-            else f"per_rank_batch_size = {size} on {world_size} rank(s) and "
-            f"{training.backward_passes_per_step} pass(es) makes batches of {batch}, which"
-        )
-        raise UserError(f"{what} is more than the {examples} training examples: make it smaller")
-    classes = len(np.unique(dataset.train.labels))
-    if config.distribution.shard_by == "label" and classes < world_size:
-        raise UserError(
-            f"shard_by = 'label': {classes} classes cannot be dealt to {world_size} ranks: start "
-            "fewer, or shard by 'dirichlet'"
-        )
-    if batch < parts:
-        raise UserError(
-            f"global_batch_size = {batch} cannot be dealt to {world_size} rank(s) x "
-            f"{training.backward_passes_per_step} pass(es): give at least {parts}"
-        )
-
-
-def _check_model(config: Config, dataset: Dataset) -> None:
-    name = config.model.model
-    fitting = models.IMAGE_MODELS if dataset.kind == "image" else models.TEXT_MODELS
-    if name not in fitting:
-        raise UserError(
-            f"model '{name}' does not read {dataset.kind}s, and {dataset.name} holds "
-            f"{dataset.kind}s: {suggest(name, fitting)}"
-        )
 
 
 def build_classifier(

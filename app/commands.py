@@ -88,6 +88,11 @@ def _train(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     config = load(options.recipe, overrides)
     if options.resume and config.run.run_dir is None:
         raise UserError("--resume needs --run-dir, the directory of the run to go on with")
+    launched = read_launcher()
+    if launched.rank == 0:
+        from app.preflight import check
+
+        check(config, options.resume, launched.size)
     with _output(options, options.quiet) as results:
         from app.train import train
 

@@ -18,6 +18,17 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 # From a flag everything is text: what reads as a number is a share.
 SplitOrShare = Annotated[str | float, pydantic.BeforeValidator(lambda given: _number_or(given))]
+# What each model reads; `models` has a builder for each, and they are told apart without Keras.
+MODELS = {
+    "cnn": "image",
+    "resnet20": "image",
+    "resnet18": "image",
+    "resnet50": "image",
+    "bag": "text",
+    "textcnn": "text",
+    "transformer": "text",
+}
+DEFAULT_PER_RANK_BATCH_SIZE = 32
 BATCH_SIZES = ("per_rank_batch_size", "global_batch_size")
 
 
@@ -138,7 +149,9 @@ class Training(Section):
 
     epochs: Positive = Field(10, description="passes over the training data")
     per_rank_batch_size: Positive | None = Field(
-        None, description="examples per rank and pass (default 32 if neither size is given)"
+        None,
+        description="examples per rank and pass (default 32 if neither size is given; halved until "
+        "a step is no more than the training data)",
     )
     global_batch_size: Positive | None = Field(
         None, description="examples per optimizer step over all ranks and passes"
@@ -167,8 +180,13 @@ class Training(Section):
 
     def examples_per_step(self, world_size: int) -> int:
         """Examples of all ranks and passes in one optimizer step."""
-        per_rank = self.per_rank_batch_size or 32
-        return self.global_batch_size or per_rank * world_size * self.backward_passes_per_step
+        per_rank = self.examples_per_rank * self.backward_passes_per_step
+        return self.global_batch_size or per_rank * world_size
+
+    @property
+    def examples_per_rank(self) -> int:
+        """Examples of one rank and pass, where no global size is given."""
+        return self.per_rank_batch_size or DEFAULT_PER_RANK_BATCH_SIZE
 
 
 class Optimizer(Section):

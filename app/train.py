@@ -29,6 +29,7 @@ from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.evaluate import describe_mistakes, evaluate
 from app.loop import Loop, place_of
+from app.preflight import with_fitting_batch
 from app.profiler import Profiler
 from app.rank_log import RankLog, keep_logs
 from app.recipe import overlay
@@ -88,17 +89,25 @@ def _train(
     """`train` in the directory of the run, which is this process's alone."""
     directory = config.run.run_dir or Path()
     saved, goes_on = world.from_chief(lambda: _saved_run(config, resume))
-    changes: dict[str, tuple[Any, Any]] = {}
+    notes: dict[str, str] = {}
     if saved is not None:
         config, changes = overlay(saved.in_directory(directory), config)
+        if changes:
+            notes["changed"] = ", ".join(
+                f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items()
+            )
     if goes_on:
         with world.together():
             rundir.check_same_run(directory, saved, config)
     hold = world.from_chief(lambda: rundir.saved_hold(directory)) if goes_on else None
     data = load_data(config, world, hold)
+    given, config = config, with_fitting_batch(config, len(data.splits["train"]), world.size)
+    if config is not given:
+        few = f"the default of {given.training.examples_per_rank} is too many for the data"
+        notes["batch size"] = f"{config.training.examples_per_rank} per rank, since {few}"
     schedule = build_schedule(config, world.size)
     state = _initial_state(config, data, schedule, world)
-    checkpoints = _open_run(config, data, state, goes_on, world)
+    checkpoints = _open_run(given, data, state, goes_on, world)
     keep_logs(directory, world)
 
     terminal = chief_only(world, lambda: Terminal(config.training.epochs, watch.quiet))
@@ -112,7 +121,7 @@ def _train(
     callbacks = [*_profilers(config, watch, state, world), guard, *callbacks]
     shows = [terminal, board, RankLog(world)]
     loop = Loop(config, world, state, schedule, data.splits, shows, save, callbacks)
-    terminal.table("Lockstep trains", _plan(config, data, state, schedule, changes, world))
+    terminal.table("Lockstep trains", _plan(config, data, state, schedule, notes, world))
     terminal.began(state.step, loop.total_steps)
     timeline = world.timeline(directory / TIMELINE) if watch.timeline else None
     try:
@@ -228,10 +237,10 @@ def _plan(
     data: Data,
     state: TrainState,
     schedule: Schedule,
-    changes: Mapping[str, tuple[Any, Any]],
+    notes: Mapping[str, str],
     world: World,
 ) -> dict[str, str]:
-    """What will run, for people; `changes`: keys that differ from those that the run had."""
+    """What will run, for people; `notes`: what else there is to know."""
     training, optimizer, wire = config.training, config.optimizer, config.distribution
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     batch = training.examples_per_step(world.size)
@@ -248,12 +257,8 @@ def _plan(
         "exchange": f"{wire.aggregation}, compression {wire.compression}",
         "epochs": f"{training.epochs}, from {state.epoch}" if state.epoch else f"{training.epochs}",
         "run": str(config.run.run_dir),
-        **({"changed": ", ".join(_changed(changes))} if changes else {}),
+        **notes,
     }
-
-
-def _changed(changes: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    return [f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items()]
 
 
 def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:

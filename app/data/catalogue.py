@@ -64,6 +64,11 @@ def read_dataset(data: Data, bad: BadExamples) -> Dataset:
     return reader(data, bad)
 
 
+def is_local(data: Data) -> bool:
+    """Whether the dataset is a table or a folder of the user's own."""
+    return _reader(data) in (_load_table, _load_folder)
+
+
 def _refuse_unused(data: Data, reader: Any) -> None:
     """Raise UserError for a key that would be without effect on what is named."""
     if data.train != "train" and reader is not _load_tfds:

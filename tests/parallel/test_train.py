@@ -179,6 +179,7 @@ def test_the_guard_stops_a_run_whose_replicas_part(world, directory):
 def test_more_ranks_than_the_batch_is_refused_on_all_ranks(world, directory):
     with pytest.raises(UserError, match=f"cannot be dealt to {world.size} rank"):
         train(digits(directory, global_batch_size=1), world=world)
+    world.barrier()  # the chief has given the directory back
     assert not (directory / "run").exists()
 
 

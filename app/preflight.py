@@ -1,0 +1,120 @@
+"""Whether a run can be what its config says, as far as that is known before TensorFlow is loaded.
+
+Seconds of imports, and of joining ranks, are not to stand before a mistake that is there to see.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from app import rundir
+from app.config import MODELS, Config, Data
+from app.data import synthetic
+from app.data.bad import BadExamples
+from app.data.catalogue import is_local, load_dataset
+from app.data.examples import Dataset
+from app.errors import UserError, suggest
+from app.recipe import overlay
+
+# A dataset of more files or bytes is not read twice; its mistakes are met when ranks read it.
+MOST_FILES, MOST_BYTES = 5_000, 20_000_000
+KINDS = {"digits": "image", "pydocs": "text", synthetic.IMAGE: "image", synthetic.TEXT: "text"}
+
+
+def check(config: Config, resume: bool, world_size: int) -> None:
+    """Raise UserError for what is seen to be wrong, without TensorFlow and in about a second.
+
+    Call it on one rank: it reads the run directory, and the data if they are few local files.
+    """
+    directory = config.run.run_dir
+    if directory is not None:
+        saved = rundir.find_run(directory, resume)
+        if saved is not None:
+            config, _ = overlay(saved, config)
+            if rundir.has_checkpoint(directory):
+                rundir.check_same_run(directory, saved, config)
+    check_parts(config, world_size)
+    kind = KINDS.get(config.data.dataset.partition(":")[0])
+    if kind is not None:
+        check_model(config, config.data.dataset, kind)
+    elif is_local(config.data) and _is_small(config.data):
+        dataset = load_dataset(config.data, config.training.seed, BadExamples(config.data.on_bad))
+        check_model(config, dataset.name, dataset.kind)
+        check_sizes(config, dataset, world_size)
+
+
+def _is_small(data: Data) -> bool:
+    """Whether the data are so few files that reading them once more does not matter."""
+    place = (data.data_dir or Path()) / data.dataset
+    if place.is_file():
+        return place.stat().st_size <= MOST_BYTES
+    files = 0
+    for _, _, names in os.walk(place):
+        files += len(names)
+        if files > MOST_FILES:
+            return False
+    return True
+
+
+def check_parts(config: Config, world_size: int) -> None:
+    """Raise UserError if a global batch cannot be dealt to all ranks and passes."""
+    training = config.training
+    parts = world_size * training.backward_passes_per_step
+    batch = training.global_batch_size
+    if batch is not None and batch < parts:
+        raise UserError(
+            f"global_batch_size = {batch} cannot be dealt to {world_size} rank(s) x "
+            f"{training.backward_passes_per_step} pass(es): give at least {parts}"
+        )
+
+
+def check_model(config: Config, name: str, kind: str) -> None:
+    """Raise UserError if the model does not read what the dataset `name` holds."""
+    model = config.model.model
+    if MODELS[model] != kind:
+        fitting = [one for one, reads in MODELS.items() if reads == kind]
+        raise UserError(
+            f"model '{model}' does not read {kind}s, and {name} holds {kind}s: "
+            f"{suggest(model, fitting)}"
+        )
+
+
+def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
+    """Raise UserError if there are too few examples or classes for the ranks and batches."""
+    training, examples = config.training, len(dataset.train)
+    passes = training.backward_passes_per_step
+    if world_size * passes > examples:
+        what = f"{world_size} ranks" if passes == 1 else f"{world_size} rank(s) x {passes} passes"
+        raise UserError(f"{what}, but {dataset.name} has {examples} training examples")
+    batch = with_fitting_batch(config, examples, world_size).training.examples_per_step(world_size)
+    if batch > examples:
+        what = (
+            f"global_batch_size = {batch}"
+            if training.global_batch_size
+            else f"per_rank_batch_size = {training.per_rank_batch_size} on {world_size} rank(s) "
+            f"and {passes} pass(es) makes batches of {batch}, which"
+        )
+        raise UserError(f"{what} is more than the {examples} training examples: make it smaller")
+    check_parts(config, world_size)
+    classes = len(np.unique(dataset.train.labels))
+    if config.distribution.shard_by == "label" and classes < world_size:
+        raise UserError(
+            f"shard_by = 'label': {classes} classes cannot be dealt to {world_size} ranks: start "
+            "fewer, or shard by 'dirichlet'"
+        )
+
+
+def with_fitting_batch(config: Config, examples: int, world_size: int) -> Config:
+    """The same config; where no batch size is given and the default is more than all `examples`,
+    with the largest half, quarter, ... of it that is not."""
+    training = config.training
+    if training.per_rank_batch_size or training.global_batch_size:
+        return config
+    per_rank = training.examples_per_rank
+    while per_rank > 1 and per_rank * world_size * training.backward_passes_per_step > examples:
+        per_rank //= 2
+    if per_rank == training.examples_per_rank:
+        return config
+    fitted = training.model_copy(update={"per_rank_batch_size": per_rank})
+    return config.model_copy(update={"training": fitted})

@@ -1,0 +1,86 @@
+"""What is refused before TensorFlow is loaded, and the batch that fits small data."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import models
+from app.config import MODELS
+from app.errors import UserError
+from app.preflight import check, with_fitting_batch
+from app.recipe import load
+from tests.integration.launching import ROOT
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """39 rows of two classes, of which 31 are to train on."""
+    rows = [f"text {row},{'ab'[row % 2]}" for row in range(39)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    return str(tmp_path / "rows.csv")
+
+
+def test_the_table_of_models_is_that_of_the_networks() -> None:
+    kinds = dict.fromkeys(models.IMAGE_MODELS, "image") | dict.fromkeys(models.TEXT_MODELS, "text")
+    assert kinds == MODELS
+
+
+def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
+    code = (
+        "import sys\n"
+        "from app.command_line import run\n"
+        f"code = run(['train', '--dataset', {table!r}, '--model', 'cnn'])\n"
+        "print(code, sorted({'tensorflow', 'keras', 'horovod'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "model 'cnn' does not read texts, and rows holds texts" in done.stderr
+    assert done.stdout.strip() == "2 []"
+
+
+@pytest.mark.parametrize(
+    ("keys", "ranks", "message"),
+    [
+        ({"model": "bag", "per_rank_batch_size": 32}, 2, "makes batches of 64, which is more"),
+        ({"model": "bag", "global_batch_size": 40}, 2, "global_batch_size = 40 is more than the"),
+        ({"model": "bag"}, 40, "40 ranks, but rows has 31 training examples"),
+        ({"model": "bag", "backward_passes_per_step": 20}, 2, "2 rank(s) x 20 passes, but rows"),
+        ({"model": "bag", "dataset": "pydocs", "global_batch_size": 1}, 2, "cannot be dealt to 2"),
+        ({"dataset": "pydocs"}, 1, "model 'cnn' does not read texts, and pydocs holds texts"),
+        ({"dataset": "synthetic-image:size=8", "model": "bag"}, 1, "does not read images"),
+        ({"dataset": "missing.csv", "model": "bag"}, 1, "missing.csv"),
+    ],
+)
+def test_a_mistake_that_is_there_to_see_is_told(table, keys, ranks, message) -> None:
+    with pytest.raises(UserError) as caught:
+        check(load(None, {"dataset": table, **keys}), False, ranks)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "passes", "per_rank"), [(1, 1, 16), (2, 1, 8), (2, 3, 4), (31, 1, 1), (1, 16, 1)]
+)
+def test_without_a_size_the_batch_fits_small_data(table, ranks, passes, per_rank) -> None:
+    config = load(None, {"dataset": table, "model": "bag", "backward_passes_per_step": passes})
+    check(config, False, ranks)
+    fitted = with_fitting_batch(config, 31, ranks)
+    assert fitted.training.per_rank_batch_size == per_rank
+    assert fitted.training.examples_per_step(ranks) <= 31
+
+
+def test_a_batch_that_fits_or_that_is_given_stays(table: str) -> None:
+    config = load(None, {"dataset": table, "model": "bag"})
+    assert with_fitting_batch(config, 64, 2) is config
+    given = load(None, {"dataset": table, "model": "bag", "per_rank_batch_size": 64})
+    assert with_fitting_batch(given, 31, 2) is given
+
+
+def test_a_run_that_is_there_is_told_before_anything_is_read(table, tmp_path) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoints" / "epoch-0001").mkdir(parents=True)
+    config = load(None, {"dataset": table, "model": "bag", "run_dir": str(run)})
+    with pytest.raises(UserError, match="holds a run already: add --resume"):
+        check(config, False, 1)
