@@ -34,6 +34,7 @@ from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.errors import UserError
 from app.preflight import check_model, check_sizes
+from app.rundir import DATASET_FORMAT
 from app.schedule import Schedule, scaled_peak
 
 
@@ -56,6 +57,7 @@ class Data:
     def describe(self) -> dict[str, Any]:
         """What a model trained on it needs to know at inference, as JSON values."""
         return {
+            "format": DATASET_FORMAT,
             "name": self.dataset.name,
             "kind": self.dataset.kind,
             "fingerprint": self.dataset.fingerprint,

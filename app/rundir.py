@@ -24,6 +24,8 @@ IDENTITY = {
 # Of these, keys that may differ: where the data lie, and what "auto" and "skip" came to is saved.
 MAY_DIFFER = ("data_dir", "hold", "on_bad")
 CONFIG, DATASET, CHECKPOINTS = "config.toml", "dataset.json", "checkpoints"
+# Grows when the same files become other examples: other tokens, orientation, transparency.
+DATASET_FORMAT = 2
 # What a first start that was interrupted leaves behind. What people keep is not among it.
 BEGUN = (CONFIG, DATASET, CHECKPOINTS, "bad_examples.jsonl", "logs", "tensorboard", "timeline.json")
 
@@ -84,7 +86,7 @@ def check_same_run(path: Path, old: Config, new: Config) -> None:
 
 def check_same_data(path: Path, dataset: dict[str, Any]) -> None:
     """Raise UserError if the run's checkpoints were trained on other data."""
-    old = _read_dataset(path)["fingerprint"]
+    old = read_dataset(path)["fingerprint"]
     if old != dataset["fingerprint"]:
         raise UserError(
             f"the data has changed since {path} was begun (fingerprint {old}, now "
@@ -94,16 +96,27 @@ def check_same_data(path: Path, dataset: dict[str, Any]) -> None:
 
 def saved_hold(path: Path) -> str | None:
     """How the run in this directory held its examples, "memory" or "stream"."""
-    return _read_dataset(path)["hold"]
+    return read_dataset(path).get("hold")
 
 
-def _read_dataset(path: Path) -> dict[str, Any]:
+def read_dataset(path: Path) -> dict[str, Any]:
+    """What the run in this directory was trained on, `Data.describe()`.
+
+    Raises UserError if it cannot be read, or was written by a version of Lockstep that made other
+    examples of the same files.
+    """
     saved = path / DATASET
     try:
         found = json.loads(saved.read_text(encoding="utf-8"))
-        return {"fingerprint": found["fingerprint"], "hold": found.get("hold")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{saved} cannot be read ({error}): the run cannot be resumed") from None
+        if found.get("format", 1) != DATASET_FORMAT:
+            raise UserError(
+                f"{path} was trained by another version of Lockstep, which reads images and texts "
+                f"in another way ({DATASET} has format {found.get('format', 1)}, this version "
+                f"reads {DATASET_FORMAT}): use that version, or train anew"
+            )
+        return {**found, "fingerprint": found["fingerprint"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{saved} cannot be read ({error!r}): the run cannot be used") from None
 
 
 def keep_run(path: Path, config: Config, dataset: dict[str, Any], bad: Sequence[Bad] = ()) -> None:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
+from app import rundir
 from app.build import build_classifier
 from app.checkpoint import Checkpoints
 from app.classifier import Classifier
@@ -66,11 +66,11 @@ def open_run(directory: Path) -> SavedRun:
     if not saved.is_file():
         raise UserError(f"{directory} holds no run (no config.toml): give the directory of a run")
     config = load(saved, {})
+    about = rundir.read_dataset(directory)
     try:
-        about = json.loads((directory / "dataset.json").read_text(encoding="utf-8"))
         classifier = build_classifier(config, about)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{directory / 'dataset.json'} cannot be read: {error!r}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{directory / rundir.DATASET} cannot be read: {error!r}") from None
     checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
     checkpoint, position = checkpoints.restore_model(classifier)
     return SavedRun(directory, config, about, classifier, checkpoint, position)

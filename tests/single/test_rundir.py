@@ -20,7 +20,7 @@ from app.rundir import (
     write_metrics,
 )
 
-DATASET = {"name": "digits", "class_names": ["é"], "fingerprint": "f00d"}
+DATASET = {"format": 2, "name": "digits", "class_names": ["é"], "fingerprint": "f00d"}
 
 
 def config(**overrides: object) -> Config:
@@ -121,6 +121,12 @@ def test_data_that_changed_since_cannot_resume_a_run(tmp_path: Path) -> None:
     keep_run(tmp_path, config(), {**DATASET, "fingerprint": "one"})
     with pytest.raises(UserError, match="fingerprint one, now two"):
         check_same_data(tmp_path, {**DATASET, "fingerprint": "two"})
+
+
+def test_a_run_whose_examples_were_others_is_refused(tmp_path: Path) -> None:
+    keep_run(tmp_path, config(), {key: DATASET[key] for key in DATASET if key != "format"})
+    with pytest.raises(UserError, match=r"another version of Lockstep.* format 1, .* reads 2"):
+        check_same_data(tmp_path, DATASET)
 
 
 @pytest.mark.parametrize("below", ["run", "deep/run", ""])
