@@ -95,6 +95,7 @@ class Loop:
         self.callbacks.on_epoch_begin(state.epoch)
         epoch_began = self._reported = self.clock.mark
         self._sent = self._telemetry.totals
+        own_examples = 0
         self.clock.begin()
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches())):
             self._show_samples(batch)
@@ -103,6 +104,7 @@ class Loop:
             logs = self._step(batch)
             compiled = self._step.experimental_get_tracing_count() > traces
             self.clock.tick(int(batch.total), compiled)
+            own_examples += len(batch.labels)
             self.callbacks.on_train_batch_end(number, logs)
             if last_pass:
                 self._count_step()
@@ -110,7 +112,7 @@ class Loop:
         self.clock.pause()
         progress = self._progress(metrics, epoch_began)
         state.epoch, state.examples_seen = state.epoch + 1, 0
-        average_statistics(self.world, self.classifier)
+        average_statistics(self.world, self.classifier, own_examples)
         validation = None
         if "validation" in self.splits:
             validation = evaluate(self.classifier, self.splits["validation"], self.world)
