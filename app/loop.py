@@ -80,6 +80,7 @@ class Loop:
         """Train to the last epoch, or until a callback on any rank asks to stop."""
         self.classifier.stop_training = False
         self.callbacks.on_train_begin()
+        self._look_ahead()
         logs: dict[str, float] = {}
         while self.state.epoch < self.config.training.epochs:
             logs = self._epoch()
@@ -94,6 +95,7 @@ class Loop:
         self.classifier.reset_metrics()
         self.callbacks.on_epoch_begin(state.epoch)
         epoch_began = self._reported = self.clock.mark
+        self._reported_step = state.step
         self._sent = self._telemetry.totals
         own_examples = 0
         self.clock.begin()
@@ -162,10 +164,13 @@ class Loop:
         state = self.state
         state.step += 1
         state.examples_seen = min(state.examples_seen + self.batch_size, len(self.splits["train"]))
-        every = self.config.run.log_every_steps
-        if state.step % every == 0:
+        if state.step % self.config.run.log_every_steps == 0:
             self._report()
-        elif (state.step + 1) % every == 0:
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Have the next step note its norms, if it is one to be reported."""
+        if (self.state.step + 1) % self.config.run.log_every_steps == 0:
             self._telemetry.look()
 
     def _report(self) -> None:
@@ -174,9 +179,10 @@ class Loop:
         passed, sent = self.clock.since(self._reported), self._telemetry.totals
         exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
         used = psutil.Process().memory_info().rss
-        row = (passed.passes, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
+        timed_steps = passed.passes / self.passes
+        row = (timed_steps, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
         table = self.world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
-        steps = max(1, passed.passes / self.passes)
+        steps = self.state.step - self._reported_step
         progress = dataclasses.replace(
             progress,
             times=RankTimes.of(table[:, :5]),
@@ -186,6 +192,7 @@ class Loop:
             bytes_uncompressed=uncompressed / steps,
         )
         self._reported, self._sent = self.clock.mark, sent
+        self._reported_step = self.state.step
         for show in self.shows:
             show.trained(progress)
 

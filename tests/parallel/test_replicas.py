@@ -153,3 +153,12 @@ def test_our_optimizer_passes_the_guard_to_the_end(world):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
     counter = fit_with(world, optimizer, LockstepGuard(every_steps=5))
     assert counter.batches == 24
+
+
+def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world):
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=2)
+    agreed_at = []
+    guard = LockstepGuard(3, on_agreed=lambda: agreed_at.append(int(optimizer.iterations)))
+    counter = fit_with(world, optimizer, guard)
+    assert counter.batches == 24
+    assert agreed_at == [3, 6, 9, 12, 12]  # and at the end
