@@ -100,6 +100,6 @@ class AverageMetrics(keras.callbacks.Callback):
 
 
 def _examples(model: keras.Model) -> float:
-    """How many examples the mean loss of the epoch is of; without such a metric ranks count alike."""
+    """How many the epoch's mean loss is of; without such a metric all ranks count alike."""
     counts = [float(m.count) for m in model.metrics if isinstance(m, keras.metrics.Mean)]
     return counts[0] if counts else 1.0

@@ -44,8 +44,8 @@ def compare(world: World, model: keras.Model, optimizer: Any, step: int) -> None
 class LockstepGuard(keras.callbacks.Callback):
     """Compare replicas every `every_steps` training steps, and at the end of training.
 
-    Works in `fit()` and in Lockstep's own loop; a step is an update of the optimizer, which may take
-    several passes (`backward_passes_per_step`). Costs one checksum of all replicated variables
+    Works in `fit()` and in Lockstep's own loop; a step is an update, which may take several passes
+    (`backward_passes_per_step` of the optimizer). Costs one checksum of all replicated variables
     and one allgather of 8 bytes per variable. `on_agreed` is called on every rank after a
     comparison that found no difference.
     """

@@ -51,7 +51,11 @@ def test_weights_of_examples_give_what_one_rank_gives(world):
     size = world.size
     rows = [4 + 2 * rank for rank in range(size)]  # of each rank in a batch
     parts = [
-        (rng.integers(0, 256, (3, n, 8, 8, 1)), rng.integers(0, CLASSES, (3, n)), rng.random((3, n)))
+        (
+            rng.integers(0, 256, (3, n, 8, 8, 1)),
+            rng.integers(0, CLASSES, (3, n)),
+            rng.random((3, n)),
+        )
         for n in rows
     ]
 
