@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from app.evaluation_report import cell
+from app.markdown import cell, table
 
 MOST_SAMPLES = 16
 MOST_TOKENS = 60
@@ -27,8 +27,7 @@ def samples_of(batch: Any, about: Mapping[str, Any]) -> Any:
         rows = [
             (names[label], _words(ids, about)) for label, ids in zip(labels, inputs, strict=True)
         ]
-        lines = [f"| {cell(name)} | {cell(text)} |" for name, text in rows]
-        return "\n".join(["| class | tokens |", "| --- | --- |", *lines])
+        return table(["class", "tokens"], [[cell(name), cell(text)] for name, text in rows])
     if targets is None:
         captions = [names[label] for label in labels]
     else:

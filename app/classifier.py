@@ -15,13 +15,15 @@ from app.data.batches import Batch
 class Classifier(keras.Model):
     """Train `network`, which gives logits (B, classes), on integer labels (B,).
 
-    `fit()` takes batches `(inputs, labels)` or `Batch`; compile it with a
-    `app.distributed.DistributedOptimizer`. Batches may be of different sizes on different ranks,
-    even empty, as long as all ranks have the same number of them.
+    `fit()` takes batches `(inputs, labels)`, `(inputs, labels, sample_weight)` or `Batch`; compile
+    it with a `app.distributed.DistributedOptimizer`. Batches may be of different sizes on different
+    ranks, even empty, as long as all ranks have the same number of them.
 
     `label_smoothing`: the share of each target spread over all classes (Szegedy et al. 2015,
     arXiv:1512.00567); `class_weights`: what an example of each class counts in the loss. Neither
-    is part of a test loss.
+    is part of a test loss. As everywhere in Keras, `sample_weight` is, and `class_weight` of
+    `fit()` becomes it: the loss is the mean over examples, not over weights, of weight times
+    cross-entropy. Accuracy is not weighed.
     """
 
     # Horovod's collectives cannot be compiled by XLA; this turns off Keras' jit_compile="auto".
@@ -62,14 +64,17 @@ class Classifier(keras.Model):
         return self.network(inputs, training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One update from this rank's part of a global batch."""
-        batch = Batch(*data)
+        """One update from this rank's part of a global batch.
+
+        Raises ValueError for a tuple that `fit()` would not give a classifier.
+        """
+        batch, weights = unpacked(data)
         examples = tf.shape(batch.labels)[0]
 
         def learn():
             with tf.GradientTape() as tape:
                 logits = self(batch.inputs, training=True)
-                loss = tf.reduce_mean(self.objectives_of(batch, logits))
+                loss = tf.reduce_mean(weighed(self.objectives_of(batch, logits), weights))
                 objective = self.optimizer.scale_loss(loss)
             return loss, logits, tape.gradient(objective, self.trainable_variables)
 
@@ -81,10 +86,10 @@ class Classifier(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss and accuracy of one batch, with what training adds (dropout) turned off."""
-        batch = Batch(*data)
+        batch, weights = unpacked(data)
         examples = tf.shape(batch.labels)[0]
         logits = self(batch.inputs, training=False)
-        loss_sum = tf.reduce_sum(self.losses_of(batch.labels, logits))
+        loss_sum = tf.reduce_sum(weighed(self.losses_of(batch.labels, logits), weights))
         loss = tf.math.divide_no_nan(loss_sum, tf.cast(examples, loss_sum.dtype))
         return self._update_metrics(loss, logits, batch.labels, examples)
 
@@ -145,6 +150,32 @@ class Classifier(keras.Model):
             ]
         logits = tf.zeros((0, self.network.output_shape[-1]))
         return tf.constant(0.0), logits, [make() for make in self._gradient_kinds]
+
+
+def unpacked(data: Any) -> tuple[Batch, Any]:
+    """(batch, weights of its examples or None): Lockstep's loop gives a `Batch`, Keras a tuple."""
+    if isinstance(data, Batch):
+        return data, None
+    if not isinstance(data, tuple | list) or len(data) not in (2, 3) or data[1] is None:
+        found = f"{len(data)} parts" if isinstance(data, tuple | list) else type(data).__name__
+        raise ValueError(
+            f"a classifier got {found} where it takes (inputs, labels), (inputs, labels, "
+            "sample_weight) or an app.data.batches.Batch"
+        )
+    inputs, labels, *weights = data
+    return Batch(inputs, labels), weights[0] if weights else None
+
+
+def weighed(losses: tf.Tensor, weights: Any) -> tf.Tensor:
+    """Losses (B,) times weights (B,) or (B, 1); None: as they are."""
+    if weights is None:
+        return losses
+    weights = tf.convert_to_tensor(weights)
+    if weights.shape.rank is not None and weights.shape[1:].num_elements() != 1:
+        raise ValueError(
+            f"sample_weight of shape {tuple(weights.shape)}: expected one weight for each example"
+        )
+    return losses * tf.reshape(tf.cast(weights, losses.dtype), tf.shape(losses))
 
 
 def _zero_like(gradient: Any, shape: tuple[int, ...]) -> Callable[[], Any]:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from app.errors import UserError
 from app.event_files import event_files, events
+from app.markdown import plain
+from app.markdown import table as markdown_table
 from app.rundir import write_file
 
 NOTHING = "-"
@@ -195,23 +197,10 @@ def _aligned(rows: list[list[str]]) -> str:
 
 
 def _markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in rows]
-    rule = "|" + " --- |" * len(rows[0])
+    header, *rest = [[plain(one) for one in row] for row in rows]
     note = "Ratios are to the first run. Keys with a dot are those of the config that differ."
-    return "\n".join(
-        [
-            "# Runs compared",
-            "",
-            lines[0],
-            rule,
-            *lines[1:],
-            "",
-            note,
-            "",
-            "![curves](curves.png)",
-            "",
-        ]
-    )
+    parts = ["# Runs compared", markdown_table(header, rest), note, "![curves](curves.png)"]
+    return "\n\n".join(parts) + "\n"
 
 
 def _csv(runs: Sequence[Run]) -> str:

@@ -44,6 +44,13 @@ def gather(packages: list[str], directory: str) -> dict[str, Any]:
     }
 
 
+def gpus_named(visible: str) -> int:
+    """How many GPUs a CUDA_VISIBLE_DEVICES names: CUDA stops reading at the first that is none."""
+    names = [name.strip() for name in visible.split(",")]
+    wrong = [at for at, name in enumerate(names) if name in ("", "-1")]
+    return min([len(names), *wrong])
+
+
 def version(package: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:

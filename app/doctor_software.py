@@ -5,6 +5,7 @@ TensorFlow and Horovod are only ever imported by another process, which may cras
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from app.doctor_facts import gpus_named
 from app.doctor_probe import OK, PROBLEM, WARNING, Finished, Pending, Result, last_line, run, tail
 from app.doctor_versions import MAKE_SETUP, REBUILD, numbers
 
@@ -21,6 +23,7 @@ ALLREDUCE_TIMEOUT_S = 120.0
 TOOL_TIMEOUT_S = 15.0
 PROBES_TIMEOUT_S = IMPORT_TIMEOUT_S + 20.0  # and the time to end one that hangs
 MARK = "LOCKSTEP-PROBE "
+NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
 
 
 TENSORFLOW_PROBE = """
@@ -123,8 +126,10 @@ def judge_gpus(
     names = ", ".join(tensorflow["gpus"]) if tensorflow else ""
     if seen < devices and tensorflow:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        named = devices if visible is None else gpus_named(visible)
         found = f"TensorFlow sees {seen} of {devices}"
-        if visible is not None:
+        found += "" if seen else ", so ranks compute on CPU cores"
+        if seen >= min(named, devices):
             advice = f"unset CUDA_VISIBLE_DEVICES (it is '{visible}') to use all"
         elif not tensorflow["cuda"]:
             advice = "pip install 'tensorflow[and-cuda]' of the same version"
@@ -139,6 +144,15 @@ def judge_gpus(
         )
         results.append(Result(WARNING, "GPUs", found, "LOCKSTEP_HOROVOD=gpu make setup"))
     return results
+
+
+def count_gpus(directory: str = "/dev") -> int:
+    """The GPUs that this host shows, without TensorFlow; of WSL, which has none in /dev, by
+    nvidia-smi."""
+    devices = len(glob.glob(f"{directory}/nvidia[0-9]*"))
+    if devices or shutil.which(NVIDIA_SMI[0]) is None:
+        return devices
+    return judge_nvidia_smi(run(NVIDIA_SMI, TOOL_TIMEOUT_S), 0)[0]
 
 
 def judge_nvidia_smi(finished: Finished, devices: int) -> tuple[int, list[Result]]:
@@ -221,8 +235,7 @@ def start_probes() -> Probes:
 
 def check_imports(probes: Probes, devices: int) -> list[Result]:
     """TensorFlow, Horovod, GPUs and MPI: what really loads here. `devices`: GPUs in /dev."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    devices, smi = judge_nvidia_smi(run(query, TOOL_TIMEOUT_S), devices)
+    devices, smi = judge_nvidia_smi(run(NVIDIA_SMI, TOOL_TIMEOUT_S), devices)
     mpirun = run(["mpirun", "--version"], TOOL_TIMEOUT_S)
     tensorflow, tensorflow_ended = probes.tensorflow.result(PROBES_TIMEOUT_S)
     horovod, horovod_ended = probes.horovod.result(PROBES_TIMEOUT_S)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import UserError
+from app.markdown import cell, plain, table
 from app.rundir import write_file
 from app.scores import BINS, Scores
 
 HARDEST = 3  # classes named on the terminal
-TEXT_CHARACTERS = 160  # of a mistake, in Markdown
 
 
 def write_report(directory: Path, result: dict[str, Any], scores: Scores) -> None:
@@ -54,8 +54,8 @@ def to_markdown(result: dict[str, Any]) -> str:
         if row["examples"]
     ]
     parts = [
-        f"# {cell(result['data'])}: {result['split']}",
-        f"    {result['command']}",
+        f"# {plain(result['data'])}: {result['split']}",
+        "\n".join(f"    {line}" for line in result["command"].splitlines()),
         _table(["", ""], [[name, cell(fact)] for name, fact in _facts(result).items()]),
         "## Classes",
         class_table(result),
@@ -134,20 +134,7 @@ def show_report(directory: Path, result: dict[str, Any]) -> None:
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    if not rows:
-        return "None."
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cell(text: str) -> str:
-    """A text in one cell of a Markdown table, cut if it is long."""
-    line = " ".join(text[: 2 * TEXT_CHARACTERS].split())
-    if len(line) > TEXT_CHARACTERS:
-        line = line[: TEXT_CHARACTERS - 1] + "…"
-    for sign in "\\`*_[]<>|":
-        line = line.replace(sign, "\\" + sign)
-    return line
+    return table(header, rows) if rows else "None."
 
 
 def _share(share: float | None) -> str:

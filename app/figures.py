@@ -106,7 +106,7 @@ def rank_time_figure(seconds: np.ndarray, steps: Sequence[int]) -> Figure:
     """A heat map of the time that each rank needed for its own work, over the steps: a slow rank
     is a bright row, a slow moment a bright column.
 
-    `seconds`: float (ranks, reports), per pass, without waiting for other ranks; `steps`: int
+    `seconds`: float (ranks, reports), per step, without waiting for other ranks; `steps`: int
     (reports,). Many reports are averaged into at most 200 columns.
     """
     parts = np.array_split(np.arange(len(steps)), min(len(steps), MOST_COLUMNS))
@@ -120,7 +120,7 @@ def rank_time_figure(seconds: np.ndarray, steps: Sequence[int]) -> Figure:
     axes.set_xticks(shown, [f"{ends[number]:,}" for number in shown])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="step", ylabel="rank", title="Work of each rank, without waiting for others")
-    figure.colorbar(image, ax=axes, label="ms per pass")
+    figure.colorbar(image, ax=axes, label="ms per step")
     return figure
 
 

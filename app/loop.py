@@ -95,6 +95,7 @@ class Loop:
         """Train to the last epoch, or until a callback on any rank asks to stop."""
         self.classifier.stop_training = False
         self.callbacks.on_train_begin()
+        self._look_ahead()
         logs: dict[str, float] = {}
         while self.state.epoch < self.config.training.epochs:
             logs = self._epoch()
@@ -109,7 +110,9 @@ class Loop:
         self.classifier.reset_metrics()
         self.callbacks.on_epoch_begin(state.epoch)
         epoch_began = self._reported = self.clock.mark
+        self._reported_step = state.step
         self._sent = self._telemetry.totals
+        own_examples = 0
         self.clock.begin()
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches())):
             self._move_schedule()
@@ -119,6 +122,7 @@ class Loop:
             logs = self._step(batch)
             compiled = self._step.experimental_get_tracing_count() > traces
             self.clock.tick(int(batch.total), compiled)
+            own_examples += len(batch.labels)
             self.callbacks.on_train_batch_end(number, logs)
             if last_pass:
                 self._count_step()
@@ -126,7 +130,7 @@ class Loop:
         self.clock.pause()
         progress = self._progress(metrics, epoch_began)
         state.epoch, state.examples_seen = state.epoch + 1, 0
-        average_statistics(self.world, self.classifier)
+        average_statistics(self.world, self.classifier, own_examples)
         compare(self.world, self.classifier, self.classifier.optimizer, state.step)
         validation = None
         if "validation" in self.splits:
@@ -185,10 +189,13 @@ class Loop:
         state = self.state
         state.step += 1
         state.examples_seen = min(state.examples_seen + self.batch_size, len(self.splits["train"]))
-        every = self.config.run.log_every_steps
-        if state.step % every == 0:
+        if state.step % self.config.run.log_every_steps == 0:
             self._report()
-        elif (state.step + 1) % every == 0:
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        """Have the next step note its norms, if it is one to be reported."""
+        if (self.state.step + 1) % self.config.run.log_every_steps == 0:
             self._telemetry.look()
 
     def _report(self) -> None:
@@ -197,9 +204,10 @@ class Loop:
         passed, sent = self.clock.since(self._reported), self._telemetry.totals
         exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
         used = psutil.Process().memory_info().rss
-        row = (passed.passes, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
+        timed_steps = passed.passes / self.passes
+        row = (timed_steps, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
         table = self.world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
-        steps = max(1, passed.passes / self.passes)
+        steps = self.state.step - self._reported_step
         progress = dataclasses.replace(
             progress,
             times=RankTimes.of(table[:, :5]),
@@ -209,6 +217,7 @@ class Loop:
             bytes_uncompressed=uncompressed / steps,
         )
         self._reported, self._sent = self.clock.mark, sent
+        self._reported_step = self.state.step
         for show in self.shows:
             show.trained(progress)
 

@@ -11,6 +11,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from app.markdown import code, plain, table
 from app.recipe import to_toml
 from app.saved_run import SavedRun
 
@@ -114,9 +115,10 @@ def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
         "Limitations": "".join(f"- {one}\n" for one in _limitations(run, export)),
         "Training": _training(run, versions),
     }
-    about = f"`{run.config.model.model}`, trained with Lockstep on {run.about['name']}"
-    title = f"# {export.path.name}: {len(run.class_names)} classes of {run.kind}s\n\n{about}.\n"
-    return title + "".join(f"\n## {name}\n\n{text}" for name, text in sections.items())
+    about = f"`{run.config.model.model}`, trained with Lockstep on {plain(run.about['name'])}"
+    title = f"# {plain(export.path.name)}: {len(run.class_names)} classes of {run.kind}s"
+    parts = [title, f"{about}.", *(f"## {name}\n\n{text}" for name, text in sections.items())]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
 def _use(run: SavedRun, export: Export) -> str:
@@ -127,16 +129,16 @@ def _use(run: SavedRun, export: Export) -> str:
         "text": ("string (B,)", "UTF-8"),
         "array": (f"uint8 (B, {', '.join(map(str, image))})", "pixels of 0 to 255"),
     }
-    rows = "".join(
-        f"| `{s.name}` | `inputs`: {takes[s.takes][0]}, {takes[s.takes][1]} |\n"
+    rows = [
+        [f"`{s.name}`", f"`inputs`: {takes[s.takes][0]}, {takes[s.takes][1]}"]
         for s in export.signatures
-    )
+    ]
     calling = CALLING[export.signatures[0].takes].format(shape=tuple([1, *image]))
-    code = LOADING[export.format].format(path=export.path.name) + "\n\n" + calling + PRINTING
+    program = LOADING[export.format].format(path=export.path.name) + "\n\n" + calling + PRINTING
     return (
         f"{export.format}, {export.size_bytes:,} bytes. Needs TensorFlow alone; preprocessing is "
-        f"inside, B is any number.\n\n```python\n{code}```\n\n"
-        f"| signature | takes |\n| --- | --- |\n{rows}\n"
+        f"inside, B is any number.\n\n```python\n{program}```\n\n"
+        f"{table(['signature', 'takes'], rows)}\n\n"
         f"All give `probabilities` float32 (B, {len(run.class_names)}), `class` int64 (B,), the "
         "most probable one, and `label` string (B,), its name.\n"
     )
@@ -152,11 +154,12 @@ def _check(export: Export) -> str:
 
 def _data(run: SavedRun) -> str:
     names = run.class_names
-    shown = ", ".join(names[:CLASSES_SHOWN])
+    shown = ", ".join(map(plain, names[:CLASSES_SHOWN]))
     more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
     splits = ", ".join(f"{number:,} {split}" for split, number in run.about["examples"].items())
+    option = code(f"--dataset {run.config.data.dataset}")
     return (
-        f"- name: {run.about['name']}, `--dataset {run.config.data.dataset}`\n"
+        f"- name: {plain(run.about['name'])}, {option}\n"
         f"- fingerprint: {run.about['fingerprint']}\n- examples: {splits}\n"
         f"- classes: {shown}{more}\n"
     )
@@ -166,8 +169,8 @@ def _results(run: SavedRun) -> str:
     metrics = _metrics(run)
     if not metrics:
         return "The run has not written metrics.json: it has not ended.\n"
-    rows = "".join(f"| {name} | {_shown(value)} |\n" for name, value in metrics.items())
-    return f"| metric | value |\n| --- | --- |\n{rows}"
+    rows = [[plain(name), plain(_shown(value))] for name, value in metrics.items()]
+    return table(["metric", "value"], rows) + "\n"
 
 
 def _metrics(run: SavedRun) -> dict[str, Any]:
@@ -216,7 +219,7 @@ def _training(run: SavedRun, versions: dict[str, str]) -> str:
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     seconds = f", {metrics['seconds']:.1f} s" if "seconds" in metrics else ""
     return (
-        f"- run: {run.directory.name}, checkpoint {run.checkpoint.name}, "
+        f"- run: {plain(run.directory.name)}, checkpoint {run.checkpoint.name}, "
         f"step {run.position['step']:,}\n"
         f"- world: {metrics.get('world_size', 'unknown')} rank(s){seconds}\n"
         f"- exported: {now:%Y-%m-%d %H:%M} UTC with Python {platform.python_version()}, {used}\n\n"

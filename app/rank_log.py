@@ -17,7 +17,7 @@ from app.progress import Progress, Show
 from app.scores import Scores
 
 LOG = logging.getLogger(__name__)
-PARTS = ("input", "compute", "exchange", "other")  # of a pass
+PARTS = ("input", "compute", "exchange", "other")  # of a step
 
 
 def keep_logs(directory: Path, world: World) -> None:

@@ -21,6 +21,7 @@ from app.board_samples import contact_sheet, samples_of
 from app.config import Config
 from app.evaluation_report import class_table, mistake_table
 from app.event_files import keep_only
+from app.markdown import plain
 from app.progress import Place, Progress, Show
 from app.recipe import to_toml
 from app.scores import Scores
@@ -150,7 +151,7 @@ class TensorBoard(Show):
         if event not in self._events:
             self._events.append(event)
         summary = scalar_pb(f"timeline/{event}", float(self._events.index(event) + 1))
-        summary.MergeFrom(text_pb(f"timeline_texts/{event}", text))
+        summary.MergeFrom(text_pb(f"timeline_texts/{event}", plain(text)))
         self._write(run, step, summary)
 
     def checkpointed(self, step: int, path: Path, seconds: float) -> None:

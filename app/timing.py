@@ -96,7 +96,7 @@ class Mark:
 
 @dataclasses.dataclass(frozen=True)
 class RankTimes:
-    """Seconds per pass of each rank, float64 (ranks,) each; they add up to the whole pass.
+    """Seconds per step of each rank, float64 (ranks,) each; they add up to the whole step.
 
     input: waiting for a batch; exchange: from the last local gradient to the last one received;
     compute: the rest of the step; other: callbacks, reports and what else the loop does.
@@ -109,7 +109,7 @@ class RankTimes:
 
     @property
     def whole(self) -> np.ndarray:
-        """The whole pass."""
+        """The whole step."""
         return self.input + self.compute + self.exchange + self.other
 
     @property
@@ -119,13 +119,14 @@ class RankTimes:
 
     @classmethod
     def of(cls, table: np.ndarray) -> "RankTimes":
-        """From (passes, seconds, waited, stepped, exchange) of each rank, float64 (ranks, 5)."""
-        passes, seconds, waited, stepped, exchange = table.T
-        passes = np.maximum(passes, 1)
+        """From (steps, seconds, waited, stepped, exchange) of each rank, float64 (ranks, 5); parts
+        of a step, where passes of it were not timed, included."""
+        steps, seconds, waited, stepped, exchange = table.T
+        steps = np.where(steps > 0, steps, 1.0)
         exchange = np.minimum(exchange, stepped)
         return cls(
-            waited / passes,
-            (stepped - exchange) / passes,
-            exchange / passes,
-            np.maximum(seconds - waited - stepped, 0) / passes,
+            waited / steps,
+            (stepped - exchange) / steps,
+            exchange / steps,
+            np.maximum(seconds - waited - stepped, 0) / steps,
         )

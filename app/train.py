@@ -166,7 +166,10 @@ def _conclude(loop: Loop, data: Data, board: Any) -> dict[str, Any]:
         "input_wait_share_slowest": max(waited),
         "bad_examples": len(data.bad),
         "world_size": world.size,
-        **state.position,
+        "seed": state.seed,
+        "step": state.step,
+        "epoch": state.epoch,
+        "examples_trained_on": loop.place.examples,
     }
 
 

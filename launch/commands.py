@@ -16,9 +16,11 @@ from app.errors import UserError
 
 # What ranks need of the launcher's environment; ssh gives them nothing of it.
 FORWARDED = re.compile(
-    r"(PATH|PYTHONPATH|LD_LIBRARY_PATH|LANG|LC_ALL|TZ|TMPDIR|CUDA_HOME|XLA_FLAGS"
-    r"|(LOCKSTEP|TF|TFDS|KERAS|HOROVOD|NCCL|UCX|OMP|MKL|OPENBLAS|PYTHON)_?[A-Z0-9_]*)"
+    r"(PATH|PYTHONPATH|LD_LIBRARY_PATH|LANG|LC_ALL|TZ|TMPDIR|XLA_FLAGS|NVIDIA_TF32_OVERRIDE"
+    r"|(LOCKSTEP|TF|TFDS|KERAS|HOROVOD|NCCL|UCX|CUDA|CUDNN|CUBLAS|OMP|MKL|OPENBLAS|PYTHON)"
+    r"_?[A-Z0-9_]*)"
 )
+# NVIDIA_VISIBLE_DEVICES is not among them: a container's runtime sets it, for its own host.
 NOT_FORWARDED = {"LOCKSTEP_TERMINAL"}  # a terminal of this host
 # What ssh itself reads.
 OF_SSH = ("HOME", "USER", "LOGNAME", "SHELL", "SSH_AUTH_SOCK")
@@ -60,6 +62,18 @@ def check_safe(identity: str | None, interface: str | None) -> None:
         )
     if interface is not None and not SAFE_INTERFACE.fullmatch(interface):
         raise UserError(f"--network-interface {interface!r} is no name of an interface")
+
+
+def check_gpus(environ: Mapping[str, str], hosts: Sequence[Host], own_name: str) -> None:
+    """Raise UserError if CUDA_VISIBLE_DEVICES, which ranks on other hosts get, names GPUs that only
+    this host has: CUDA would see none there."""
+    visible = environ.get("CUDA_VISIBLE_DEVICES", "")
+    others = [host.name for host in hosts if host.name not in ("localhost", own_name)]
+    if others and re.search("[A-Za-z]", visible):
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES={visible} names GPUs of this host, and {others[0]} has others: "
+            "name them by number, as 0,1, or unset it"
+        )
 
 
 def rank_environment(

@@ -10,6 +10,7 @@ first asks every host whether it can take ranks (reach.py), so that nobody meets
 import argparse
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from app.doctor import ends_what_it_started
+from app.doctor_facts import gpus_named
 from app.doctor_hosts import Host, make_ssh, parse_hostfile, parse_hosts
 from app.errors import UserError
 from launch import commands, reach, watch
@@ -97,6 +99,7 @@ def hosts(options: argparse.Namespace) -> int:
     chosen = given or parse_hostfile(options.hostfile)
     identity = options.ssh_identity and os.path.abspath(options.ssh_identity)
     commands.check_safe(identity, options.network_interface)
+    commands.check_gpus(os.environ, chosen, socket.gethostname())
     ssh = make_ssh(options.ssh_port, identity and Path(identity))
     with ends_what_it_started():
         interface = reach.check(chosen, ssh, options.network_interface, options.wait)
@@ -141,9 +144,7 @@ def visible_gpus(environ: Mapping[str, str]) -> int:
     """How many GPUs ranks will see, without importing TensorFlow."""
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        names = [name.strip() for name in visible.split(",")]
-        wrong = [at for at, name in enumerate(names) if name in ("", "-1")]
-        return min([len(names), *wrong])  # CUDA stops reading at the first that is none
+        return gpus_named(visible)
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30, check=True

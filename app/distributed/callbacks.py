@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from app.distributed.replicas import broadcast_state, sum_metrics
+from app.distributed.replicas import average_statistics, broadcast_state, sum_metrics
 from app.distributed.world import World, current_world
 
 
@@ -39,6 +39,10 @@ class AverageMetrics(keras.callbacks.Callback):
 
     Put it first in the list of callbacks. Sums the metrics' states, so shards of different sizes
     count rightly; see `sum_metrics` for which metrics that is exact.
+
+    At the end of each epoch, before its validation, it also replaces BatchNorm's moving statistics
+    by their mean over ranks, each weighed by its examples: ranks would otherwise validate, and
+    rank 0 save, a model of their own.
     """
 
     def __init__(self, world: World | None = None):
@@ -46,6 +50,15 @@ class AverageMetrics(keras.callbacks.Callback):
         self._world = world
         self._train: dict[str, float] = {}
         self._test: dict[str, float] = {}
+        self._trains = False
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """An evaluation from here on is a validation."""
+        self._trains = True
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """An evaluation from here on is a test."""
+        self._trains = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Forget the last epoch's results."""
@@ -53,8 +66,7 @@ class AverageMetrics(keras.callbacks.Callback):
 
     def on_test_begin(self, logs: Any = None) -> None:
         """Validation resets the metrics: take the training results first."""
-        if not self._train:
-            self._train = self._summed()
+        self._take_training()
 
     def on_test_end(self, logs: Any = None) -> None:
         """The results of `evaluate()`."""
@@ -64,11 +76,19 @@ class AverageMetrics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """The results of the epoch, and of its validation as `val_*`."""
-        if not self._train:
-            self._train = self._summed()
+        self._take_training()
         if logs is not None:
             averaged = self._train | {f"val_{name}": v for name, v in self._test.items()}
             logs.update({name: averaged[name] for name in logs if name in averaged})
+
+    def _take_training(self) -> None:
+        """The results of the epoch, once; and its statistics."""
+        if self._train:
+            return
+        if self._trains:
+            self._world = self._world or current_world()
+            average_statistics(self._world, self.model, _examples(self.model))
+        self._train = self._summed()
 
     def _summed(self) -> dict[str, float]:
         """Results over all ranks, under the names that logs use."""
@@ -77,3 +97,9 @@ class AverageMetrics(keras.callbacks.Callback):
         for metric in self.model.metrics:
             leaves += list(getattr(metric, "metrics", None) or [metric])
         return sum_metrics(self._world, leaves)
+
+
+def _examples(model: keras.Model) -> float:
+    """How many the epoch's mean loss is of; without such a metric all ranks count alike."""
+    counts = [float(m.count) for m in model.metrics if isinstance(m, keras.metrics.Mean)]
+    return counts[0] if counts else 1.0

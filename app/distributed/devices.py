@@ -1,13 +1,20 @@
 """Which GPU, how many threads and which cores a rank uses. Pure choices first, then `configure`."""
 
+import logging
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from app.distributed.world import World, connect
+from app.doctor_facts import gpus_named
+from app.doctor_probe import OK
+from app.doctor_software import count_gpus, judge_gpus
 from app.errors import UserError
+
+LOG = logging.getLogger(__name__)
 
 
 def choose_gpu(gpus: Sequence[Any], local_rank: int, local_size: int) -> Any | None:
@@ -59,11 +66,39 @@ def configure(world: World) -> None:
         os.sched_setaffinity(0, cores)
 
 
+def unused_gpus(world: World, environ: Mapping[str, str]) -> list[str]:
+    """Why ranks of this host leave its GPUs unused, or exchange past them, and what to do about it;
+    nothing where CUDA_VISIBLE_DEVICES hides them all."""
+    if gpus_named(environ.get("CUDA_VISIBLE_DEVICES", "all")) == 0:
+        return []
+    seen = [gpu.name for gpu in tf.config.list_physical_devices("GPU")]
+    tensorflow = {"gpus": seen, "cuda": tf.test.is_built_with_cuda()}
+    horovod = getattr(world, "_hvd", None)  # none in a world of one, which exchanges nothing
+    built = None if horovod is None else {"NCCL": horovod.nccl_built()}
+    # Where TensorFlow sees some, that it sees no more of them was somebody's choice.
+    results = judge_gpus(0 if seen else count_gpus(), tensorflow, built)
+    return [f"{one.found}. To mend it: {one.advice}" for one in results if one.status != OK]
+
+
+def warn_of_unused_gpus(world: World) -> None:
+    """Have the chief warn once of all hosts whose GPUs are not used; a collective."""
+    own = unused_gpus(world, os.environ) if world.local_rank == 0 else []
+    hosts: dict[str, list[str]] = {}
+    for host, found in world.gather((socket.gethostname(), own)):
+        for one in found:
+            hosts.setdefault(one, []).append(host)
+    for found, names in hosts.items():
+        more = f" and {len(names) - 1} more host(s)" if len(names) > 1 else ""
+        if world.is_chief:
+            LOG.warning("GPUs of %s%s: %s", names[0], more, found)
+
+
 def connect_configured(timeline: bool = False) -> World:
-    """The ranks of the launcher, each with its devices."""
+    """The ranks of the launcher, each with its devices; warns of GPUs that are not used."""
     world = connect(timeline=timeline)
     with world.together():
         configure(world)
+    warn_of_unused_gpus(world)
     return world
 
 

@@ -44,7 +44,8 @@ def compare(world: World, model: keras.Model, optimizer: Any, step: int) -> None
 class LockstepGuard(keras.callbacks.Callback):
     """Compare replicas every `every_steps` training steps, and at the end of training.
 
-    Works in `fit()` and in Lockstep's own loop. Costs one checksum of all replicated variables
+    Works in `fit()` and in Lockstep's own loop; a step is an update, which may take several passes
+    (`backward_passes_per_step` of the optimizer). Costs one checksum of all replicated variables
     and one allgather of 8 bytes per variable. `on_agreed` is called on every rank after a
     comparison that found no difference.
     """
@@ -61,16 +62,20 @@ class LockstepGuard(keras.callbacks.Callback):
         self.every_steps = every_steps
         self.on_agreed = on_agreed
         self._world = world
-        self._step = 0
+        self._passes = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Join the world of the script."""
         self._world = self._world or current_world()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count steps; every K-th, compare."""
-        self._step += 1
-        if self._step % self.every_steps == 0:
+        """Count passes, and compare after the last one of every K-th step.
+
+        The optimizer's own count would not do: where it differs, some ranks would wait for others.
+        """
+        self._passes += 1
+        passes_per_step = getattr(self.model.optimizer, "backward_passes_per_step", 1)
+        if self._passes % (self.every_steps * passes_per_step) == 0:
             self._compare()
 
     def on_train_end(self, logs: Any = None) -> None:

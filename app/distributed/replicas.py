@@ -20,15 +20,23 @@ def broadcast_state(
     reseed(model, seed, world.rank, epoch)
 
 
-def average_statistics(world: World, model: keras.Model) -> None:
-    """Replace BatchNorm's moving statistics by their mean over ranks, in place; a collective."""
+def average_statistics(world: World, model: keras.Model, examples: float) -> None:
+    """Replace BatchNorm's moving statistics by their mean over ranks, in place; a collective.
+
+    A rank counts by the `examples` that it has trained on since its statistics were those of all
+    ranks: what they have taken in. If no rank had any, they are left as they are.
+    """
     variables = [e.variable for e in state_variables(model) if e.kind is Kind.AVERAGED]
     if not variables or world.size == 1:
         return
     values = [variable.numpy() for variable in variables]
     flat = np.concatenate([value.ravel() for value in values]).astype(np.float64)
-    mean = world.sum(flat) / world.size
-    pieces = np.split(mean, np.cumsum([value.size for value in values])[:-1])
+    # Not 0 * statistics: a rank without an example may hold anything.
+    weighed = flat * examples if examples else np.zeros_like(flat)
+    total = world.sum(np.append(weighed, float(examples)))
+    if not total[-1]:
+        return
+    pieces = np.split(total[:-1] / total[-1], np.cumsum([value.size for value in values])[:-1])
     for variable, value, piece in zip(variables, values, pieces, strict=True):
         variable.assign(piece.reshape(value.shape).astype(value.dtype))
 

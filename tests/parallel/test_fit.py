@@ -12,7 +12,8 @@ from app.distributed import (
     DistributedOptimizer,
     LockstepGuard,
 )
-from tests.parallel.runs import CLASSES, image_network
+from app.distributed.world import World
+from tests.parallel.runs import CLASSES, image_network, largest_difference
 
 
 def shard(world, rows=40):
@@ -41,6 +42,98 @@ def test_classifier_fit_keeps_lockstep_and_weighs_the_short_last_batch(world):
     )
     assert int(classifier.optimizer.iterations) == 10
     assert len({str(h) for h in world.gather(history.history["loss"])}) == 1
+
+
+def test_weights_of_examples_give_what_one_rank_gives(world):
+    """`sample_weight` on uneven shards against the same global batches on one rank."""
+    keras.utils.set_random_seed(6)  # equal weights on all ranks
+    rng = np.random.default_rng(6)
+    size = world.size
+    rows = [4 + 2 * rank for rank in range(size)]  # of each rank in a batch
+    parts = [
+        (
+            rng.integers(0, 256, (3, n, 8, 8, 1)),
+            rng.integers(0, CLASSES, (3, n)),
+            rng.random((3, n)),
+        )
+        for n in rows
+    ]
+
+    def trained(of_ranks, world):
+        """The weights after 3 batches, each of these ranks' parts of it."""
+        network = image_network()
+        network.set_weights(start)
+        classifier = Classifier(network)
+        classifier.compile(DistributedOptimizer(keras.optimizers.SGD(0.1), world=world))
+        mine = (np.concatenate(part, axis=1) for part in zip(*of_ranks, strict=True))
+        images, labels, weights = (part.reshape(-1, *part.shape[2:]) for part in mine)
+        options = {"batch_size": len(images) // 3, "shuffle": False, "verbose": 0}
+        classifier.fit(images.astype("float32"), labels, sample_weight=weights, **options)
+        return network.get_weights()
+
+    start = image_network().get_weights()
+    ours = trained(parts[world.rank : world.rank + 1], world)
+    alone = world.from_chief(lambda: trained(parts, World()))
+    assert largest_difference(ours, alone) <= 2e-6
+    assert largest_difference(ours, start) > 1e-2
+
+
+def normed_network():
+    return keras.Sequential(
+        [
+            keras.layers.Input((8, 8, 1)),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.BatchNormalization(name="norm", momentum=0.5),
+            keras.layers.Dense(CLASSES, name="logits"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("validates", [False, True])
+@pytest.mark.parametrize("plain", [False, True])
+def test_statistics_of_batchnorm_are_weighed_by_examples_in_fit(world, plain, validates):
+    keras.utils.set_random_seed(1)
+    network = normed_network()
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(0.01))
+    if plain:
+        model, loss = network, keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer, loss, jit_compile=False)
+    else:
+        model = Classifier(network)
+        model.compile(optimizer)
+    means = network.get_layer("norm").moving_mean
+    own, shared = [], []
+
+    class Before(keras.callbacks.Callback):
+        """The rank's own statistics, after the last batch of an epoch."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            own.append(means.numpy())
+
+    class After(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            shared.append(means.numpy())
+
+        def on_epoch_end(self, epoch, logs=None):
+            shared.append(means.numpy())
+
+    inputs, labels = shard(world)
+    rows = 8 + 8 * world.rank
+    model.fit(
+        inputs[:rows],
+        labels[:rows],
+        batch_size=rows // 2,
+        epochs=2,
+        validation_data=(inputs, labels) if validates else None,
+        verbose=0,
+        callbacks=[BroadcastInitialState(), Before(), AverageMetrics(), After()],
+    )
+    weights = 8 + 8 * np.arange(world.size)
+    for epoch in range(2):
+        expected = np.average(world.gather(own[2 * epoch + 1]), axis=0, weights=weights)
+        found = shared[2 * epoch : 2 * epoch + 2] if validates else [shared[epoch]]
+        for one in found:
+            np.testing.assert_allclose(one, expected, rtol=1e-6)
 
 
 def test_a_plain_keras_script_trains_in_lockstep_with_true_metrics(world):

@@ -59,15 +59,28 @@ def test_generators_of_dropout_differ_between_ranks_after_the_broadcast(world):
     assert len({str(mask) for mask in masks}) == world.size
 
 
-def test_moving_statistics_are_averaged_and_then_equal(world):
+def test_moving_statistics_are_averaged_by_examples_and_then_equal(world):
     model, _ = built(world)
     norm = model.layers[1]
     norm.moving_mean.assign(np.full(6, world.rank, np.float32))
     norm.moving_variance.assign(np.full(6, 1.0 + 2 * world.rank, np.float32))
-    average_statistics(world, model)
-    mean = np.arange(world.size).mean()
+    examples = np.array([3, 1, 5, 2][: world.size])
+    average_statistics(world, model, int(examples[world.rank]))
+    mean = np.average(np.arange(world.size), weights=examples)
     np.testing.assert_allclose(norm.moving_mean.numpy(), mean, rtol=1e-6)
     np.testing.assert_allclose(norm.moving_variance.numpy(), 1 + 2 * mean, rtol=1e-6)
+    rows = world.gather(norm.moving_mean.numpy().tolist())
+    assert all(row == rows[0] for row in rows)
+
+
+def test_statistics_of_a_rank_without_an_example_do_not_count(world):
+    model, _ = built(world)
+    norm, last = model.layers[1], world.size - 1
+    norm.moving_mean.assign(np.full(6, np.nan if world.rank == last else 2.5, np.float32))
+    average_statistics(world, model, 0)  # no rank has any: all is left as it is
+    assert np.isnan(norm.moving_mean.numpy()).all() == (world.rank == last)
+    average_statistics(world, model, 0 if world.rank == last else 7)
+    np.testing.assert_array_equal(norm.moving_mean.numpy(), 2.5)
 
 
 def test_metrics_are_those_of_all_examples_of_uneven_ranks(world):
@@ -140,3 +153,12 @@ def test_our_optimizer_passes_the_guard_to_the_end(world):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
     counter = fit_with(world, optimizer, LockstepGuard(every_steps=5))
     assert counter.batches == 24
+
+
+def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world):
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=2)
+    agreed_at = []
+    guard = LockstepGuard(3, on_agreed=lambda: agreed_at.append(int(optimizer.iterations)))
+    counter = fit_with(world, optimizer, guard)
+    assert counter.batches == 24
+    assert agreed_at == [3, 6, 9, 12, 12]  # and at the end

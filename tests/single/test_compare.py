@@ -71,6 +71,13 @@ def test_metrics_are_those_of_the_runs_with_ratios_to_the_first(runs: list[Path]
     assert shown["steps"] == [str(one["step"]), str(other["step"])]
 
 
+def test_metrics_say_how_many_examples_were_trained_on_in_all(runs: list[Path]) -> None:
+    for run, epochs in zip(runs, (2, 3), strict=True):
+        about = json.loads((run / "dataset.json").read_text())
+        assert metrics(run)["examples_trained_on"] == epochs * about["examples"]["train"]
+        assert "examples_seen" not in metrics(run)  # of the epoch that would come next
+
+
 def test_examples_per_rank_show_how_well_a_run_scales(copies: list[Path]) -> None:
     one, other = map(metrics, copies)
     (copies[0] / "metrics.json").write_text(json.dumps({**one, "examples_per_second": 1000}))
@@ -204,7 +211,7 @@ def test_odd_names_spoil_neither_table_nor_figure(copies: list[Path], tmp_path: 
     odd = copies[0].rename(tmp_path / "a|b $x^$ 日本")
     compare([odd, copies[1]], tmp_path / "out")
     lines = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8").splitlines()
-    assert r"|  | a\|b $x^$ 日本 | b |" in lines
+    assert r"|  | a\|b &#36;x^&#36; 日本 | b |" in lines
 
 
 def test_what_is_no_run_and_an_output_that_fails_are_named(runs, tmp_path) -> None:

@@ -1,10 +1,20 @@
 """Which GPU and cores a rank takes, and what it reads of its launcher."""
 
+from types import SimpleNamespace
+
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.distributed.devices import choose_cores, choose_gpu
+from app.distributed import devices
+from app.distributed.devices import (
+    choose_cores,
+    choose_gpu,
+    connect_configured,
+    unused_gpus,
+    warn_of_unused_gpus,
+)
 from app.distributed.launcher import Launched, read_launcher
 from app.distributed.world import World, connect
 from app.errors import UserError
@@ -128,3 +138,79 @@ def test_what_differs_between_ranks_is_named() -> None:
     world = ThreeRanks({"config": "a", "code": "1"}, {"config": "a", "code": "2"})
     with pytest.raises(UserError, match="rank 2 has another code than rank 0: '2' instead of '1'"):
         world.verify_same({"config": "a", "code": "1"})
+
+
+# GPUs that are there and not used
+
+
+def exchanging(nccl: bool) -> World:
+    """A world of ranks that joined with a Horovod that was built with NCCL, or without."""
+    world = World()
+    world._hvd = SimpleNamespace(nccl_built=lambda: nccl)  # type: ignore[attr-defined]
+    return world
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """Makes this host one with so many GPUs, of which TensorFlow sees some."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def make(there: int, seen: int) -> None:
+        gpus = [SimpleNamespace(name=f"GPU:{number}") for number in range(seen)]
+        monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+        monkeypatch.setattr(devices, "count_gpus", lambda: there)
+
+    return make
+
+
+def test_gpus_that_tensorflow_does_not_see_are_told_with_what_to_do(host) -> None:
+    host(there=8, seen=0)
+    (found,) = unused_gpus(World(), {})
+    assert "TensorFlow sees 0 of 8, so ranks compute on CPU cores. To mend it: " in found
+    assert unused_gpus(exchanging(nccl=True), {}) == [found]
+
+
+@pytest.mark.parametrize("seen", [0, 2])
+def test_a_horovod_without_gpus_is_told_where_there_are_some(host, seen: int) -> None:
+    host(there=2, seen=seen)
+    assert "built without NCCL" in unused_gpus(exchanging(nccl=False), {})[-1]
+    assert len(unused_gpus(exchanging(nccl=False), {})) == (1 if seen else 2)
+
+
+def test_nothing_is_told_where_nothing_is_wrong(host) -> None:
+    host(there=0, seen=0)
+    assert unused_gpus(exchanging(nccl=False), {}) == []
+    host(there=8, seen=8)
+    assert unused_gpus(exchanging(nccl=True), {}) == unused_gpus(World(), {}) == []
+    host(there=8, seen=2)  # somebody gave it no more
+    assert unused_gpus(exchanging(nccl=True), {"CUDA_VISIBLE_DEVICES": "0,1"}) == []
+
+
+@pytest.mark.parametrize(("visible", "told"), [("", 0), ("-1", 0), ("0,1", 1), ("GPU-8f2c", 1)])
+def test_gpus_that_are_hidden_on_purpose_are_not_missed(host, visible: str, told: int) -> None:
+    host(there=2, seen=0)
+    assert len(unused_gpus(World(), {"CUDA_VISIBLE_DEVICES": visible})) == told
+
+
+def test_the_chief_warns_once_for_all_hosts_that_have_the_same(host, caplog) -> None:
+    host(there=8, seen=0)
+
+    class Hosts(ThreeRanks):
+        def gather(self, value):
+            return [("gpu1", value[1]), ("gpu2", value[1]), ("cpu1", [])]
+
+    warn_of_unused_gpus(Hosts())
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("GPUs of gpu1 and 1 more host(s): TensorFlow sees 0 of 8")
+    caplog.clear()
+    other = Hosts()
+    other.rank = other.local_rank = 1
+    warn_of_unused_gpus(other)
+    assert not caplog.records
+
+
+def test_a_run_begins_with_the_warning(host, caplog) -> None:
+    host(there=1, seen=0)
+    connect_configured()
+    assert "TensorFlow sees 0 of 1" in caplog.text

@@ -35,6 +35,7 @@ from app.doctor_probe import Finished, Pending, Result, attempt, run, tail
 from app.doctor_software import (
     Probes,
     check_allreduce,
+    count_gpus,
     judge_allreduce,
     judge_gpus,
     judge_horovod,
@@ -170,6 +171,31 @@ def test_gpus_that_tensorflow_does_not_see_are_a_warning(monkeypatch):
     assert result.status == "warning" and "0 of 4" in result.found and "and-cuda" in result.advice
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     assert "CUDA_VISIBLE_DEVICES" in judge_gpus(4, blind, BUILT_FOR_GPU)[0].advice
+
+
+def test_what_hides_gpus_is_blamed_only_for_those_that_it_hides(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    (result,) = judge_gpus(4, {"gpus": ["H200"] * 2, "cuda": True}, BUILT_FOR_GPU)
+    assert "sees 2 of 4" in result.found and "unset CUDA_VISIBLE_DEVICES" in result.advice
+    (result,) = judge_gpus(4, {"gpus": [], "cuda": True}, BUILT_FOR_GPU)
+    assert result.found == "TensorFlow sees 0 of 4, so ranks compute on CPU cores"
+    assert "CUDA's libraries" in result.advice
+    (result,) = judge_gpus(4, {"gpus": [], "cuda": False}, BUILT_FOR_GPU)
+    assert "tensorflow[and-cuda]" in result.advice
+
+
+def test_gpus_of_a_host_are_counted_in_dev_and_else_by_nvidia_smi(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert count_gpus(str(tmp_path)) == 0
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'RTX 4090, 24564'\n")
+    smi.chmod(0o755)
+    assert count_gpus(str(tmp_path)) == 1
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    assert count_gpus(str(tmp_path)) == 0
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    assert count_gpus(str(tmp_path)) == 2
 
 
 def test_without_gpus_nothing_about_them_is_wrong():

@@ -98,6 +98,39 @@ def test_other_hosts_get_no_secrets_and_no_terminal():
     ]
 
 
+def test_other_hosts_get_what_chooses_gpus_and_not_what_a_container_sets():
+    chosen = ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG"]
+    chosen += ["NVIDIA_TF32_OVERRIDE", "TF_DETERMINISTIC_OPS"]
+    of_a_container = ["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"]
+    environ = dict.fromkeys([*chosen, *of_a_container], "0")
+    environ = commands.rank_environment(environ, TWO, [], "/")
+    assert set(chosen) <= set(for_horovodrun(environ))
+    command = mpi_command(TWO, environ, 8, False)
+    exported = {command[i + 1] for i, word in enumerate(command) if word == "-x"}
+    assert set(chosen) <= exported
+    assert not {*for_horovodrun(environ), *exported} & set(of_a_container)
+
+
+@pytest.mark.parametrize("visible", ["GPU-8f2c", "0,MIG-1a2b"])
+def test_gpus_that_only_this_host_has_are_refused_on_others(visible):
+    environ = {"CUDA_VISIBLE_DEVICES": visible}
+    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={visible} .*h1 has others.*0,1"):
+        commands.check_gpus(environ, TWO.hosts, "here")
+    commands.check_gpus(environ, [Host("localhost", 2), Host("here", 1)], "here")
+
+
+@pytest.mark.parametrize("environ", [{}, *({"CUDA_VISIBLE_DEVICES": v} for v in ("", "-1", "0,1"))])
+def test_gpus_named_by_number_are_those_of_every_host(environ):
+    commands.check_gpus(environ, TWO.hosts, "here")
+
+
+def test_hosts_are_not_asked_if_the_gpus_cannot_be_theirs(monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2c")
+    monkeypatch.setattr(start.reach, "check", lambda *_: pytest.fail("asked"))
+    assert start.main(["hosts", "-H", "h1:1", "train"]) == 2
+    assert "names GPUs of this host" in capsys.readouterr().err
+
+
 def test_an_empty_nvidia_variable_and_the_operators_hostfile_are_not_passed_on():
     environ = {"NVIDIA_VISIBLE_DEVICES": "", "OMPI_MCA_orte_default_hostfile": "/etc/mpi/hostfile"}
     told = commands.rank_environment(environ, TWO, [], "/")

@@ -132,10 +132,15 @@ def test_the_clock_counts_how_long_input_was_waited_for_and_how_long_the_step_to
     assert clock.waited_share == pytest.approx(0.2)
 
 
-def test_the_parts_of_a_pass_add_up_to_it_on_every_rank() -> None:
+def test_the_parts_of_a_step_add_up_to_it_on_every_rank() -> None:
     times = RankTimes.of(np.array([[10, 5.0, 1.0, 3.0, 2.0], [10, 5.0, 0.0, 4.0, 9.0]]))
     np.testing.assert_allclose(times.input, [0.1, 0.0])
     np.testing.assert_allclose(times.compute, [0.1, 0.0])  # no less than nothing
     np.testing.assert_allclose(times.exchange, [0.2, 0.4])
     np.testing.assert_allclose(times.other, [0.1, 0.1])
     np.testing.assert_allclose(times.whole, [0.5, 0.5])
+
+
+def test_half_a_step_is_half_a_step_and_none_is_no_time() -> None:
+    times = RankTimes.of(np.array([[0.5, 1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(times.whole, [2.0, 0.0])

@@ -1,6 +1,7 @@
 """What a run shows in TensorBoard: its event files, read back."""
 
 import dataclasses
+import html
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -141,6 +143,13 @@ def test_events_are_marked_in_rows_of_their_own_and_new_kinds_get_new_rows(board
     assert train["speed/checkpoint_s"] == [(7, 0.25)]
     assert train["health/lockstep_checks_passed"] == [(9, 1)]
     assert "replicas differ" in text(tmp_path / "train", "timeline_texts/failed")
+
+
+def test_what_happened_is_shown_as_it_was_said(board, tmp_path: Path) -> None:
+    said = "no class <unk> in a|b: *_x_* is none,\nsee [1]"
+    board.ended(1, ValueError(said))
+    shown = markdown_to_safe_html(text(tmp_path / "train", "timeline_texts/failed"))
+    assert html.unescape(shown) == f"<p>ValueError: {said.replace(chr(10), ' ')}</p>"
 
 
 def test_an_evaluation_shows_classes_confusion_and_mistakes(board, tmp_path: Path) -> None:
