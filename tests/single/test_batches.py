@@ -17,7 +17,7 @@ from app.data.batches import Batch, Feed, Loaded
 from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples
 from app.data.export import export_tfrecord
-from app.data.order import EpochPlan, epoch_order, epoch_permutation
+from app.data.order import EpochPlan, Shuffled, orders_of
 from app.distributed.world import World
 from app.errors import UserError
 from app.recipe import load
@@ -50,7 +50,7 @@ def test_the_batches_of_a_rank_are_those_of_the_plan(
 ) -> None:
     lengths = [1 + i % 5 for i in range(23)]
     split = numbered(lengths, cut=4)
-    plan = EpochPlan(epoch_permutation(23, 1, 2), 7, world_size, passes, seen)
+    plan = EpochPlan(Shuffled(23, 1, 2), 7, world_size, passes, seen)
     for rank in range(world_size):
         shares = list(plan.shares(rank))
         batches = list(Feed(split).training(plan, rank))
@@ -85,7 +85,7 @@ def test_evaluation_takes_every_example_once_in_order() -> None:
 
 def test_an_augmentation_gets_the_places_of_the_examples_in_the_epoch() -> None:
     images = Loaded(tf.zeros((10, 1, 1, 1), tf.uint8), np.arange(10))
-    plan = EpochPlan(epoch_permutation(10, 0, 0), 4, 2, examples_seen=4)
+    plan = EpochPlan(Shuffled(10, 0, 0), 4, 2, examples_seen=4)
 
     def note(inputs, labels, positions, epoch):
         return tf.cast(positions, tf.uint8), tf.one_hot(labels, 10)
@@ -177,7 +177,7 @@ def test_an_epoch_that_is_resumed_in_another_world_has_every_example_once(
 ) -> None:
     data = opened[name]
     split = data.splits["train"]
-    order = epoch_order(split.labels, split.files_of, False, 5, epoch)
+    order = orders_of(split.labels, split.files_of, False)(5, epoch)
     deal = "round robin" if split.files_of is None else "neighbours"
     plan = EpochPlan(order, batch, world, deal=deal)
     steps = plan.steps * percent // 100
