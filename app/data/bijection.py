@@ -18,6 +18,7 @@ FEW_PLACES, ROUNDS, ROUNDS_OF_FEW = 1000, 12, 24
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 FIRST, SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 HALF = np.uint64(32)
+ROUND_KEYS = np.arange(ROUNDS_OF_FEW, dtype=np.uint64) * GOLDEN
 MOST = 2**60
 
 
@@ -76,7 +77,7 @@ def _encrypt(
     in turns."""
     left, right = np.divmod(value, low)
     for number in range(rounds):
-        round_key = key + GOLDEN * np.full(1, number, np.uint64)
+        round_key = key + ROUND_KEYS[number : number + 1]  # an array: it may wrap in silence
         if number % 2:
             right = _moved(right, left, low, round_key)
         else:

@@ -171,22 +171,21 @@ def owners_of(
 
     Raises ValueError if a rank would have no example in "label".
     """
-    classes = Groups(labels)
+    classes = np.flatnonzero(np.bincount(labels))
     if shard_by == "label" and len(classes) < world_size:
         raise ValueError(f"{len(classes)} classes cannot be dealt to {world_size} ranks")
     keys = _keys(len(classes) + 1, seed, world_size, 1)
-    shuffled = Bijections(np.array([len(classes)]), keys[:1])(np.arange(len(classes)))
-    rng = np.random.default_rng([seed, world_size])
+    if shard_by == "label":
+        order = Bijections(np.array([len(classes)]), keys[:1])(np.arange(len(classes)))
+        owner_of_class = np.zeros(labels.max() + 1, np.uint16)
+        owner_of_class[classes[order]] = np.arange(len(classes)) % world_size
+        return owner_of_class[labels]
+    rng, groups = np.random.default_rng([seed, world_size]), Groups(labels)
     owners = np.empty(len(labels), np.uint16)
-    for place, number in enumerate(shuffled):
-        members = classes[number]
-        if shard_by == "label":
-            owners[members] = place % world_size
-            continue
-        ends = np.cumsum(rng.dirichlet(np.full(world_size, alpha)))[:-1] * len(members)
-        of_members = np.searchsorted(ends.round(), np.arange(len(members)), side="right")
-        where = Bijections(np.array([len(members)]), keys[[place + 1]])(np.arange(len(members)))
-        owners[members[where]] = of_members
+    for group, size in enumerate(groups.sizes):
+        ends = (np.cumsum(rng.dirichlet(np.full(world_size, alpha)))[:-1] * size).round()
+        shuffled = Bijections(np.array([size]), keys[[group + 1]])(np.arange(size))
+        owners[groups[group]] = np.searchsorted(ends, shuffled, side="right")
     return owners
 
 
