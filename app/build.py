@@ -29,6 +29,7 @@ from app.data.hold import (
     text_bytes,
     text_chunks,
 )
+from app.data.records import keep_also
 from app.data.text import build_vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
@@ -87,6 +88,8 @@ def load_data(config: Config, world: World, hold: str | None = None) -> Data:
 
 def open_dataset(config: Config, bad: BadExamples, world: World) -> Dataset:
     """Prepare the dataset (one rank per host) and find its examples; a collective."""
+    if config.run.run_dir:
+        keep_also(config.run.run_dir.parent)
     with world.together():
         if world.local_rank == 0:
             prepare_dataset(config.data)
