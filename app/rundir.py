@@ -1,5 +1,5 @@
-"""The run directory: config.toml, dataset.json, bad_examples.jsonl, logs, metrics.json,
-checkpoints, TensorBoard."""
+"""The run directory: config.toml, dataset.json, bad_examples.jsonl, checked_images.json, logs,
+metrics.json, checkpoints, TensorBoard."""
 
 import dataclasses
 import datetime
@@ -18,6 +18,7 @@ from app.recipe import load, to_toml
 IDENTITY = {"data": None, "model": None, "training": ("seed", "precision", "imbalance")}
 # Of these, keys that may differ: where the data lie, and what "auto" and "skip" came to is saved.
 MAY_DIFFER = ("data_dir", "hold", "on_bad")
+CHECKED = "checked_images.json"
 
 
 def default_directory(config: Config) -> Path:
@@ -31,6 +32,21 @@ def saved_hold(path: Path) -> str | None:
     """How the run in this directory held its examples, "memory" or "stream"; None for no run."""
     saved = path / "dataset.json"
     return _read_dataset(saved)["hold"] if saved.exists() else None
+
+
+def saved_checked(path: Path) -> dict[str, list[tuple[int, str]]]:
+    """Which images of a stream the run in this directory could not decode; see `Checked`."""
+    try:
+        found = json.loads((path / CHECKED).read_text(encoding="utf-8"))
+        return {key: [(int(row), str(reason)) for row, reason in of] for key, of in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # then they are decoded once more
+
+
+def write_checked(path: Path, checked: dict[str, list[tuple[int, str]]]) -> None:
+    """Keep what decoding every image of a stream found, so that a resumed run need not."""
+    if checked:
+        write_file(path / CHECKED, json.dumps(checked, ensure_ascii=False, indent=1) + "\n")
 
 
 def open_directory(

@@ -62,12 +62,13 @@ def train(
     if watch.profile:
         watch.profile.check(world.size)
     world.verify_same(config.facts() | code_version())
-    hold = world.from_chief(lambda: _saved_hold(config)) if resume else None
-    data = load_data(config, world, hold)
+    hold, checked = world.from_chief(lambda: _saved(config)) if resume else (None, None)
+    data = load_data(config, world, hold, checked)
     directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))
     config = config.in_directory(directory)
     state = _initial_state(config, data, world)
     checkpoints = _open_run(config, data, state, resume, world)
+    world.from_chief(lambda: rundir.write_checked(directory, data.checked))
     keep_logs(directory, world)
 
     terminal = chief_only(world, lambda: Terminal(config.training.epochs, watch.quiet))
@@ -156,8 +157,10 @@ def _show_report(data: Data, scores: Scores, board: Any, step: int) -> None:
     board.reported("test", step, result, scores, images)
 
 
-def _saved_hold(config: Config) -> str | None:
-    return rundir.saved_hold(config.run.run_dir) if config.run.run_dir else None
+def _saved(config: Config) -> tuple[str | None, dict[str, Any]]:
+    """How the run held its examples, and what it found about its images."""
+    path = config.run.run_dir
+    return (rundir.saved_hold(path), rundir.saved_checked(path)) if path else (None, {})
 
 
 def _initial_state(config: Config, data: Data, world: World) -> TrainState:
