@@ -20,6 +20,7 @@ lint: setup
 bench: setup
 	@$(VENV)/bin/python -m tests.benchmarks.throughput
 	@$(VENV)/bin/python -m tests.benchmarks.input
+	@$(VENV)/bin/python -m tests.benchmarks.order
 	@$(VENV)/bin/python -m tests.benchmarks.tensorboard
 
 # The CUDA + NCCL build of Horovod: built and loaded, which needs nvcc but no GPU.

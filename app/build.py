@@ -19,6 +19,7 @@ from app.data.catalogue import load_dataset, prepare_dataset
 from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples
 from app.data.hold import (
+    Checked,
     Held,
     choose,
     hold_images,
@@ -29,6 +30,7 @@ from app.data.hold import (
     text_bytes,
     text_chunks,
 )
+from app.data.records import keep_also
 from app.data.text import build_vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
@@ -43,7 +45,8 @@ class Data:
     """A dataset ready for the network, the same on every rank.
 
     `image_shape`: (height, width, channels), for images; `bad`: the examples that were left out;
-    `notes`: what was decided about the data, for people.
+    `notes`: what was decided about the data, for people; `checked`: which streamed images cannot
+    be decoded.
     """
 
     dataset: Dataset
@@ -53,6 +56,7 @@ class Data:
     held: Held
     bad: list[Bad]
     notes: dict[str, str]
+    checked: Checked = dataclasses.field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         """What a model trained on it needs to know at inference, as JSON values."""
@@ -69,16 +73,19 @@ class Data:
         }
 
 
-def load_data(config: Config, world: World, hold: str | None = None) -> Data:
+def load_data(
+    config: Config, world: World, hold: str | None = None, checked: Checked | None = None
+) -> Data:
     """Prepare (one rank per host), load and encode the dataset; a collective.
 
-    `hold`: how a run that is resumed held its examples; None for the config's choice.
+    `hold`: how a run that is resumed held its examples; None for the config's choice. `checked`:
+    what it found about its images.
     """
     bad = BadExamples(config.data.on_bad)
     dataset = open_dataset(config, bad, world)
     with world.together():
         check_model(config, dataset.name, dataset.kind)
-    data = hold_dataset(config, dataset, bad, world, hold)
+    data = hold_dataset(config, dataset, bad, world, hold, checked)
     with world.together():
         bad.check(sum(map(len, data.splits.values())) + len(bad.found))
         for name, split in data.splits.items():
@@ -90,6 +97,8 @@ def load_data(config: Config, world: World, hold: str | None = None) -> Data:
 
 def open_dataset(config: Config, bad: BadExamples, world: World) -> Dataset:
     """Prepare the dataset (one rank per host) and find its examples; a collective."""
+    if config.run.run_dir:
+        keep_also(config.run.run_dir.parent)
     with world.together():
         if world.local_rank == 0:
             prepare_dataset(config.data)
@@ -101,25 +110,32 @@ def open_dataset(config: Config, bad: BadExamples, world: World) -> Dataset:
 
 
 def hold_dataset(
-    config: Config, dataset: Dataset, bad: BadExamples, world: World, hold: str | None = None
+    config: Config,
+    dataset: Dataset,
+    bad: BadExamples,
+    world: World,
+    hold: str | None = None,
+    checked: Checked | None = None,
 ) -> Data:
     """Decode and encode the dataset, in memory or as a stream; a collective."""
-    make = _load_images if dataset.kind == "image" else _load_texts
-    return make(config, dataset, hold or config.data.hold, bad, world)
+    hold = hold or config.data.hold
+    if dataset.kind == "text":
+        return _load_texts(config, dataset, hold, bad, world)
+    return _load_images(config, dataset, hold, bad, world, dict(checked or {}))
 
 
 def _load_images(
-    config: Config, dataset: Dataset, hold: str, bad: BadExamples, world: World
+    config: Config, dataset: Dataset, hold: str, bad: BadExamples, world: World, checked: Checked
 ) -> Data:
     dataset = survey(dataset, bad, world)
     with world.together():
         spec, size = image_spec(config.data, dataset)
     needed = image_bytes(dataset, size, spec.channels)
     held = choose(hold, needed, not isinstance(dataset.train, Examples), dataset.name, world)
-    splits, dataset = hold_images(dataset, spec, size, held, bad, world)
+    splits, dataset = hold_images(dataset, spec, size, held, bad, world, checked)
     notes = {"images": f"{size[1]}x{size[0]}x{spec.channels}, {held.why}"}
     shape = (*size, spec.channels)
-    return Data(dataset, splits, None, shape, held, bad.found, notes)
+    return Data(dataset, splits, None, shape, held, bad.found, notes, checked)
 
 
 def _load_texts(
@@ -131,7 +147,8 @@ def _load_texts(
         raise UserError(f"{what} is for images, but {dataset.name} holds texts", shared=True)
     size, ngrams, tokens = wanted.vocabulary_size, wanted.ngrams, wanted.tokens
     can_stream = not isinstance(dataset.train, Examples)
-    held = choose(hold, text_bytes(dataset), can_stream, dataset.name, world)
+    needed = text_bytes(dataset) * world.local_size
+    held = choose(hold, needed, can_stream, dataset.name, world)
     vocabulary = world.from_chief(
         lambda: build_vocabulary(text_chunks(dataset.train), tokens, size, ngrams)
     )

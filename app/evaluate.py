@@ -28,7 +28,7 @@ def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: 
     score, done = _scorer(classifier), 0
     for batch in Feed(split).evaluation(world.rank, world.size, EVALUATION_BATCH_SIZE):
         labels = batch.labels.numpy()
-        tally.add(score(batch.inputs).numpy(), labels, own[done : done + len(labels)])
+        tally.add(score(batch.inputs).numpy(), labels, np.array(own[done : done + len(labels)]))
         done += len(labels)
     mistakes = [one for rank in world.gather(tally.mistakes) for one in rank]
     return Scores.of(

@@ -212,7 +212,8 @@ def _hold(
     decoded; a collective."""
     can_stream = not isinstance(dataset.train, Examples)
     if run.kind == "text":
-        held = choose(data.hold, text_bytes(dataset), can_stream, dataset.name, world)
+        needed = text_bytes(dataset) * world.local_size
+        held = choose(data.hold, needed, can_stream, dataset.name, world)
         return hold_texts(dataset, run.encoder, held, world)[0]["train"], dataset.train
     height, width, channels = run.about["image_shape"]
     dataset = survey(dataset, bad, world)

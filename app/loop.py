@@ -6,6 +6,7 @@ callback works in it: `on_train_batch_*` come once per pass with this rank's own
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from app.classifier import Classifier
 from app.config import Config
 from app.data.augment import Augment
 from app.data.batches import Feed, Split
-from app.data.order import EpochPlan, epoch_order, owners_of
+from app.data.order import EpochPlan, orders_of, owners_of
 from app.distributed.guard import compare
 from app.distributed.replicas import average_statistics, sum_metrics
 from app.distributed.world import World
@@ -80,6 +81,8 @@ class Loop:
         self._telemetry.keeps_gradients = config.run.histograms
         self._seen = False
         self._feed = _feed(config, self.classifier, splits["train"])
+        balanced = config.training.imbalance == "balanced_sampling"
+        self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
         self._owners = _owners(config, world, splits["train"])
         self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
 
@@ -171,9 +174,8 @@ class Loop:
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
         state, train = self.state, self.splits["train"]
-        balanced = self.config.training.imbalance == "balanced_sampling"
         plan = EpochPlan(
-            epoch_order(train.labels, train.files_of, balanced, state.seed, state.epoch),
+            self._order(state.seed, state.epoch),
             self.batch_size,
             self.world.size,
             self.passes,
@@ -264,4 +266,7 @@ def _owners(config: Config, world: World, train: Split) -> np.ndarray | None:
     if wanted.shard_by == "iid":
         return None
     seed, alpha = config.training.seed, wanted.dirichlet_alpha
-    return owners_of(train.labels, wanted.shard_by, world.size, seed, alpha)
+    owners = owners_of(train.labels, wanted.shard_by, world.size, seed, alpha)
+    # The shares of Dirichlet are drawn as floats: another machine could round one differently.
+    world.verify_same({"shards": hashlib.blake2b(owners.data, digest_size=8).hexdigest()})
+    return owners

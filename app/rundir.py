@@ -1,5 +1,5 @@
-"""The run directory: config.toml, dataset.json, bad_examples.jsonl, logs, metrics.json,
-checkpoints, TensorBoard."""
+"""The run directory: config.toml, dataset.json, bad_examples.jsonl, checked_images.json, logs,
+metrics.json, checkpoints, TensorBoard."""
 
 import dataclasses
 import datetime
@@ -24,10 +24,11 @@ IDENTITY = {
 # Of these, keys that may differ: where the data lie, and what "auto" and "skip" came to is saved.
 MAY_DIFFER = ("data_dir", "hold", "on_bad")
 CONFIG, DATASET, CHECKPOINTS = "config.toml", "dataset.json", "checkpoints"
+CHECKED, BAD = "checked_images.json", "bad_examples.jsonl"
 # Grows when the same files become other examples: other tokens, orientation, transparency.
 DATASET_FORMAT = 2
 # What a first start that was interrupted leaves behind. What people keep is not among it.
-BEGUN = (CONFIG, DATASET, CHECKPOINTS, "bad_examples.jsonl", "logs", "tensorboard", "timeline.json")
+BEGUN = (CONFIG, DATASET, CHECKPOINTS, CHECKED, BAD, "logs", "tensorboard", "timeline.json")
 
 
 def default_directory(config: Config) -> Path:
@@ -64,6 +65,15 @@ def find_run(path: Path, resume: bool) -> Config | None:
                     "--run-dir"
                 )
     return load(path / CONFIG, {}) if resume and (path / CONFIG).exists() else None
+
+
+def saved_checked(path: Path) -> dict[str, list[tuple[int, str]]]:
+    """Which images of a stream the run in this directory could not decode; see `Checked`."""
+    try:
+        found = json.loads((path / CHECKED).read_text(encoding="utf-8"))
+        return {key: [(int(row), str(reason)) for row, reason in of] for key, of in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}  # then they are decoded once more
 
 
 def has_checkpoint(path: Path) -> bool:
@@ -119,14 +129,25 @@ def read_dataset(path: Path) -> dict[str, Any]:
         raise UserError(f"{saved} cannot be read ({error!r}): the run cannot be used") from None
 
 
-def keep_run(path: Path, config: Config, dataset: dict[str, Any], bad: Sequence[Bad] = ()) -> None:
-    """Write the resolved config, the description of the dataset, and the examples that were left
-    out. Raises UserError if the directory cannot be written."""
+def keep_run(
+    path: Path,
+    config: Config,
+    dataset: dict[str, Any],
+    bad: Sequence[Bad] = (),
+    checked: dict[str, list[tuple[int, str]]] | None = None,
+) -> None:
+    """Write the resolved config, the description of the dataset, the examples that were left out,
+    and what decoding every image of a stream found, so that a resumed run need not.
+
+    Raises UserError if the directory cannot be written.
+    """
     try:
         (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in bad]
         if bad:
-            write_file(path / "bad_examples.jsonl", "".join(lines))
+            write_file(path / BAD, "".join(lines))
+        if checked:
+            write_file(path / CHECKED, json.dumps(checked, ensure_ascii=False, indent=1) + "\n")
         write_file(path / DATASET, json.dumps(dataset, ensure_ascii=False) + "\n")
         write_file(path / CONFIG, to_toml(config))
     except OSError as error:

@@ -100,7 +100,8 @@ def _train(
         with world.together():
             rundir.check_same_run(directory, saved, config)
     hold = world.from_chief(lambda: rundir.saved_hold(directory)) if goes_on else None
-    data = load_data(config, world, hold)
+    checked = world.from_chief(lambda: rundir.saved_checked(directory))
+    data = load_data(config, world, hold, checked)
     given, config = config, with_fitting_batch(config, len(data.splits["train"]), world.size)
     if config is not given:
         few = f"the default of {given.training.examples_per_rank} is too many for the data"
@@ -229,7 +230,8 @@ def _open_run(
     if goes_on:
         world.from_chief(lambda: rundir.check_same_data(directory, describe))
         world.from_chief(lambda: checkpoints.restore_latest(state))
-    world.from_chief(lambda: rundir.keep_run(directory, config, describe, data.bad))
+    kept = (directory, config, describe, data.bad, data.checked)
+    world.from_chief(lambda: rundir.keep_run(*kept))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.epoch)
     return checkpoints

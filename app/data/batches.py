@@ -6,7 +6,7 @@ Both kinds are read by position, so the plan of an epoch, and its guarantee, are
 import collections
 import concurrent.futures
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from app.data.examples import Source
 from app.data.order import EpochPlan, Share, evaluation_indices
 from app.errors import UserError
 
-PREPARED_AHEAD = 4  # batches; enough to even out a slow one
+PREPARED_AHEAD = 3  # batches that wait, beside those being made: enough to even out a slow one
 
 
 class Batch(NamedTuple):
@@ -151,6 +151,14 @@ def padded(ids: tf.RaggedTensor, longest: tf.Tensor) -> tf.Tensor:
     return tf.pad(dense, [[0, 0], [0, longest - tf.shape(dense, tf.int64)[1]]])
 
 
+def _copied(batch: Batch, device: str) -> Batch:
+    """The batch where the step reads it; `total` stays where the loop does."""
+    with tf.device(device):
+        inputs, labels = tf.identity(batch.inputs), tf.identity(batch.labels)
+        targets = None if batch.targets is None else tf.identity(batch.targets)
+    return Batch(inputs, labels, batch.total, targets)
+
+
 class Augmenter(Protocol):
     """Changes a batch of images; see `app.data.augment.Augment`."""
 
@@ -168,6 +176,8 @@ class Feed:
 
     def __init__(self, split: Split, augment: Augmenter | None = None):
         self.split = split
+        # Batches are made on the CPU, and copied to the rank's GPU before the step waits for them.
+        self._gpu = next(iter(tf.config.list_logical_devices("GPU")), None)
         self._augment = augment and tf.function(augment, autograph=False, reduce_retracing=True)
 
     def training(self, plan: EpochPlan, rank: int, epoch: int = 0) -> Iterator[Batch]:
@@ -175,17 +185,17 @@ class Feed:
 
         Raises UserError if a file of the split can no longer be read.
         """
-        shares = list(plan.shares(rank))
 
         def make(share: Share) -> Batch:
             return self._batch(share.indices, share.global_indices, share.positions, epoch)
 
-        return self._ahead(make, shares)
+        return self._ahead(make, plan.shares(rank))
 
     def evaluation(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """This rank's part of the split, in the order of the dataset; ranks' parts are disjoint."""
         own = evaluation_indices(len(self.split), rank, world_size)
-        rows = [own[start : start + batch_size] for start in range(0, len(own), batch_size)]
+        starts = range(own.start, own.stop, batch_size)
+        rows = (np.arange(start, min(start + batch_size, own.stop)) for start in starts)
         return self._ahead(lambda part: self._batch(part, part), rows)
 
     def _batch(
@@ -201,15 +211,16 @@ class Feed:
             if self._augment and positions is not None:
                 places, number = tf.constant(positions, tf.int64), tf.constant(epoch, tf.int64)
                 inputs, targets = self._augment(inputs, labels, places, number)
-            return Batch(inputs, labels, tf.constant(len(global_rows), tf.int64), targets)
+            batch = Batch(inputs, labels, tf.constant(len(global_rows), tf.int64), targets)
+        return batch if self._gpu is None else _copied(batch, self._gpu.name)
 
-    def _ahead(self, make: Callable[[Any], Batch], parts: Sequence[Any]) -> Iterator[Batch]:
+    def _ahead(self, make: Callable[[Any], Batch], parts: Iterable[Any]) -> Iterator[Batch]:
         with concurrent.futures.ThreadPoolExecutor(self.split.workers) as pool:
             ahead: collections.deque[concurrent.futures.Future[Batch]] = collections.deque()
             try:
                 for part in parts:
                     ahead.append(pool.submit(make, part))
-                    if len(ahead) > PREPARED_AHEAD:
+                    if len(ahead) > self.split.workers + PREPARED_AHEAD:
                         yield ahead.popleft().result()
                 while ahead:
                     yield ahead.popleft().result()

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from app.data.order import Groups
+
 
 class Source(Protocol):
     """A split before it is decoded: its labels are at hand, its inputs are read by position.
@@ -209,7 +211,8 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.nd
     # NumPy keeps the raw stream of a bit generator from version to version, but not what
     # Generator.permutation makes of it (NEP 19).
     bits = np.random.PCG64(seed)
-    classes, counts = np.unique(labels, return_counts=True)
+    classes = Groups(labels)
+    counts = classes.sizes
     quota = share * counts
     take = np.minimum(np.floor(quota), counts - 1).astype(np.int64)
     missing = max(0, round(share * len(labels)) - int(take.sum()))
@@ -218,8 +221,8 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.nd
     take[can_give[:missing]] += 1
 
     held_out = np.zeros(len(labels), dtype=bool)
-    for class_id, number in zip(classes, take, strict=True):
-        members = np.flatnonzero(labels == class_id)
+    for group, number in enumerate(take):
+        members = classes[group]
         shuffled = members[np.argsort(bits.random_raw(len(members)), kind="stable")]
         held_out[shuffled[:number]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

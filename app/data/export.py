@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from app.data.examples import Dataset, Source
 from app.data.images import ImageSpec, decode_images
-from app.data.order import epoch_permutation
+from app.data.order import Shuffled
 from app.errors import UserError
 
 SHARD_BYTES = 100_000_000
@@ -125,9 +125,9 @@ def _write_split(
 def _contents(source: Source, seed: int, spec: ImageSpec | None) -> Iterator[tuple[bytes, int]]:
     """(bytes of the input, label) of each example, in a shuffled order: the examples of a class
     may be neighbours in the source, and a stream shuffles only among files."""
-    order = epoch_permutation(len(source), seed, epoch=0)
+    order = Shuffled(len(source), seed, epoch=0)
     for start in range(0, len(order), READ_AT_ONCE):
-        rows = order[start : start + READ_AT_ONCE]
+        rows = order[np.arange(start, min(start + READ_AT_ONCE, len(order)))]
         content = source.read(rows)
         if spec is not None and not isinstance(content, np.ndarray):
             images, _ = decode_images(content, spec)

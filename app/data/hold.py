@@ -20,6 +20,7 @@ from app.data.bad import BadExamples
 from app.data.batches import Loaded, Split, Streamed
 from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples, Source
+from app.data.host_memory import share_memory
 from app.data.image_files import Header, ImageFiles
 from app.data.images import ImageSpec, MixedSizes, decode_image, decode_images, fit_images
 from app.data.synthetic import SyntheticImages
@@ -27,6 +28,9 @@ from app.errors import UserError
 
 MEMORY_SHARE = 0.5  # of what is free; the rest is for TensorFlow, and for copies while loading
 READ_AT_ONCE = 1024
+# What decoding every image of a stream found: (row, reason) of each bad one, by the fingerprint of
+# the dataset, the split and how images are decoded. JSON.
+Checked = dict[str, list[tuple[int, str]]]
 BYTES_PER_CHARACTER = 4  # a Python text, and an id of 4 bytes for each of its tokens
 
 
@@ -58,10 +62,11 @@ def free_memory_bytes() -> int:
 def choose(wanted: str, needed_bytes: int, can_stream: bool, what: str, world: Any) -> Held:
     """Memory while all ranks of every host fit, else a stream.
 
-    Raises UserError if neither is possible. `needed_bytes`: of one rank; `what` names the dataset.
+    Raises UserError if neither is possible. `needed_bytes`: of all ranks of this host; `what` names
+    the dataset.
     """
     allowed = MEMORY_SHARE * free_memory_bytes()
-    on_hosts = world.gather((needed_bytes * world.local_size, allowed))
+    on_hosts = world.gather((needed_bytes, allowed))
     needed, allowed = max(on_hosts, key=lambda host: host[0] / max(1, host[1]))
     size = f"{_size(needed)} on a host, {_size(allowed)} allowed"
     if wanted == "stream" and not can_stream:
@@ -153,24 +158,34 @@ def hold_images(
     held: Held,
     bad: BadExamples,
     world: Any,
+    checked: Checked | None = None,
 ) -> tuple[dict[str, Split], Dataset]:
-    """The splits as images, and the dataset without those that cannot be decoded; a collective."""
+    """The splits as images, and the dataset without those that cannot be decoded; a collective.
+
+    `checked`: what is known of streamed images, the same on all ranks; added to.
+    """
     shape = (*size, spec.channels)
     splits: dict[str, Split] = {}
     sources: dict[str, Source] = {}
+    checked = {} if checked is None else checked
     for name, source in dataset.splits.items():
         if held.stream:
             decode = None
             if not _has_pixels(source):
-                source = _checked(source, spec, bad, world)
+                with world.together():
+                    key = f"{dataset.fingerprint} {name} {spec}"  # asks the sizes of files
+                if key not in checked:
+                    checked[key] = _undecodable(source, spec, world)
+                with world.together():
+                    source = leave_out(source, checked[key], bad)
                 decode = functools.partial(_decode_batch, spec=spec, shape=shape)
             splits[name] = Streamed(source, decode)
         else:
-            with world.together():
-                pixels, source = _decoded(source, spec, shape, bad)
-            with tf.device("CPU"):
-                splits[name] = Loaded(tf.constant(pixels), source.labels)
+            images, source = _decoded(source, spec, shape, bad, world)
+            splits[name] = Loaded(images, source.labels)
         sources[name] = source
+    if all(sources[name] is source for name, source in dataset.splits.items()):
+        return splits, dataset  # which knows its fingerprint
     return splits, dataset.with_splits(sources)
 
 
@@ -187,20 +202,46 @@ def _decode_batch(encoded: tf.Tensor, spec: ImageSpec, shape: tuple[int, int, in
     )
 
 
-def _decoded(source: Source, spec: ImageSpec, shape: tuple[int, int, int], bad: BadExamples):
-    """(uint8 (n, h, w, c), the source) of what can be decoded."""
-    if isinstance(source, Examples) and spec.size is None:
-        return source.inputs, source
-    pixels = np.empty((len(source), *shape), np.uint8)
-    done, found = 0, []
-    for start in range(0, len(source), READ_AT_ONCE):
-        rows = np.arange(start, min(start + READ_AT_ONCE, len(source)))
-        images, failed = _decode(source, rows, spec)
-        if len(images):  # else their shape is not known
-            pixels[done : done + len(images)] = images
-        done += len(images)
-        found += [(start + position, reason) for position, reason in failed]
-    return pixels[:done], leave_out(source, found, bad)
+def _decoded(
+    source: Source, spec: ImageSpec, shape: tuple[int, int, int], bad: BadExamples, world: Any
+) -> tuple[tf.Tensor, Source]:
+    """(uint8 (n, h, w, c), the source) of what can be decoded; a collective. The ranks of a host
+    decode a part each, into memory that they share."""
+    pixels, part, parts = share_memory((len(source), *shape), world)
+    own, found = np.arange(part, len(source), parts), []
+    with world.together():
+        for start in range(0, len(own), READ_AT_ONCE):
+            rows = own[start : start + READ_AT_ONCE]
+            images, failed = _decode(source, rows, spec)
+            good = np.delete(rows, [position for position, _ in failed])
+            if len(images) and images.shape[1:] != shape:
+                raise UserError(
+                    f"{source.where(int(good[0]))}: {images.shape[2]}x{images.shape[1]}, but other "
+                    f"images {shape[1]}x{shape[0]}: give --image-size, e.g. 224"
+                )
+            if len(images):  # else their shape is not known
+                pixels[good] = images
+            found += [(int(rows[position]), reason) for position, reason in failed]
+    found = _of_all(found, world)
+    with world.together():
+        left = leave_out(source, found, bad)
+    if found and part == 0:
+        _close_gaps(pixels, np.setdiff1d(np.arange(len(source)), [row for row, _ in found]))
+    world.barrier()
+    # Without a copy: TensorFlow reads the memory itself, which is at the beginning of a page.
+    return tf.experimental.dlpack.from_dlpack(pixels[: len(left)].__dlpack__()), left
+
+
+def _of_all(found: list[tuple[int, str]], world: Any) -> list[tuple[int, str]]:
+    """What all ranks found, in the order of the dataset; what two hosts found is one."""
+    return sorted({row: reason for rank in world.gather(found) for row, reason in rank}.items())
+
+
+def _close_gaps(pixels: np.ndarray, kept: np.ndarray) -> None:
+    """Move the kept rows, ascending, to the front."""
+    for start in range(0, len(kept), READ_AT_ONCE):
+        rows = kept[start : start + READ_AT_ONCE]
+        pixels[start : start + len(rows)] = pixels[rows]
 
 
 def _decode(source: Source, rows: np.ndarray, spec: ImageSpec):
@@ -217,15 +258,16 @@ def _decode(source: Source, rows: np.ndarray, spec: ImageSpec):
 
 def check_images(dataset: Dataset, spec: ImageSpec, bad: BadExamples, world: Any) -> Dataset:
     """The dataset without images that cannot be decoded; none are kept in memory."""
-    splits = {name: _checked(one, spec, bad, world) for name, one in dataset.splits.items()}
+    splits = {
+        name: leave_out(one, [] if _has_pixels(one) else _undecodable(one, spec, world), bad)
+        for name, one in dataset.splits.items()
+    }
     return dataset.with_splits(splits)
 
 
-def _checked(source: Source, spec: ImageSpec, bad: BadExamples, world: Any) -> Source:
-    """The source without what cannot be decoded: every image is decoded once before training, each
-    rank its part, so that all ranks agree."""
-    if _has_pixels(source):
-        return source
+def _undecodable(source: Source, spec: ImageSpec, world: Any) -> list[tuple[int, str]]:
+    """(row, reason) of what cannot be decoded; a collective: every image is decoded once, each
+    rank its part, and none are kept."""
     own = np.arange(world.rank, len(source), world.size)
     found = []
     with world.together():
@@ -233,9 +275,7 @@ def _checked(source: Source, spec: ImageSpec, bad: BadExamples, world: Any) -> S
             rows = own[start : start + READ_AT_ONCE]
             _, failed = _decode(source, rows, spec)
             found += [(int(rows[position]), reason) for position, reason in failed]
-    gathered = [one for rank in world.gather(found) for one in rank]
-    with world.together():
-        return leave_out(source, gathered, bad)
+    return _of_all(found, world)
 
 
 def text_chunks(source: Source) -> Iterator[np.ndarray]:
@@ -275,7 +315,7 @@ def _lengths(source: Source, encoder: Encoder) -> tuple[np.ndarray, int]:
 
 
 def image_bytes(dataset: Dataset, size: tuple[int, int], channels: int) -> int:
-    """Memory for all splits as uint8 images, of one rank."""
+    """Memory for all splits as uint8 images, which the ranks of a host share."""
     return sum(len(source) for source in dataset.splits.values()) * math.prod(size) * channels
 
 

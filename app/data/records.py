@@ -10,8 +10,10 @@ Format of the files: https://www.tensorflow.org/tutorials/load_data/tfrecord
 
 import contextlib
 import hashlib
+import logging
 import os
 import struct
+import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ HEADER_BYTES, FOOTER_BYTES = 12, 4
 INDEX_VERSION = 1
 PARSED_AT_ONCE = 1024
 COLUMNS = ("offset", "length", "crc", "labels")
+
+_also: list[Path] = []  # where indices may be kept beside the user's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,14 +112,13 @@ def _cached_index(path: Path, input_key: str, label_key: str) -> list[np.ndarray
         raise UserError(f"{path} cannot be read: {error}") from None
     facts = (INDEX_VERSION, str(path.resolve()), about.st_size, about.st_mtime_ns)
     name = hashlib.blake2b(repr((*facts, input_key, label_key)).encode(), digest_size=16)
-    cached = cache_directory() / "index" / f"{name.hexdigest()}.npz"
-    try:
-        with np.load(cached) as found:
-            return [found[column] for column in COLUMNS]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        pass  # not there, or not whole
+    found = f"{name.hexdigest()}.npz"
+    for directory in _cache_directories():
+        columns = _read_index(directory / "index" / found)
+        if columns is not None:
+            return columns
     columns = _index_file(path, input_key, label_key)
-    _write_atomically(cached, dict(zip(COLUMNS, columns, strict=True)))
+    _keep_index(found, columns)
     return columns
 
 
@@ -190,18 +193,52 @@ def _parse(path: Path, contents: list[bytes], input_key: str, label_key: str):
         ) from None
 
 
-def cache_directory() -> Path:
-    """Where what was found out about data is kept: $XDG_CACHE_HOME/lockstep."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lockstep"
+def keep_also(directory: Path) -> None:
+    """Have indices kept in `directory`/.lockstep where the home cannot be written, as in a
+    container that is read-only but for its volumes."""
+    if directory not in _also:
+        _also.append(directory)
 
 
-def _write_atomically(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def _cache_directories() -> list[Path]:
+    """Where an index may lie: $XDG_CACHE_HOME/lockstep, what `keep_also` named, the temporary
+    directory."""
+    user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    own = [Path(user) / "lockstep"] if os.path.isabs(user) else []  # a user may have no home
+    temporary = Path(tempfile.gettempdir()) / f"lockstep-{os.getuid()}"
+    # Anybody may have made a directory of that name in /tmp.
+    safe = [temporary] if not temporary.exists() or temporary.stat().st_uid == os.getuid() else []
+    return [*own, *(directory / ".lockstep" for directory in _also), *safe]
+
+
+def _read_index(path: Path) -> list[np.ndarray] | None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-        partial.replace(path)
-    except OSError:  # no cache then: it is read again the next time
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        with np.load(path) as found:
+            return [found[column] for column in COLUMNS]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None  # not there, or not whole
+
+
+def _keep_index(name: str, columns: list[np.ndarray]) -> None:
+    """Write an index to the first place that takes it, so that it is there whole or not at all."""
+    failures = []
+    for directory in _cache_directories():
+        partial = None
+        try:
+            (directory / "index").mkdir(parents=True, exist_ok=True)
+            # Hosts that share a file system may have processes of one number: a random name.
+            handle, partial = tempfile.mkstemp(".partial", f".{name}.", directory / "index")
+            with open(handle, "wb") as file:
+                np.savez(file, **dict(zip(COLUMNS, columns, strict=True)))  # type: ignore[arg-type]
+            os.replace(partial, directory / "index" / name)
+            return
+        except OSError as error:
+            failures.append(f"{directory}: {error.strerror}")
+            if partial is not None:
+                with contextlib.suppress(OSError):
+                    os.unlink(partial)
+    logging.getLogger(__name__).warning(  # which is shown once, see app/logs.py
+        "the index of TFRecord files cannot be kept, so every rank reads every file through at "
+        "every start: set XDG_CACHE_HOME to a directory that can be written (%s)",
+        "; ".join(failures),
+    )

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from app.classifier import Classifier
 from app.data.batches import Feed, Loaded
-from app.data.order import EpochPlan, epoch_permutation
+from app.data.order import EpochPlan, Shuffled
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.replicas import broadcast_state
 
@@ -66,7 +66,7 @@ def train(
 
     def batches():
         for epoch in itertools.count():
-            order = epoch_permutation(len(data), seed, epoch)
+            order = Shuffled(len(data), seed, epoch)
             plan = EpochPlan(order, batch, world.size, passes)
             yield from Feed(data).training(plan, world.rank)
 

@@ -432,6 +432,26 @@ def test_one_rank_of_each_host_prepares_while_the_others_wait(
     assert world.gather(found) == [[True]] * world.size
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_ranks_of_a_host_decode_each_image_once_and_share_it(
+    world, place, monkeypatch, alone, request
+):
+    hosts = request.getfixturevalue("hosts") if alone and world.size == 2 else [0] * world.size
+    decode, decoded = app.data.hold.decode_images, []
+
+    def counted(encoded, spec):
+        decoded.append(len(encoded))
+        return decode(encoded, spec)
+
+    monkeypatch.setattr(app.data.hold, "decode_images", counted)
+    data = load_data(config_of(place, "records memory"), world)
+    assert sum(world.gather(sum(decoded))) == (EXAMPLES + TESTS) * len(set(hosts))
+    left = opened(world, place, "records stream").splits
+    for name, split in data.splits.items():
+        rows = np.arange(len(split))
+        np.testing.assert_array_equal(split.inputs(rows, 0), left[name].inputs(rows, 0))
+
+
 def test_a_preparation_that_fails_ends_all_ranks(world, place, monkeypatch):
     def fail(data):
         raise UserError("no network")

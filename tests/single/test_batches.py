@@ -1,6 +1,8 @@
 """Batches of a rank, from memory and from files, and what both owe to the plan."""
 
+import contextlib
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from app.data.batches import Batch, Feed, Loaded
 from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples
 from app.data.export import export_tfrecord
-from app.data.order import EpochPlan, epoch_order, epoch_permutation
+from app.data.order import EpochPlan, Shuffled, orders_of
 from app.distributed.world import World
 from app.errors import UserError
 from app.recipe import load
@@ -50,7 +52,7 @@ def test_the_batches_of_a_rank_are_those_of_the_plan(
 ) -> None:
     lengths = [1 + i % 5 for i in range(23)]
     split = numbered(lengths, cut=4)
-    plan = EpochPlan(epoch_permutation(23, 1, 2), 7, world_size, passes, seen)
+    plan = EpochPlan(Shuffled(23, 1, 2), 7, world_size, passes, seen)
     for rank in range(world_size):
         shares = list(plan.shares(rank))
         batches = list(Feed(split).training(plan, rank))
@@ -85,7 +87,7 @@ def test_evaluation_takes_every_example_once_in_order() -> None:
 
 def test_an_augmentation_gets_the_places_of_the_examples_in_the_epoch() -> None:
     images = Loaded(tf.zeros((10, 1, 1, 1), tf.uint8), np.arange(10))
-    plan = EpochPlan(epoch_permutation(10, 0, 0), 4, 2, examples_seen=4)
+    plan = EpochPlan(Shuffled(10, 0, 0), 4, 2, examples_seen=4)
 
     def note(inputs, labels, positions, epoch):
         return tf.cast(positions, tf.uint8), tf.one_hot(labels, 10)
@@ -96,6 +98,83 @@ def test_an_augmentation_gets_the_places_of_the_examples_in_the_epoch() -> None:
         ):
             np.testing.assert_array_equal(batch.inputs, share.positions)
             np.testing.assert_array_equal(np.argmax(batch.targets, axis=1), share.indices)
+
+
+class Slow:
+    """A split of 1000 images whose batches are made when `workers` of them are asked for."""
+
+    files_of = None
+    labels = np.arange(1000)
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.all_here = threading.Barrier(workers)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def inputs(self, rows: np.ndarray, longest: int) -> tf.Tensor:
+        self.all_here.wait(timeout=60)
+        return tf.zeros((len(rows), 1, 1, 1), tf.uint8)
+
+    def longest(self, indices: np.ndarray) -> int:
+        return 0
+
+
+def test_as_many_batches_are_made_at_a_time_as_there_are_workers() -> None:
+    plan = EpochPlan(np.arange(240), 10, 1)
+    assert sum(len(batch.labels) for batch in Feed(Slow(12)).training(plan, 0)) == 240
+
+
+def test_an_epoch_is_dealt_while_it_is_trained() -> None:
+    asked: list[int] = []
+
+    class Watched:
+        def __len__(self) -> int:
+            return 10**12
+
+        def __getitem__(self, places: np.ndarray) -> np.ndarray:
+            asked.append(len(places))
+            return places % 1000
+
+    batches = Feed(Slow(1)).training(EpochPlan(Watched(), 64, 2), rank=1)
+    assert next(batches).labels.numpy().tolist() == list(range(1, 64, 2))
+    batches.close()  # type: ignore[attr-defined]
+    assert sum(asked) < 20_000
+
+
+@pytest.mark.parametrize("blend", [False, True])
+def test_batches_are_copied_to_the_gpu_of_the_rank_before_they_are_asked_for(
+    monkeypatch, blend: bool
+) -> None:
+    here, copied, device, identity = threading.local(), [], tf.device, tf.identity
+
+    class Gpu:
+        name = "/device:GPU:0"
+
+    @contextlib.contextmanager
+    def on(name):
+        here.on_gpu = name == Gpu.name
+        with contextlib.nullcontext() if here.on_gpu else device(name):
+            yield
+        here.on_gpu = False
+
+    def copy(value):
+        if getattr(here, "on_gpu", False):
+            copied.append((value.shape, threading.current_thread() is threading.main_thread()))
+        return identity(value)
+
+    def mix(inputs, labels, positions, epoch):
+        return inputs, tf.one_hot(labels, 10)
+
+    images = Loaded(tf.zeros((10, 1, 1, 1), tf.uint8), np.arange(10))
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [Gpu()])
+    monkeypatch.setattr(tf, "device", on)
+    monkeypatch.setattr(tf, "identity", copy)
+    feed = Feed(images, mix if blend else None)
+    list(feed.training(EpochPlan(np.arange(10), 10, 1), 0))
+    shapes = [(10, 1, 1, 1), (10,)] + [(10, 10)] * blend
+    assert copied == [(shape, False) for shape in shapes]
 
 
 # Both kinds of holding, and all kinds of files.
@@ -177,7 +256,7 @@ def test_an_epoch_that_is_resumed_in_another_world_has_every_example_once(
 ) -> None:
     data = opened[name]
     split = data.splits["train"]
-    order = epoch_order(split.labels, split.files_of, False, 5, epoch)
+    order = orders_of(split.labels, split.files_of, False)(5, epoch)
     deal = "round robin" if split.files_of is None else "neighbours"
     plan = EpochPlan(order, batch, world, deal=deal)
     steps = plan.steps * percent // 100

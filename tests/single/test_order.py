@@ -6,13 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.data.order import (
+    Balanced,
     EpochPlan,
-    balanced_order,
-    epoch_order,
-    epoch_permutation,
+    Groups,
+    Order,
+    Shuffled,
+    Windowed,
     evaluation_indices,
+    orders_of,
     owners_of,
-    windowed_permutation,
 )
 
 LENGTHS = st.integers(1, 500)
@@ -35,7 +37,7 @@ def plans(draw) -> EpochPlan:
         by = "label" if kind == "label" and examples >= world_size else "dirichlet"
         owners = owners_of(labels, by, world_size, seed, alpha=0.3)
     return EpochPlan(
-        order=epoch_order(labels, files, False, seed, epoch),
+        order=orders_of(labels, files, False)(seed, epoch),
         global_batch_size=draw(st.integers(1, 600)),
         world_size=world_size,
         passes_per_step=draw(st.integers(1, 4)),
@@ -43,6 +45,10 @@ def plans(draw) -> EpochPlan:
         deal="neighbours" if kind == "stream" else "round robin",
         owners=owners,
     )
+
+
+def all_of(order: Order, start: int = 0) -> np.ndarray:
+    return order[np.arange(start, len(order))]
 
 
 def dealt(plan: EpochPlan) -> list[np.ndarray]:
@@ -65,7 +71,7 @@ def steps_of(plan: EpochPlan) -> list[set[int]]:
 @relaxed
 @given(plans())
 def test_every_example_that_is_to_do_comes_exactly_once(plan: EpochPlan) -> None:
-    to_do = plan.order[plan.examples_seen :]
+    to_do = all_of(plan.order, plan.examples_seen)
     np.testing.assert_array_equal(np.sort(np.concatenate(dealt(plan))), np.sort(to_do))
 
 
@@ -115,7 +121,9 @@ def test_resuming_between_steps_in_another_world_repeats_and_skips_nothing(
     resumed = EpochPlan(plan.order, batch_size, world_size, plan.passes_per_step, seen)
     rest = np.concatenate(dealt(resumed))
     assert done.isdisjoint(rest.tolist())
-    assert sorted([*done, *rest.tolist()]) == sorted(plan.order[plan.examples_seen :].tolist())
+    assert sorted([*done, *rest.tolist()]) == sorted(
+        all_of(plan.order, plan.examples_seen).tolist()
+    )
 
 
 @relaxed
@@ -123,9 +131,9 @@ def test_resuming_between_steps_in_another_world_repeats_and_skips_nothing(
 def test_the_order_of_an_epoch_is_a_permutation_and_always_the_same(
     examples: int, seed: int, epoch: int
 ) -> None:
-    order = epoch_permutation(examples, seed, epoch)
+    order = all_of(Shuffled(examples, seed, epoch))
     np.testing.assert_array_equal(np.sort(order), np.arange(examples))
-    np.testing.assert_array_equal(order, epoch_permutation(examples, seed, epoch))
+    np.testing.assert_array_equal(order, all_of(Shuffled(examples, seed, epoch)))
 
 
 @relaxed
@@ -133,14 +141,14 @@ def test_the_order_of_an_epoch_is_a_permutation_and_always_the_same(
 def test_orders_differ_between_epochs_and_seeds(
     examples: int, seed: int, other_seed: int, epoch: int, later: int
 ) -> None:
-    order = epoch_permutation(examples, seed, epoch)
-    assert (order != epoch_permutation(examples, seed, epoch + later)).any()
+    order = all_of(Shuffled(examples, seed, epoch))
+    assert (order != all_of(Shuffled(examples, seed, epoch + later))).any()
     if seed != other_seed:
-        assert (order != epoch_permutation(examples, other_seed, epoch)).any()
+        assert (order != all_of(Shuffled(examples, other_seed, epoch))).any()
 
 
 def test_the_order_of_a_seed_is_the_same_in_every_version_of_numpy() -> None:
-    assert epoch_permutation(10, seed=0, epoch=0).tolist() == [3, 2, 1, 8, 6, 0, 7, 4, 5, 9]
+    assert all_of(Shuffled(10, seed=0, epoch=0)).tolist() == [6, 0, 3, 1, 2, 5, 4, 7, 9, 8]
 
 
 def test_a_batch_of_seven_is_dealt_round_robin_to_passes_and_ranks() -> None:
@@ -206,7 +214,7 @@ def test_an_example_with_an_owner_goes_to_no_other_rank(plan: EpochPlan) -> None
 
 def test_neighbours_are_dealt_so_that_a_rank_reads_few_files() -> None:
     files = np.repeat(np.arange(8), 100)
-    plan = EpochPlan(windowed_permutation(files, 0, 0), 80, 4, deal="neighbours")
+    plan = EpochPlan(Windowed(Groups(files), 0, 0), 80, 4, deal="neighbours")
     for rank in range(4):
         for share in plan.shares(rank):
             assert len(np.unique(files[share.indices])) <= 4  # of 8
@@ -218,7 +226,8 @@ def test_the_order_of_files_is_a_permutation_that_stays_within_windows(
     examples: int, number: int, window: int, seed: int, epoch: int
 ) -> None:
     files = np.sort(np.random.default_rng(seed).integers(0, number, examples))
-    order = windowed_permutation(files, seed, epoch, window_examples=window)
+    files = np.random.default_rng(epoch).permutation(files) if epoch % 2 else files
+    order = all_of(Windowed(Groups(files), seed, epoch, window_examples=window))
     np.testing.assert_array_equal(np.sort(order), np.arange(examples))
     spans = [np.flatnonzero(files[order] == file) for file in np.unique(files)]
     largest = max(map(len, spans))
@@ -231,7 +240,7 @@ def test_balanced_sampling_draws_every_class_and_every_member_equally_often(
     labels: list[int], seed: int, epoch: int
 ) -> None:
     of = np.array(labels)
-    order = balanced_order(of, seed, epoch)
+    order = all_of(Balanced(Groups(of), seed, epoch))
     assert len(order) == len(of)
     draws = np.bincount(of[order], minlength=6)[np.unique(of)]
     assert draws.max() - draws.min() <= 1
@@ -242,7 +251,7 @@ def test_balanced_sampling_draws_every_class_and_every_member_equally_often(
 
 def test_balanced_sampling_leaves_out_others_of_a_large_class_each_epoch() -> None:
     labels = np.array([0] * 90 + [1] * 10)
-    seen = [set(balanced_order(labels, 0, epoch)) for epoch in range(40)]
+    seen = [set(all_of(Balanced(Groups(labels), 0, epoch))) for epoch in range(40)]
     assert all(len(epoch) == 60 for epoch in seen)  # 50 of the large class, all of the small
     assert set().union(*seen) == set(range(100))
 

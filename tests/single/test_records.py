@@ -1,5 +1,6 @@
 """TFRecord files: the index, reading by position, and what is damaged."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +102,47 @@ def test_half_an_index_in_the_cache_is_not_trusted(files: list[Path], cache: Pat
     assert len(index(files)) == 1503
 
 
-def test_without_a_cache_it_works_too(files: list[Path], tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch) -> Path:
+    """Makes all places of the cache ones that even root cannot write to; returns one."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert len(index(files)) == 1503
+    monkeypatch.setattr(records, "_also", [])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    return tmp_path / "file"
+
+
+def test_without_a_place_for_the_index_it_works_too_and_warns(
+    files: list[Path], nowhere: Path, caplog
+) -> None:
+    assert len(index(files)) == len(index(files)) == 1503
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    assert len({record.getMessage() for record in caplog.records}) == 1  # for app/logs.py
+    assert "XDG_CACHE_HOME" in caplog.text and str(nowhere) in caplog.text
+
+
+@pytest.mark.parametrize("place", ["beside the run", "temporary"])
+@pytest.mark.parametrize("home", ["file", "none"])
+def test_the_index_is_kept_where_it_can_be_if_the_home_is_read_only(
+    files: list[Path], nowhere: Path, tmp_path: Path, monkeypatch, place: str, home: str
+) -> None:
+    kept = tmp_path / "runs"
+    if home == "none":
+        monkeypatch.setenv("XDG_CACHE_HOME", "")
+        monkeypatch.setenv("HOME", "~")  # as for a user without one
+    if place == "temporary":
+        kept.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(kept))
+    else:
+        records.keep_also(kept)
+    before = index(files)
+    assert len(list(kept.glob(".lockstep/index/*.npz" if place != "temporary" else "*/*/*"))) == 2
+
+    def fail(*_: object) -> None:
+        raise AssertionError("read again")
+
+    monkeypatch.setattr(records, "_index_file", fail)
+    assert index(files).read(np.array([5])) == before.read(np.array([5]))
 
 
 @pytest.mark.parametrize("kept", [5, 11, 20, 100, -1])
