@@ -35,6 +35,8 @@ from app.distributed.world import World
 from app.errors import UserError, suggest
 from app.schedule import Schedule, scaled_peak
 
+MOST_LEFT_OUT = 12  # lines about what was left out, in the plan of a run
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -82,6 +84,8 @@ def load_data(config: Config, world: World, hold: str | None = None) -> Data:
             if not len(split):
                 raise UserError(f"{config.data.dataset}: no good example is left for {name}")
         _check_sizes(config, data.dataset, world.size)
+    if left_out := bad.left_out(MOST_LEFT_OUT):
+        data.notes["left out"] = "\n    ".join(["", *left_out])
     return data
 
 
