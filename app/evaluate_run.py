@@ -116,7 +116,8 @@ def _data_config(run: SavedRun, overrides: dict[str, Any]) -> Data:
             raise UserError(f"{flag} cannot be changed: {run.directory} was trained with its own")
     keys = run.config.data.model_dump(exclude_none=True)
     if "dataset" in overrides:
-        keys = {key: keys[key] for key in ("case_sensitive_classes",)}  # as in the run's classes
+        # Its classes are named as the run's are.
+        keys = {"case_sensitive_classes": run.config.data.case_sensitive_classes}
     if not _is_own(overrides):  # nothing is held out from it
         keys = {key: value for key, value in keys.items() if not isinstance(value, float)}
     data = load(None, keys | overrides).data

@@ -1,7 +1,7 @@
 """Folders and names as people have them: what is an example, of which class, in which split.
 
 Each case is the name of what was met, tiny files, and the right outcome. Nothing is decoded here,
-so files hold anything; `tests/single/test_field_folders.py` is extended by adding a line.
+so files hold anything. A new case is one more entry in `CASES`.
 """
 
 import unicodedata
@@ -418,6 +418,7 @@ def test_folders_and_names_as_people_have_them(tmp_path: Path, case: Case) -> No
             assert part in str(caught.value)
         return
     dataset = load_dataset(Data(**keys), 0, bad)
+    assert dataset.kind == ("image" if case.files else "text")
     assert dataset.class_names == case.classes
     if case.splits:
         assert {name: len(split) for name, split in dataset.splits.items()} == case.splits

@@ -150,6 +150,17 @@ def test_the_fingerprint_is_that_of_the_content(folder: Path) -> None:
     assert fingerprint(data) != fingerprint(part)
 
 
+def test_class_names_that_look_equal_are_one_class(tmp_path: Path) -> None:
+    label = tfds.features.ClassLabel(names=["zoo", "caf\u00e9", "a  b", "cafe\u0301"])
+    rows = [{"text": f"text {i}", "label": i} for i in range(4)]
+    store(tmp_path, "names", {"text": tfds.features.Text(), "label": label}, train=rows)
+    bad = BadExamples()
+    dataset = load_tfds(Data(dataset="names", data_dir=tmp_path), (), bad)
+    assert dataset.class_names == ("zoo", "caf\u00e9", "a b")
+    assert dataset.train.labels.tolist() == [0, 1, 2, 1]
+    assert len(bad.notes) == 1 and "is one, written in 2 ways: 'cafe\\u0301'" in bad.notes[0]
+
+
 def test_two_texts_need_a_choice(folder: Path) -> None:
     message = message_of(folder, "pairs")
     assert "pairs has 2 image or text features (" in message
