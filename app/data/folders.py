@@ -24,7 +24,7 @@ from app.data.file_names import (
     suffix_of,
 )
 from app.data.image_files import ImageFiles
-from app.data.split_folders import LAYOUT, check_no_splits_inside, split_folders
+from app.data.split_folders import LAYOUT, check_inside, split_folders
 from app.data.tree import Tree, is_inside
 from app.errors import UserError, suggest
 
@@ -85,6 +85,7 @@ def _classes(tree: Tree, folder: str, bad: BadExamples) -> dict[str, _Class]:
     """What each class of a split holds, by its name, in the order of the folders."""
     folders, loose = tree.entries(folder)
     classes: dict[str, _Class] = {}
+    inside: dict[str, list[str]] = {}
     for entry in folders:
         name = clean_class_name(entry.name)
         if not name:
@@ -92,12 +93,13 @@ def _classes(tree: Tree, folder: str, bad: BadExamples) -> dict[str, _Class]:
         one = classes.setdefault(name, _Class())
         one.folders.append(entry.name)
         place = os.path.join(folder, entry.name)
-        inside: set[str] = set()
+        nested: set[str] = set()
         for path in tree.files(place):
             (one.images if is_image(path) else one.others).append(path)
-            first, nested, _ = path[len(place) + 1 :].partition(os.sep)
-            inside.update([first] if nested else [])
-        check_no_splits_inside(entry.path, sorted(inside))
+            first, deeper, _ = path[len(place) + 1 :].partition(os.sep)
+            nested.update([first] if deeper else [])
+        inside[entry.name] = sorted(nested)
+    check_inside(tree.root / folder, inside, bad)
     spellings = {name: one.folders for name, one in classes.items()}
     for note in merges(spellings, str(tree.root / folder)):
         bad.note(note)

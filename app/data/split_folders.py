@@ -6,7 +6,8 @@ A folder is taken for a split, refused, or left out with a note; "train" is neve
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from app.data.bad import BadExamples
 from app.data.classes import clean_class_name
@@ -49,11 +50,11 @@ def split_folders(tree: Tree, bad: BadExamples) -> dict[str, str]:
     inner = {name: _inner(tree, name, role) for name, role in roles.items()}
     labelled = [name for name in roles if tree.entries(inner[name])[0]]
     if not any(roles[name] in SPLITS for name in labelled):
-        if len(set(roles.values())) > 1:
+        if len(set(roles.values())) > 1 or len(roles) == len(folders) == 1:
             raise UserError(
-                f"{tree.root}: {_quoted(roles)} are named like splits, and hold no folders of "
-                f"classes: {LAYOUT}. Or give a table with the path and the label of each image. If "
-                "they are classes, rename them"
+                f"{tree.root}: {_quoted(roles)}: named like splits, without folders of classes "
+                f"inside: {LAYOUT}. Or give a table with the path and the label of each image. If "
+                "that is a class, rename it"
             )
         return {"train": ""}
     found: dict[str, str] = {}
@@ -109,13 +110,29 @@ def find_roles(names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def check_no_splits_inside(folder: str, inside: Iterable[str]) -> None:
-    """Raise UserError if the folders inside a class are named like splits."""
-    roles = find_roles(inside)
-    if len(set(roles.values()) & set(SPLITS)) > 1:
-        raise UserError(
-            f"{folder} holds {_quoted(roles)}, named like splits, and would be one class of all "
-            f"their images: give it as the dataset if they hold the classes; {LAYOUT}"
+def check_inside(folder: Path, inside: Mapping[str, Sequence[str]], bad: BadExamples) -> None:
+    """Note it if the folders inside all classes are the same, as in fold_1/<class>.
+
+    Args:
+        folder: holds the folders of classes.
+        inside: the names of the folders in each of them, in order.
+
+    Raises:
+        UserError: those in a class are named like splits.
+    """
+    for name, folders in inside.items():
+        roles = find_roles(folders)
+        if len(set(roles.values()) & set(SPLITS)) > 1:
+            raise UserError(
+                f"{folder / name} holds {_quoted(roles)}, named like splits, and would be one "
+                f"class of all their images: give it as the dataset if they hold the classes; "
+                f"{LAYOUT}"
+            )
+    first, *others = inside.values() or [[]]
+    if others and len(first) > 1 and all(one == first for one in others):
+        bad.note(
+            f"{folder}: the folders in it are the classes, and all hold the same ones "
+            f"({_quoted(first[:5])}): if those are the classes, make them the outer ones"
         )
 
 

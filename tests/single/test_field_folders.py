@@ -228,17 +228,25 @@ CASES = [
     Case(
         "flat splits, labels elsewhere",
         ("train/cat.{}.jpg", "test/{}.jpg"),
-        refused=("'test', 'train' are named like splits", "give a table with the path"),
+        refused=("'test', 'train': named like splits", "give a table with the path"),
     ),
     Case(
         "flat splits with other words",
         ("train_images/{}.jpg", "val_images/{}.jpg"),
-        refused=("'train_images', 'val_images' are named like splits",),
+        refused=("'train_images', 'val_images': named like splits",),
     ),
     Case(
         "a pair of domains as CycleGAN has it",
         ("trainA/{}.jpg", "trainB/{}.jpg", "testA/{}.jpg", "testB/{}.jpg"),
-        refused=("are named like splits",),
+        refused=(": named like splits",),
+    ),
+    Case("training alone, and flat", ("train/{}.jpg",), refused=("'train': named like splits",)),
+    Case(
+        "folds with the classes inside",
+        ("fold_1/cat/{}.jpg", "fold_1/dog/{}.jpg", "fold_2/cat/{}.jpg", "fold_2/dog/{}.jpg"),
+        keys=WHOLE,
+        classes=("fold_1", "fold_2"),
+        told=("all hold the same ones ('cat', 'dog'): if those are the classes, make them",),
     ),
     Case(
         "training is flat, test is not",

@@ -159,7 +159,7 @@ def test_a_class_that_training_lacks_is_named_or_left_out(tmp_path: Path, split:
         (["cat/", "dog/"], "no images in"),
         (["train/cat/"], "no images in"),
         (["train/1.jpg", "test/cat/1.jpg"], "1 images, but no folders of classes"),
-        (["train/1.jpg", "test/2.jpg"], "hold no folders of classes"),
+        (["train/1.jpg", "test/2.jpg"], "without folders of classes"),
         (["train/cat/1.jpg", "val/cat/"], "no images in"),
         (["test/cat/1.jpg"], "no 'train'"),
     ],
