@@ -25,7 +25,7 @@ UNREAD_SUFFIXES = (
 SYSTEM_NAMES = frozenset(
     (
         *("@eadir", "@tmp", "@__thumb", "@recycle", "@recently-snapshot", "#recycle", "#snapshot"),
-        *("__macosx", "$recycle.bin", "recycler", "system volume information", "lost+found"),
+        *("__macosx", "$recycle.bin", "system volume information", "lost+found"),
         *(".thumbnails", ".ipynb_checkpoints", ".ds_store", ".appledouble", ".trashes"),
         *("__pycache__", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from app.data.bad import BadExamples
 from app.data.classes import clean_class_name
-from app.data.file_names import is_image
+from app.data.file_names import is_image, is_unread
 from app.data.tree import Tree
 from app.errors import UserError
 
@@ -50,7 +50,7 @@ def split_folders(tree: Tree, bad: BadExamples) -> dict[str, str]:
     inner = {name: _inner(tree, name, role) for name, role in roles.items()}
     labelled = [name for name in roles if tree.entries(inner[name])[0]]
     if not any(roles[name] in SPLITS for name in labelled):
-        if len(set(roles.values())) > 1 or len(roles) == len(folders) == 1:
+        if _cannot_be_classes(folders, roles):
             raise UserError(
                 f"{tree.root}: {_quoted(roles)}: named like splits, without folders of classes "
                 f"inside: {LAYOUT}. Or give a table with the path and the label of each image. If "
@@ -73,12 +73,20 @@ def split_folders(tree: Tree, bad: BadExamples) -> dict[str, str]:
     return {split: found[split] for split in SPLITS if split in found}
 
 
+def _cannot_be_classes(folders: Sequence[str], roles: Mapping[str, str]) -> bool:
+    """Whether folders of images alone are named like several splits, or like nothing else: 'valid'
+    beside 'invalid', and test1 beside test2, can be classes."""
+    found = set(roles.values())
+    nothing_else = len(roles) == len(folders) and (len(found) > 1 or len(folders) == 1)
+    return len(found & set(SPLITS)) > 1 or (nothing_else and found != {UNLABELLED})
+
+
 def _leave_out(
     tree: Tree, name: str, role: str | None, labelled: bool, beside: Sequence[str], bad: BadExamples
 ) -> None:
     """Note a folder that is no split of labelled images, or refuse it if it could be meant as
     one."""
-    images = sum(map(is_image, tree.files(name)))
+    images = sum(is_image(path) or is_unread(path) for path in tree.files(name))
     where = tree.root / name
     if role == "train" and not labelled:
         raise UserError(f"{where}: {images:,} images, but no folders of classes; {LAYOUT}")
@@ -125,7 +133,7 @@ def check_inside(folder: Path, inside: Mapping[str, Sequence[str]], bad: BadExam
         if len(set(roles.values()) & set(SPLITS)) > 1:
             raise UserError(
                 f"{folder / name} holds {_quoted(roles)}, named like splits, and would be one "
-                f"class of all their images: give it as the dataset if they hold the classes; "
+                "class of all their images: give it as the dataset if they hold the classes; "
                 f"{LAYOUT}"
             )
     first, *others = inside.values() or [[]]
@@ -149,14 +157,16 @@ def _parse(name: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _inner(tree: Tree, folder: str, role: str) -> str:
-    """The folder itself, or while it holds nothing but one folder named like the same split, that
-    one: archives are unpacked to seg_train/seg_train/<class>."""
+    """The folder itself, or while it holds nothing but one folder that is named like the same split
+    or says nothing, that one: seg_train/seg_train/<class>, as archives are unpacked, or
+    train/images/<class>."""
     while True:
         folders, files = tree.entries(folder)
         if len(folders) != 1 or any(is_image(entry.name) for entry in files):
             return folder
-        parsed = _parse(folders[0].name)
-        if parsed is None or parsed[0] != role:
+        name = folders[0].name
+        parsed = _parse(name)
+        if not _FILLER.fullmatch(name.lower()) and (parsed is None or parsed[0] != role):
             return folder
         folder = os.path.join(folder, folders[0].name)
 

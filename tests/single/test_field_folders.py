@@ -242,6 +242,27 @@ CASES = [
     ),
     Case("training alone, and flat", ("train/{}.jpg",), refused=("'train': named like splits",)),
     Case(
+        "valid, invalid and unlabelled are classes",
+        ("valid/{}.jpg", "invalid/{}.jpg", "unlabelled/{}.jpg"),
+        keys=WHOLE,
+        classes=("invalid", "unlabelled", "valid"),
+        splits={"train": 27, "test": 3},
+    ),
+    Case(
+        "test1 and test2 are classes",
+        ("test1/{}.jpg", "test2/{}.jpg"),
+        keys=WHOLE,
+        classes=("test1", "test2"),
+        splits={"train": 18, "test": 2},
+    ),
+    Case(
+        "a folder of images between the split and its classes, and in a flat test",
+        ("train/images/cat/{}.jpg", "train/images/dog/{}.jpg", "test/images/{}.tif"),
+        classes=TWO,
+        splits={"train": 16, "validation": 2, "test": 2},
+        told=("/test: 10 images and no folders of classes",),
+    ),
+    Case(
         "folds with the classes inside",
         ("fold_1/cat/{}.jpg", "fold_1/dog/{}.jpg", "fold_2/cat/{}.jpg", "fold_2/dog/{}.jpg"),
         keys=WHOLE,
