@@ -39,6 +39,8 @@ from app.preflight import check_model, check_sizes
 from app.rundir import DATASET_FORMAT
 from app.schedule import Schedule, scaled_peak
 
+MOST_LEFT_OUT = 12  # lines about what was left out, in the plan of a run
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -92,6 +94,8 @@ def load_data(
             if not len(split):
                 raise UserError(f"{config.data.dataset}: no good example is left for {name}")
         check_sizes(config, data.dataset, world.size)
+    if left_out := bad.left_out(MOST_LEFT_OUT):
+        data.notes["left out"] = "\n    ".join(["", *left_out])
     return data
 
 

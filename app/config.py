@@ -76,6 +76,11 @@ class Data(Section):
     label_key: str | None = Field(
         None, description="feature or column that holds the label (default: found, or 'label')"
     )
+    case_sensitive_classes: bool = Field(
+        False,
+        description="take names that differ only by case, such as 'A' and 'a', for two classes "
+        "(otherwise they are refused: most often it is one class, misspelt)",
+    )
     image_size: Positive | None = Field(
         None, description="resize images to so many pixels squared (needed if sizes are mixed)"
     )

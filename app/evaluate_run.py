@@ -88,6 +88,7 @@ def evaluate_run(
         "split": choice.split,
         "fingerprint": choice.fingerprint,
         "bad_examples": [dataclasses.asdict(one) for one in bad.found],
+        "no_examples": bad.notes,
     }
 
     def write() -> dict[str, Any]:
@@ -113,7 +114,10 @@ def _data_config(run: SavedRun, overrides: dict[str, Any]) -> Data:
             raise UserError(f"{flag} is no key of [data], and only those can be given to evaluate")
         if key in OF_THE_MODEL:
             raise UserError(f"{flag} cannot be changed: {run.directory} was trained with its own")
-    keys = {} if "dataset" in overrides else run.config.data.model_dump(exclude_none=True)
+    keys = run.config.data.model_dump(exclude_none=True)
+    if "dataset" in overrides:
+        # Its classes are named as the run's are.
+        keys = {"case_sensitive_classes": run.config.data.case_sensitive_classes}
     if not _is_own(overrides):  # nothing is held out from it
         keys = {key: value for key, value in keys.items() if not isinstance(value, float)}
     data = load(None, keys | overrides).data

@@ -5,11 +5,20 @@ import functools
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from app.data.folders import EXTENSIONS
+from app.data.file_names import (
+    IMAGE_SUFFIXES,
+    NOT_READ,
+    counted,
+    is_hidden,
+    is_image,
+    is_unread,
+    suffix_of,
+)
 from app.data.tables import (
     SUFFIXES,
     RowError,
@@ -53,16 +62,21 @@ def read_items(run: SavedRun, inputs: Iterable[str]) -> Iterator[Item]:
 
 
 def _images_of(folder: str) -> Iterator[Item]:
-    """All images in a folder, or an error if it has none."""
-    images = _images_below(folder, ())
+    """All images in a folder, or an error if it has none; a line on standard error says what else
+    it holds."""
+    others: Counter[str] = Counter()
+    images = _images_below(folder, (), others)
     first = next(images, None)
-    looked_for = " ".join(EXTENSIONS)
+    looked_for = " ".join(IMAGE_SUFFIXES)
     yield first or Item(folder, f"no image in this folder: looked for {looked_for}")
     yield from images
+    if others:
+        print(f"{folder}: no images, passed over: {counted(others)}", file=sys.stderr)
 
 
-def _images_below(folder: str, above: tuple[str, ...]) -> Iterator[Item]:
-    """Images by their names, ordered by path; nothing hidden."""
+def _images_below(folder: str, above: tuple[str, ...], others: Counter[str]) -> Iterator[Item]:
+    """Images by their names, ordered by path, those of a format that is not read with an error;
+    what else there is, is counted in `others`."""
     real = os.path.realpath(folder)
     if real in above:
         yield Item(folder, "symbolic links lead in a circle: remove one")
@@ -76,12 +90,16 @@ def _images_below(folder: str, above: tuple[str, ...]) -> Iterator[Item]:
         return
     for name in names:
         path = os.path.join(folder, name.rstrip("/"))
-        if name.startswith("."):
-            continue
-        if name.endswith("/"):
-            yield from _images_below(path, (*above, real))
-        elif name.lower().endswith(EXTENSIONS):
+        if is_hidden(name.rstrip("/")):
+            others["._*" if name.startswith("._") else name] += 1
+        elif name.endswith("/"):
+            yield from _images_below(path, (*above, real), others)
+        elif is_image(name):
             yield Item(path)
+        elif is_unread(name):
+            yield Item(path, f"{suffix_of(name)}, {NOT_READ}")
+        else:
+            others[suffix_of(name)] += 1
 
 
 def _standard_input(keys: Sequence[str]) -> Iterator[Item]:

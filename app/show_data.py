@@ -40,12 +40,12 @@ def show_data(config: Config, export: Path | None = None) -> None:
         dataset = check_images(dataset, spec or _check_spec(dataset), bad, World())
     else:
         lengths = _text_lengths(config, dataset)
-    print(describe(dataset, lengths, bad.found, wanted.max_tokens))
+    print(describe(dataset, lengths, bad.found, wanted.max_tokens, bad.notes))
     if export is not None:
         allowed = BadExamples(wanted.on_bad)
         for one in bad.found:
             allowed.add(one.where, one.reason)
-        allowed.check(sum(map(len, dataset.splits.values())) + len(bad.found))
+        bad.check(sum(map(len, dataset.splits.values())) + len(bad.found))
         export_tfrecord(dataset, export, config.training.seed, spec)
         print(f"\nwritten to {export}: train on it with --dataset {export}")
 

@@ -25,20 +25,38 @@ class BadExamples:
     def __init__(self, policy: Policy = "error"):
         self.policy = policy
         self.found: list[Bad] = []
+        self.notes: list[str] = []
+        self._uncounted = 0
 
-    def add(self, where: str, reason: str) -> None:
-        """Note one; raises UserError with it if the policy is "error"."""
+    def add(self, where: str, reason: str, *, counted: bool = True) -> None:
+        """Note one; raises UserError with it if the policy is "error".
+
+        `counted`: whether `check` counts it; not if it says of many files at once what their names
+        say already.
+        """
         if self.policy == "error":
             raise UserError(f"{where}: {reason}. Mend or remove it, or pass over: --on-bad skip")
         self.found.append(Bad(where, reason))
+        self._uncounted += not counted
+
+    def note(self, text: str) -> None:
+        """Note what is no example, or was taken as another one, for people; under any policy."""
+        self.notes.append(text)
+
+    def left_out(self, most: int) -> list[str]:
+        """What was left out or merged, for people: up to `most` lines, then how many more."""
+        lines = [f"{one.where}: {one.reason}" for one in self.found] + self.notes
+        more = [f"... and {len(lines) - most:,} more"] if len(lines) > most else []
+        return lines[:most] + more
 
     def check(self, examples: int) -> None:
         """Raise UserError if more than `MOST_SKIPPED` of all `examples` (the bad ones included)
         are bad."""
-        if len(self.found) > MOST_SKIPPED * examples:
+        number = len(self.found) - self._uncounted
+        if number > MOST_SKIPPED * examples:
             first = self.found[0]
             raise UserError(
-                f"{len(self.found)} of {examples} examples are bad, more than the "
+                f"{number} of {examples} examples are bad, more than the "
                 f"{MOST_SKIPPED:.0%} that --on-bad skip passes over; the first: {first.where}: "
                 f"{first.reason}"
             )

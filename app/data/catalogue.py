@@ -10,7 +10,7 @@ import numpy as np
 from app.config import Data
 from app.data import embedded, synthetic
 from app.data.bad import BadExamples
-from app.data.classes import sort_class_names
+from app.data.classes import check_class_names, sort_class_names
 from app.data.examples import Dataset, Examples, Source, stratified_split
 from app.data.folders import find_splits, list_files
 from app.data.tables import SUFFIXES, read_table
@@ -18,6 +18,7 @@ from app.errors import UserError
 
 EMBEDDED = {"digits": embedded.digits, "pydocs": embedded.pydocs}
 NAMES = (*EMBEDDED, synthetic.IMAGE, synthetic.TEXT)
+MOST_REASONS = 5  # of what was left out, in a message about what is missing
 HELD_OUT = 0.1  # of the training examples, where the dataset has no split of its own
 
 
@@ -53,7 +54,7 @@ def load_dataset(data: Data, seed: int, bad: BadExamples) -> Dataset:
         elif isinstance(share, float):
             own[split] = None
     dataset = dataset.with_splits({"train": train, **own})
-    _check_classes(data, dataset)
+    _check_classes(data, dataset, bad)
     return dataset
 
 
@@ -79,14 +80,20 @@ def _refuse_unused(data: Data, reader: Any) -> None:
             raise UserError(f"{key} = '{value}' names a column, and {data.dataset} has no columns")
 
 
-def _check_classes(data: Data, dataset: Dataset) -> None:
+def _check_classes(data: Data, dataset: Dataset, bad: BadExamples) -> None:
     """Raise UserError for a dataset that there is nothing to learn from."""
     present = np.unique(dataset.train.labels)
     if len(present) < 2:
         raise UserError(
             f"{data.dataset}: all {len(dataset.train)} training examples have the label "
-            f"'{dataset.class_names[present[0]]}': there is nothing to learn"
+            f"'{dataset.class_names[present[0]]}': there is nothing to learn{_left_out(bad)}"
         )
+
+
+def _left_out(bad: BadExamples) -> str:
+    """What was left out, for the end of a message about what is missing."""
+    lines = bad.left_out(MOST_REASONS)
+    return f". Left out: {'; '.join(lines)}" if lines else ""
 
 
 def hold_out(source: Source, share: float, seed: int, key: str) -> tuple[Source, Source]:
@@ -130,7 +137,7 @@ def _reader(data: Data) -> Any:
 def _load_tfds(data: Data, bad: BadExamples) -> Dataset:
     from app.data.tfds_source import load_tfds  # TFDS takes a second to import
 
-    return load_tfds(data, NAMES)
+    return load_tfds(data, NAMES, bad)
 
 
 def _load_embedded(data: Data, bad: BadExamples) -> Dataset:
@@ -158,11 +165,14 @@ def _refuse_splits(data: Data) -> None:
 def _load_folder(data: Data, bad: BadExamples) -> Dataset:
     root = (data.data_dir or Path()) / data.dataset
     found = find_splits(root, bad)
+    if not data.case_sensitive_classes:
+        check_class_names(found["train"].class_names, str(root))
     splits = {"train": found["train"].files}
     for split, wanted in (("validation", data.validation), ("test", data.test)):
         name = wanted if isinstance(wanted, str) else split
         if isinstance(wanted, str) and name not in found:
-            raise UserError(f"{root} has no split '{name}' for {split}: it has {', '.join(found)}")
+            splits_there = ", ".join(found) + _left_out(bad)
+            raise UserError(f"{root} has no split '{name}' for {split}: it has {splits_there}")
         if name in found and not isinstance(wanted, float):
             splits[split] = found[name].files
     return Dataset(
@@ -186,6 +196,10 @@ def _load_table(data: Data, bad: BadExamples) -> Dataset:
         split: read_table(path, data.input_key, data.label_key, bad)
         for split, path in paths.items()
     }
+    if not data.case_sensitive_classes:
+        for table in tables.values():
+            lines = dict(zip(reversed(table.labels), reversed(table.lines), strict=True))
+            check_class_names(dict.fromkeys(table.labels), str(table.path), lines)
     train = tables["train"]
     names = sort_class_names(set(train.labels))
     splits: dict[str, Any] = {}

@@ -1,13 +1,43 @@
 """What classes are called: names that cannot be mistaken for each other, in a fixed order."""
 
+import functools
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from decimal import Decimal
 
 from app.errors import UserError
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]+)?")
+
+# Seen by nobody: zero-width space, word joiner, and the byte order mark inside a text.
+_INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff")
+_SPACES = re.compile(r"[^\S\r\n]+")  # a line break is wrong in a label, and stays to be found
+
+
+@functools.lru_cache(maxsize=65536)
+def clean_class_name(name: str) -> str:
+    """The name in the one form in which names that look equal are equal: without invisible
+    characters, composed (NFC, Unicode Standard Annex 15), white space trimmed and collapsed.
+
+    Case and compatibility characters stay: 'A' is not 'a', and '²' is not '2'.
+    """
+    visible = unicodedata.normalize("NFC", name.translate(_INVISIBLE))
+    return _SPACES.sub(" ", visible).strip()
+
+
+def merges(spellings: Mapping[str, Collection[str]], source: str) -> Iterator[str]:
+    """A note for each class that was written in more than one way.
+
+    Args:
+        spellings: the ways in which each class name was written, as they were given.
+        source: the file or folder that they come from.
+    """
+    for name, ways in spellings.items():
+        if len(ways) > 1:
+            written = ", ".join(map(ascii, sorted(ways)))
+            yield f"{source}: class '{name}' is one, written in {len(ways)} ways: {written}"
 
 
 def reads_as_float(label: str) -> bool:
@@ -51,7 +81,8 @@ def check_class_names(
             )
             raise UserError(
                 f"{source}: the classes {first} and {second} differ only by case: write them "
-                "alike if they are one class, or else rename one"
+                "alike if they are one class, or say that they are two: "
+                "--case-sensitive-classes true"
             )
 
 

@@ -5,118 +5,168 @@ Knows the file system and nothing of pixels. Nothing outside the given folder is
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from app.data.bad import BadExamples
-from app.data.classes import check_class_names, sort_class_names
-from app.data.image_files import ImageFiles
-from app.errors import UserError, suggest
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-SPLITS = {
-    "train": "train",
-    **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
-    "test": "test",
-}
-LAYOUT = (
-    "expected one folder per class, FOLDER/<class>/*.jpg, or one per split with the classes in it: "
-    "FOLDER/train/<class>/*.jpg, and FOLDER/validation and FOLDER/test likewise"
+from app.data.classes import clean_class_name, merges, sort_class_names
+from app.data.file_names import (
+    IMAGE_SUFFIXES,
+    NOT_READ,
+    counted,
+    is_image,
+    is_system,
+    is_unread,
+    suffix_of,
 )
+from app.data.image_files import ImageFiles
+from app.data.split_folders import LAYOUT, check_inside, split_folders
+from app.data.tree import Tree, is_inside
+from app.errors import UserError, suggest
 
 
 @dataclass(frozen=True, eq=False)
 class FolderSplit:
-    """One split of a folder: its classes, its images ordered by path, and how many files of other
-    kinds lie among them."""
+    """One split of a folder: its classes, and its images ordered by path."""
 
     class_names: tuple[str, ...]
     files: ImageFiles
-    ignored: int
+
+
+@dataclass(eq=False)
+class _Class:
+    """What lies in the folders of one class: their names, its images, and other files."""
+
+    folders: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def unread(self) -> list[str]:
+        return [path for path in self.others if is_unread(path)]
 
 
 def find_splits(root: Path, bad: BadExamples) -> dict[str, FolderSplit]:
     """The splits of a folder of images, without opening any.
 
     Either ROOT/train/<class>/... with other splits next to it, or ROOT/<class>/..., which is the
-    split "train". A class's images may lie in nested folders. Labels number the classes of the
-    training split; a class without an image there is a bad example. Hidden folders are passed over;
-    hidden files, and those that are not named like an image, are counted as ignored.
+    split "train". A class's images may lie in nested folders; folders whose names look equal are
+    one class. Labels number the classes of the training split; a class without an image there is a
+    bad example, and so are the images of a class whose format is not read, all together. What is
+    no image, or hidden or the system's, is passed over with a note.
 
     Raises:
-        UserError: the folder is missing or has another layout, a class has no image or is not in
-            the training split, or a symbolic link leads outside or in a circle.
+        UserError: the folder is missing or has another layout, a class is not in the training
+            split, or a symbolic link leads outside or in a circle.
     """
     if not root.is_dir():
         raise UserError(
             f"{root}: {'not a folder' if root.exists() else 'no such folder'}; {LAYOUT}"
         )
-    tree = _Tree(root, bad)
-    folders = _split_folders(tree)
-    found = {split: tree.classes(folder) for split, folder in folders.items()}
-
-    classes = found["train"][0]
-    for name in [name for name, paths in classes.items() if not paths]:
-        if any(classes.values()):
-            looked_for = " ".join(EXTENSIONS)
-            where = str(root / folders["train"] / name)
-            bad.add(where, f"no image in this class folder: looked for {looked_for}")
-        del classes[name]
-    names = sort_class_names(classes)
-    check_class_names(names, str(root / folders["train"]))
+    tree = Tree(root, bad)
+    folders = split_folders(tree, bad)
+    found = {split: _classes(tree, folder, bad) for split, folder in folders.items()}
+    for split, classes in found.items():
+        _tell_left_out(root / folders[split], classes, split == "train", bad)
+    if passed := tree.passed_over():
+        bad.note(f"{root}: {passed}")
+    names = sort_class_names(name for name, one in found["train"].items() if one.images)
     return {
-        split: FolderSplit(names, _number(root, folders[split], classes, names), ignored)
-        for split, (classes, ignored) in found.items()
+        split: FolderSplit(names, _number(root, folders[split], classes, names, bad))
+        for split, classes in found.items()
     }
 
 
-def _split_folders(tree: "_Tree") -> dict[str, str]:
-    """The folder of each split, relative to ROOT; "" if ROOT itself holds the classes."""
-    folders = [entry.name for entry in tree.entries("")[0]]
-    given = [
-        name
-        for name in folders
-        # Without 'train', Training/<class> and Testing/<class> would pass as two classes.
-        if name.lower() in (*SPLITS, "training", "testing") and tree.entries(name)[0]
-    ]
-    if not given:
-        return {"train": ""}
-    splits: dict[str, str] = {}
-    for name in folders:
-        split = SPLITS.get(name.lower())
-        if split is None:
-            raise UserError(
-                f"{tree.root} has folders named like splits ({', '.join(given)}) and '{name}', "
-                f"which is none of {', '.join(SPLITS)}: rename it, or move it elsewhere"
+def _classes(tree: Tree, folder: str, bad: BadExamples) -> dict[str, _Class]:
+    """What each class of a split holds, by its name, in the order of the folders."""
+    folders, loose = tree.entries(folder)
+    classes: dict[str, _Class] = {}
+    inside: dict[str, list[str]] = {}
+    for entry in folders:
+        name = clean_class_name(entry.name)
+        if not name:
+            raise UserError(f"{entry.path!a}: a class needs a name that can be seen: rename it")
+        one = classes.setdefault(name, _Class())
+        one.folders.append(entry.name)
+        place = os.path.join(folder, entry.name)
+        nested: set[str] = set()
+        for path in tree.files(place):
+            (one.images if is_image(path) else one.others).append(path)
+            first, deeper, _ = path[len(place) + 1 :].partition(os.sep)
+            nested.update([first] if deeper else [])
+        inside[entry.name] = sorted(nested)
+    check_inside(tree.root / folder, inside, bad)
+    spellings = {name: one.folders for name, one in classes.items()}
+    for note in merges(spellings, str(tree.root / folder)):
+        bad.note(note)
+    if images := [entry.name for entry in loose if is_image(entry.name) or is_unread(entry.name)]:
+        bad.note(
+            f"{tree.root / folder}: {len(images):,} images beside the folders of classes belong to "
+            f"none: left out (the first: {images[0]})"
+        )
+    return classes
+
+
+def _tell_left_out(
+    folder: Path, classes: dict[str, _Class], training: bool, bad: BadExamples
+) -> None:
+    """Note which files of each class are no examples; a class may have no image left."""
+    no_images: Counter[str] = Counter()
+    some = any(one.images for one in classes.values())
+    for one in classes.values():
+        no_images.update(suffix_of(path) for path in one.others if not is_unread(path))
+        where = str(folder / one.folders[0])
+        if not one.images and training and some:
+            bad.add(where, _no_image(one))
+        elif one.unread and some:
+            number = len(one.unread)
+            bad.add(
+                where,
+                f"{number:,} of {number + len(one.images):,} images of this class cannot be read: "
+                f"{_unread(one)} (the first: {os.path.basename(one.unread[0])})",
+                counted=False,
             )
-        if split in splits:
-            raise UserError(
-                f"{tree.root}: '{splits[split]}' and '{name}' are both the {split} split: keep one"
-            )
-        splits[split] = name
-    if "train" not in splits:
-        raise UserError(f"{tree.root} has {', '.join(folders)}, but no 'train'; {LAYOUT}")
-    return {split: splits[split] for split in ("train", "validation", "test") if split in splits}
+    if no_images:
+        bad.note(f"{folder}: files of classes that are no images: {counted(no_images)}")
+
+
+def _unread(one: _Class) -> str:
+    return f"{counted(Counter(map(suffix_of, one.unread)))}, {NOT_READ}"
+
+
+def _no_image(one: _Class) -> str:
+    """Why a class folder gives no example."""
+    if one.unread:
+        return f"no image that can be read in this class folder: {_unread(one)}"
+    others = Counter(map(suffix_of, one.others))
+    held = f"; there are {counted(others)}" if others else ""
+    return f"no image in this class folder: looked for {' '.join(IMAGE_SUFFIXES)}{held}"
 
 
 def _number(
-    root: Path, folder: str, classes: dict[str, list[str]], names: tuple[str, ...]
+    root: Path,
+    folder: str,
+    classes: dict[str, _Class],
+    names: tuple[str, ...],
+    bad: BadExamples,
 ) -> ImageFiles:
     """The images of all classes in the order of their paths, labelled by the place in `names`."""
-    if not any(classes.values()):
-        raise UserError(f"no images in {root / folder}; {LAYOUT}")
+    if not any(one.images for one in classes.values()):
+        unread = _Class(others=[path for one in classes.values() for path in one.unread])
+        why = f": {_unread(unread)}" if unread.others else f"; {LAYOUT}"
+        raise UserError(f"no images in {root / folder}{why}")
     labels = {name: label for label, name in enumerate(names)}
-    for name, paths in classes.items():
-        if paths and name not in labels:
-            raise UserError(
-                f"{root / folder / name}: no such class in training: "
-                f"{suggest(name, names).partition('Valid: ')[0]}Classes are those that have "
-                "images in training: add some there, or remove this folder"
-            )
-    rows = sorted((path, labels[name]) for name, paths in classes.items() for path in paths)
+    rows: list[tuple[str, int]] = []
+    for name, one in classes.items():
+        if name in labels:
+            rows += [(path, labels[name]) for path in one.images]
+        elif one.images:
+            _leave_out_class(root, root / folder / one.folders[0], name, one, names, bad)
+    rows.sort()
     return ImageFiles(
         root,
         np.array([path for path, _ in rows], dtype=object),
@@ -124,85 +174,19 @@ def _number(
     )
 
 
-class _Tree:
-    """Lists what lies below a root, and follows symbolic links no further than that.
-
-    Folders and paths are relative to the root.
-    """
-
-    def __init__(self, root: Path, bad: BadExamples):
-        self.root = root
-        self._real_root = os.path.realpath(root)
-        self._bad = bad
-
-    def entries(self, folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
-        """The folders that are not hidden, and the files, both ordered by name."""
-        folders, files = [], []
-        try:
-            with os.scandir(os.path.join(self.root, folder)) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    if not entry.name.isprintable() and "\ufffd" in _as_utf8(entry.name):
-                        self._bad.add(ascii(entry.path), "its name is not UTF-8: rename it")
-                        continue
-                    link = entry.is_symlink()
-                    if link:
-                        self._resolve(entry.path)
-                    # os.path.isdir for links only: DirEntry.is_dir raises for one to itself.
-                    if not (os.path.isdir(entry.path) if link else entry.is_dir()):
-                        files.append(entry)
-                    elif not entry.name.startswith("."):
-                        folders.append(entry)
-        except OSError as error:
-            raise UserError(f"{self.root / folder} cannot be read: {error.strerror}") from None
-        return folders, files
-
-    def classes(self, folder: str) -> tuple[dict[str, list[str]], int]:
-        """The paths of each class's images, and how many other files there are."""
-        folders, loose = self.entries(folder)
-        classes: dict[str, list[str]] = {}
-        ignored = len(loose)
-        for entry in folders:
-            classes[entry.name] = []
-            for path, image in self._walk(os.path.join(folder, entry.name), (self._real_root,)):
-                if image:
-                    classes[entry.name].append(path)
-                else:
-                    ignored += 1
-        return classes, ignored
-
-    def _walk(self, folder: str, above: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-        """Each file below, and whether it is named like an image."""
-        real = self._resolve(os.path.join(self.root, folder))
-        if real in above:
-            raise UserError(f"{self.root / folder}: symbolic links lead in a circle: remove one")
-        folders, files = self.entries(folder)
-        for entry in files:
-            path = os.path.join(folder, entry.name)
-            image = entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".")
-            if not image or entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):
-                yield path, image
-            else:
-                self._bad.add(entry.path, "not a file: a symbolic link to nothing, or a device")
-        for entry in folders:
-            yield from self._walk(os.path.join(folder, entry.name), (*above, real))
-
-    def _resolve(self, path: str) -> str:
-        real = os.path.realpath(path)
-        if not _is_inside(real, self._real_root):
-            raise UserError(
-                f"{path} is a link to {real}, outside {self.root}: nothing outside the given "
-                "directory is read. Put the files themselves there"
-            )
-        return real
-
-
-def _as_utf8(name: str) -> str:
-    """The name, with U+FFFD for what is not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
-def _is_inside(real: str, real_root: str) -> bool:
-    return real == real_root or real.startswith(os.path.join(real_root, ""))
+def _leave_out_class(
+    root: Path, where: Path, name: str, one: _Class, names: tuple[str, ...], bad: BadExamples
+) -> None:
+    """Every image of a class that training lacks is a bad example."""
+    hint = suggest(name, names).partition("Valid: ")[0]
+    if bad.policy == "error":
+        bad.add(
+            str(where),
+            f"no such class in training: {hint}Classes are those that have images in training: "
+            "add some there, or remove this folder",
+        )
+    for path in one.images:
+        bad.add(os.path.join(root, path), f"no class '{name}' in training: {hint}")
 
 
 def list_files(
@@ -215,7 +199,8 @@ def list_files(
 ) -> ImageFiles:
     """The image files that the rows of a table name, without opening any.
 
-    A row without a file is a bad example; it is left out, and its label with it.
+    A row without a file, or with a thumbnail or another file of the system's, is a bad example; it
+    is left out, and its label with it.
 
     Args:
         list_path: the table; the paths in it start from its folder.
@@ -239,12 +224,15 @@ def list_files(
             path, target = _locate(os.path.join(folder, row), resolve)
         except ValueError:  # a NUL or half a surrogate pair, which no file name can hold
             path = target = os.path.join(real_root, "")
-        if not _is_inside(target, real_root):
+        if not is_inside(target, real_root):
             raise UserError(
                 f"{where}: '{row}' is outside {root}: nothing outside the given directory is read. "
                 "Move the file, and give a path inside"
             )
-        if os.path.isfile(target):
+        if any(map(is_system, row.split("/"))):
+            reason = f"'{row}' is a thumbnail, or the system's own file: no example"
+            bad.add(where, reason, counted=False)
+        elif os.path.isfile(target):
             kept.append(number)
             paths.append(path[prefix:])
         else:

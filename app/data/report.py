@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from app.data.examples import Dataset, Source
 from app.data.image_files import Header, read_header
 
 MOST_CLASSES = 40  # more are shown by their ends
-MOST_PROBLEMS = 20
+MOST_PROBLEMS = MOST_NOTES = 20
 SAMPLES = 5
 SAMPLE_CHARACTERS = 100
 READ_AT_ONCE = 1024
@@ -26,6 +26,7 @@ def describe(
     lengths: Mapping[str, np.ndarray],
     bad: list[Bad],
     max_tokens: int,
+    notes: Sequence[str] = (),
 ) -> str:
     """The report, as lines of text.
 
@@ -34,6 +35,7 @@ def describe(
         lengths: how many tokens each text of each split has, int (n,); not for images.
         bad: the examples that were left out.
         max_tokens: where training would cut texts.
+        notes: what was no example, and which classes were taken as one.
     """
     lines = [f"{dataset.name}: {dataset.kind}s, {len(dataset.class_names)} classes", ""]
     lines += _class_table(dataset)
@@ -44,6 +46,11 @@ def describe(
         lines += _lengths(lengths, max_tokens)
     lines += ["", "samples of the training split"]
     lines += [f"  {line}" for line in _samples(dataset)]
+    if notes:
+        lines += ["", "no examples, or classes taken as one"]
+        lines += [f"  {note}" for note in notes[:MOST_NOTES]]
+        if len(notes) > MOST_NOTES:
+            lines.append(f"  ... and {len(notes) - MOST_NOTES} more")
     problems = list(_problems(dataset, bad, {name: seen for name, (seen, _) in contents.items()}))
     lines += ["", f"problems found: {len(problems)}"]
     lines += [f"  {problem}" for problem in problems[:MOST_PROBLEMS]]

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from app.data.bad import BadExamples
-from app.data.classes import check_class_names, label_problem, reads_as_float
+from app.data.classes import clean_class_name, label_problem, merges, reads_as_float
+from app.data.file_names import is_image, is_unread
 from app.errors import UserError, suggest
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson")
 # UTF-32 first: in little-endian order its mark begins with that of UTF-16.
@@ -38,7 +38,7 @@ class Table:
     """The good rows of a file, in its order: row i is `inputs[i]`, `labels[i]`.
 
     `inputs` are texts or, if `kind` is "image", paths as the file gives them; `labels` are class
-    names; `lines` are the lines of the file, counted from 1, on which the rows begin.
+    names, cleaned; `lines` are the lines of the file, counted from 1, on which the rows begin.
     """
 
     path: Path
@@ -106,6 +106,7 @@ def _collect(path: Path, column: str, records: Records, parse: Parse, bad: BadEx
     inputs: list[str] = []
     labels: list[str] = []
     lines: list[int] = []
+    spellings: dict[str, set[str]] = {}
     bad_before = len(bad.found)
     for line, record in without_last_blanks(records):
         try:
@@ -114,7 +115,8 @@ def _collect(path: Path, column: str, records: Records, parse: Parse, bad: BadEx
             bad.add(f"{path}, line {line}", str(problem))
             continue
         inputs.append(value)
-        labels.append(label)
+        labels.append(clean_class_name(label))
+        spellings.setdefault(labels[-1], set()).add(label)
         lines.append(line)
     new_bad = bad.found[bad_before:]
     if not inputs and new_bad:
@@ -122,10 +124,8 @@ def _collect(path: Path, column: str, records: Records, parse: Parse, bad: BadEx
         raise UserError(f"{path} has no good row; the first bad one: {first.where}: {first.reason}")
     if not inputs:
         raise UserError(f"{path} has no rows")
-    first_lines: dict[str, int] = {}
-    for label, line in zip(labels, lines, strict=True):
-        first_lines.setdefault(label, line)
-    check_class_names(first_lines, str(path), first_lines)
+    for note in merges(spellings, str(path)):
+        bad.note(note)
     return Table(path, _kind(column, inputs[0]), inputs, labels, lines)
 
 
@@ -146,7 +146,7 @@ def _kind(column: str, first: str) -> Literal["text", "image"]:
     if column in ("image", "text"):
         return "image" if column == "image" else "text"
     one_line = "\n" not in first and "\r" not in first
-    return "image" if one_line and first.lower().endswith(IMAGE_SUFFIXES) else "text"
+    return "image" if one_line and (is_image(first) or is_unread(first)) else "text"
 
 
 def _choose_columns(
@@ -204,8 +204,9 @@ def _delimited(
         if len(fields) != len(header):
             raise RowError(f"{len(fields)} fields, but the header has {len(header)}: {hint}")
         check_characters("".join(fields))
-        value, label = fields[input_index], fields[label_index].strip()
-        _check_row(*names, value, label, reads_as_float(label))
+        value, label = fields[input_index], fields[label_index]
+        name = clean_class_name(label)
+        _check_row(*names, value, name, reads_as_float(name))
         return value, label
 
     return names[0], records, parse
@@ -287,9 +288,8 @@ def _parse_json(input_key: str, label_key: str, line: str) -> tuple[str, str]:
         raise RowError(
             f"'{label_key}' must be a string, a whole number or a boolean; got {json_type(label)}"
         )
-    label = label.strip()
     check_characters(text + label)  # once more: an escape can stand for half a character
-    _check_row(input_key, label_key, text, label, is_float)
+    _check_row(input_key, label_key, text, clean_class_name(label), is_float)
     return text, label
 
 

@@ -1,5 +1,7 @@
 """Any TensorFlow Datasets dataset that has an image or a text and a class label."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import features as tfds_features
 
 from app.config import Data
+from app.data.bad import BadExamples
+from app.data.classes import clean_class_name, merges
 from app.data.examples import Dataset
 from app.data.records import Records, index_files
 from app.errors import UserError, suggest
@@ -30,7 +34,7 @@ def prepare(data: Data, other_names: tuple[str, ...]) -> None:
     builder = _builder(data, other_names)
     if not builder.info.splits:
         _download(builder, data)
-    load_tfds(data, other_names)
+    load_tfds(data, other_names, BadExamples())
 
 
 def _builder(data: Data, other_names: tuple[str, ...]) -> tfds.core.DatasetBuilder:
@@ -103,7 +107,7 @@ def _data_dir(data: Data) -> Any:
     return tfds.core.Path(data.data_dir or tfds.core.constants.DATA_DIR)
 
 
-def load_tfds(data: Data, other_names: tuple[str, ...] = ()) -> Dataset:
+def load_tfds(data: Data, other_names: tuple[str, ...], bad: BadExamples) -> Dataset:
     """The splits that `[data]` names; those that the dataset has under the usual names if not."""
     builder = _builder(data, other_names)
     input_key, label_key = find_keys(builder.info, data.input_key, data.label_key)
@@ -127,15 +131,32 @@ def load_tfds(data: Data, other_names: tuple[str, ...] = ()) -> Dataset:
                     f"{data.dataset}, split '{split}' has examples without a label (-1)"
                 )
     _check_disjoint(data, splits)
+    names, number_of = _clean_names(builder.info.features[label_key].names, data.dataset, bad)
+    splits = {
+        role: dataclasses.replace(one, labels=number_of[one.labels]) for role, one in splits.items()
+    }
     return Dataset(
         builder.info.full_name,
         "image" if is_image else "text",
-        tuple(builder.info.features[label_key].names),
+        names,
         splits["train"],
         splits.get("validation"),
         splits.get("test"),
         image_shape=tuple(feature.shape) if is_image else (None, None, None),
     )
+
+
+def _clean_names(
+    given: Sequence[str], source: str, bad: BadExamples
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """The class names in the order of the dataset, and the new number of each old one, int64."""
+    spellings: dict[str, list[str]] = {}
+    for name in given:
+        spellings.setdefault(clean_class_name(name), []).append(name)
+    for note in merges(spellings, source):
+        bad.note(note)
+    numbers = {name: number for number, name in enumerate(spellings)}
+    return tuple(spellings), np.array([numbers[clean_class_name(name)] for name in given], np.int64)
 
 
 def _check_disjoint(data: Data, splits: dict[str, Records]) -> None:

@@ -118,6 +118,36 @@ def test_data_finds_the_problems_of_a_folder(tmp_path: Path, capsys) -> None:
     ]
 
 
+def test_data_shows_by_class_what_is_no_example(tmp_path: Path, capsys) -> None:
+    root = tmp_path / "photos"
+    write_photos(root / "training_set", 12)
+    write_photos(root / "test_set", 2, first=20)
+    train_set = root / "training_set"
+    (train_set / "red\u200b").mkdir()
+    (train_set / "red\u200b" / "x.jfif").write_bytes(picture(COLORS["red"], 50))
+    for number in range(12):
+        (train_set / "blue" / f"IMG_{number}.HEIC").write_bytes(b"heic")
+        (train_set / "green" / "@eaDir").mkdir(exist_ok=True)
+        (train_set / "green" / "@eaDir" / f"{number}.png").write_bytes(picture((0, 0, 0), number))
+    found = data(capsys, root, "--validation", 0)
+    rows = [line.split() for line in found.splitlines()]
+    assert ["blue", "12", "2"] in rows
+    assert ["green", "12", "2"] in rows
+    assert ["red", "13", "2"] in rows
+    assert found.splitlines()[-6:] == [
+        "no examples, or classes taken as one",
+        f"  {train_set}: class 'red' is one, written in 2 ways: 'red', 'red\\u200b'",
+        f"  {root}: hidden or the system's, passed over: 1 @eaDir",
+        "",
+        "problems found: 1",
+        f"  {train_set}/blue: 12 of 24 images of this class cannot be read: 12 .heic, which "
+        "TensorFlow does not read: convert to JPEG or PNG (the first: IMG_0.HEIC)",
+    ]
+    message = refused(capsys, root, "--export", "tfrecord", tmp_path / "copy")
+    assert "12 of 24 images of this class" in message and "--on-bad skip" in message
+    data(capsys, root, "--on-bad", "skip", "--export", "tfrecord", tmp_path / "copy")
+
+
 def test_data_lists_every_bad_row_however_many(tmp_path: Path, capsys) -> None:
     path = tmp_path / "t.csv"
     good = "".join(f"text {i},{'yes' if i % 2 else 'no'}\n" for i in range(20))

@@ -213,6 +213,26 @@ def test_a_folder_gives_all_its_images_ordered_by_path(digits: Path, tmp_path: P
     assert circles == [f"{root}/c/up"]
 
 
+def test_a_folder_says_what_of_it_is_not_predicted(digits, tmp_path, capsys) -> None:
+    root = tmp_path / "photos"
+    for name in ("a.png", "@eaDir/a.png", "sub/__MACOSX/b.png", "sub/._c.png", "sub/Thumbs.db"):
+        save(root / name, 50, format="PNG")
+    save(root / "sub" / "d.jfif", 50, format="JPEG")
+    for name in ("b.heic", "sub/e.TIF", "notes.txt", "image"):
+        (root / name).write_bytes(b"anything")
+    code, found = answers(tmp_path, digits, root)
+    wanted = ["a.png", "b.heic", "sub/d.jfif", "sub/e.TIF"]
+    assert [one["input"] for one in found] == [str(root / name) for name in wanted]
+    assert code == 1
+    reason = "which TensorFlow does not read: convert to JPEG or PNG"
+    assert errors(found)[1::2] == [f".heic, {reason}", f".tif, {reason}"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"{root}: no images, passed over: 1 (no suffix), 1 ._*, 1 .txt, 1 @eaDir/, 1 Thumbs.db, "
+        "1 __MACOSX/",
+        "2 of 4 inputs could not be predicted",
+    ]
+
+
 def test_images_are_brought_to_the_size_and_channels_of_the_run(digits, tmp_path) -> None:
     small = answers(tmp_path, digits, save(tmp_path / "a.png", 77))[1][0]["probabilities"]
     for size, mode in (((8, 8), "RGB"), ((31, 16), "L"), ((400, 300), "RGBA")):

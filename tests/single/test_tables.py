@@ -15,9 +15,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from app.config import Data
 from app.data.bad import BadExamples
+from app.data.catalogue import load_dataset
 from app.data.classes import check_class_names, sort_class_names
-from app.data.tables import IMAGE_SUFFIXES, SUFFIXES, Table, read_table
+from app.data.file_names import IMAGE_SUFFIXES
+from app.data.tables import SUFFIXES, Table, read_table
 from app.errors import UserError
 
 Write = Callable[[str, str | bytes], Path]
@@ -311,7 +314,7 @@ def test_labels_that_differ_only_by_case_are_refused(write, suffix: str) -> None
         lines = ["", *(json.dumps({"text": "a", "label": label}) for label in labels)]
     path = write("a" + suffix, "\n".join(lines))
     with pytest.raises(UserError) as caught:
-        read_table(path, None, None, BadExamples("skip"))
+        load_dataset(Data(dataset=str(path)), 0, BadExamples("skip"))
     assert f"{path}: the classes 'Cat' (line 2) and 'cat' (line 5) differ only by case" in str(
         caught.value
     )

@@ -70,6 +70,10 @@ def held(folder: Path, **keys: object) -> Held:
     return hold_dataset(config, open_dataset(config, bad, World()), bad, World())
 
 
+def fingerprint(data: Data) -> str:
+    return load_tfds(data, (), BadExamples()).fingerprint
+
+
 def inputs_of(data: Held, split: str = "train") -> np.ndarray:
     return data.splits[split].everything.numpy()  # type: ignore[attr-defined]
 
@@ -142,8 +146,19 @@ def test_an_example_to_train_and_to_test_on_is_refused(folder: Path) -> None:
 def test_the_fingerprint_is_that_of_the_content(folder: Path) -> None:
     data = Data(dataset="images", data_dir=folder)
     part = Data(dataset="images", data_dir=folder, train="train[:5]")
-    assert load_tfds(data).fingerprint == load_tfds(data).fingerprint
-    assert load_tfds(data).fingerprint != load_tfds(part).fingerprint
+    assert fingerprint(data) == fingerprint(data)
+    assert fingerprint(data) != fingerprint(part)
+
+
+def test_class_names_that_look_equal_are_one_class(tmp_path: Path) -> None:
+    label = tfds.features.ClassLabel(names=["zoo", "caf\u00e9", "a  b", "cafe\u0301"])
+    rows = [{"text": f"text {i}", "label": i} for i in range(4)]
+    store(tmp_path, "names", {"text": tfds.features.Text(), "label": label}, train=rows)
+    bad = BadExamples()
+    dataset = load_tfds(Data(dataset="names", data_dir=tmp_path), (), bad)
+    assert dataset.class_names == ("zoo", "caf\u00e9", "a b")
+    assert dataset.train.labels.tolist() == [0, 1, 2, 1]
+    assert len(bad.notes) == 1 and "is one, written in 2 ways: 'cafe\\u0301'" in bad.notes[0]
 
 
 def test_two_texts_need_a_choice(folder: Path) -> None:
