@@ -61,6 +61,10 @@ class World:
         """Every rank's rows, concatenated in the order of ranks; row counts may differ."""
         return tensor
 
+    def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """Row r of the result is rank r's row for this rank; (ranks, ...), as large everywhere."""
+        return tensor
+
     def size_tensor(self) -> tf.Tensor:
         """The number of ranks as float32 (), read when the graph runs, not when it is traced."""
         return tf.constant(1.0)
@@ -160,12 +164,16 @@ class HorovodWorld(World):
             variable.assign(value)
 
     def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(
-            tensor, op=self._hvd.Sum, name=name, process_set=self._set, ignore_name_scope=True
-        )
+        return self._hvd.allreduce(_unknown(tensor), op=self._hvd.Sum, **self._called(name))
 
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allgather(tensor, name=name, process_set=self._set, ignore_name_scope=True)
+        return self._hvd.allgather(_unknown(tensor), **self._called(name))
+
+    def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._hvd.alltoall(_unknown(tensor), **self._called(name))
+
+    def _called(self, name: str) -> dict[str, Any]:
+        return {"name": name, "process_set": self._set, "ignore_name_scope": True}
 
     @contextlib.contextmanager
     def timeline(self, path: Path) -> Iterator[None]:
@@ -180,10 +188,25 @@ class HorovodWorld(World):
         return tf.cast(size, tf.float32)
 
 
-def connect(launched: Launched | None = None, timeline: bool = False) -> World:
+def _unknown(tensor: Any) -> tf.Tensor:
+    """The same tensor, of which TensorFlow may not know the value while it traces a graph.
+
+    Horovod's collectives are not declared to have effects, so constant folding would run one that
+    has only constants as input: once, while the graph is made, and on those ranks alone that make
+    one then. It never folds what a caller might feed.
+    """
+    tensor = tf.convert_to_tensor(tensor)
+    if tf.executing_eagerly():
+        return tensor
+    return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=tensor.shape)
+
+
+def connect(
+    launched: Launched | None = None, timeline: bool = False, process_sets: Any = None
+) -> World:
     """Join the ranks that the launcher started; without a launcher, a world of one.
 
-    `timeline`: `World.timeline` will be used.
+    `timeline`: `World.timeline` will be used. `process_sets`: as `hvd.init` takes them.
 
     Raises UserError when a launcher started several ranks that Horovod cannot join: they would
     otherwise train as separate runs.
@@ -203,7 +226,11 @@ def connect(launched: Launched | None = None, timeline: bool = False) -> World:
         _check_hostname()
     if timeline:  # to be started and stopped; where to, is not known yet
         os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"
-    hvd.init()
+    # Horovod would join tensors that happen to be ready together, and the place of a number in a
+    # joined tensor decides in which order ranks are added: from 3 ranks on, a repeated run would
+    # differ in its last bits. Our buckets are joined gradients already.
+    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
+    hvd.init(process_sets=process_sets)
     if hvd.size() != launched.size:
         raise UserError(
             f"{launched.launcher} started {launched.size} ranks, but Horovod joined "
