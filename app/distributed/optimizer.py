@@ -167,9 +167,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         weight = tf.cast(weight, tf.float32)
         knows_total = total_weight is not None
         if self._knows_total not in (None, knows_total):
-            raise ValueError(
-                "total_weight was given in some passes only: give it in all or in none"
-            )
+            raise ValueError("total_weight: give it in every pass, or in none")
         self._knows_total = knows_total
         if knows_total:
             self._total.assign_add(tf.cast(total_weight, tf.float32))

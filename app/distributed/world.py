@@ -164,13 +164,30 @@ class HorovodWorld(World):
             variable.assign(value)
 
     def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(_unknown(tensor), op=self._hvd.Sum, **self._called(name))
+        tensor = tf.convert_to_tensor(tensor)
+        rows = self._unknown(tensor if tensor.shape.rank else tensor[tf.newaxis])
+        total = self._hvd.allreduce(rows, op=self._hvd.Sum, **self._called(name))
+        return total if tensor.shape.rank else total[0]
 
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allgather(_unknown(tensor), **self._called(name))
+        return self._hvd.allgather(self._unknown(tensor), **self._called(name))
 
     def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.alltoall(_unknown(tensor), **self._called(name))
+        return self._hvd.alltoall(self._unknown(tensor), **self._called(name))
+
+    def _unknown(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The same bits, of which TensorFlow cannot know the value while it optimises a graph.
+
+        Horovod does not declare that its collectives have effects, so constant folding runs one
+        that has only constants as input: once, when a graph is made, and only on the ranks that
+        make one then. So the rows are taken from the 0th on, which is a view of them all, but how
+        many ranks there are, and so that it is the 0th, is not known before the graph runs.
+        """
+        tensor = tf.convert_to_tensor(tensor)
+        if tf.executing_eagerly():
+            return tensor
+        first = tf.minimum(self._hvd.size_op(process_set_id=self._set.process_set_id), 0)
+        return tf.ensure_shape(tensor[first:], tensor.shape)
 
     def _called(self, name: str) -> dict[str, Any]:
         return {"name": name, "process_set": self._set, "ignore_name_scope": True}
@@ -186,19 +203,6 @@ class HorovodWorld(World):
     def size_tensor(self) -> tf.Tensor:
         size = self._hvd.size_op(process_set_id=self._set.process_set_id)
         return tf.cast(size, tf.float32)
-
-
-def _unknown(tensor: Any) -> tf.Tensor:
-    """The same tensor, of which TensorFlow may not know the value while it traces a graph.
-
-    Horovod's collectives are not declared to have effects, so constant folding would run one that
-    has only constants as input: once, while the graph is made, and on those ranks alone that make
-    one then. It never folds what a caller might feed.
-    """
-    tensor = tf.convert_to_tensor(tensor)
-    if tf.executing_eagerly():
-        return tensor
-    return tf.raw_ops.PlaceholderWithDefault(input=tensor, shape=tensor.shape)
 
 
 def connect(

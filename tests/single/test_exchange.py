@@ -189,7 +189,7 @@ def test_duplicates_are_added_up_in_the_order_of_rows_on_any_device() -> None:
     np.testing.assert_array_equal(sums, expected[unique.numpy()])
     graph = traced.get_concrete_function(tf.constant(values), tf.constant(indices)).graph
     (adds,) = [op for op in graph.get_operations() if op.type == "UnsortedSegmentSum"]
-    assert adds.device.endswith("CPU:0")
+    assert "CPU" in adds.device
 
 
 def test_sparse_gradients_travel_dense_if_asked_to() -> None:

@@ -108,7 +108,7 @@ def test_the_clock_waits_for_one_joint_and_not_for_every_gradient() -> None:
     graph = count.get_concrete_function(tf.ones(2), tf.ones(3)).graph
     clocks = [op for op in graph.get_operations() if op.type == "Timestamp"]
     for clock in clocks:
-        assert clock.device.endswith("CPU:0")
+        assert "CPU" in clock.device
         (joint,) = [op for op in clock.control_inputs if op.type == "NoOp"]
         assert joint.device == ""
         assert len(joint.control_inputs) == 2
