@@ -6,7 +6,7 @@
 2. scale: rank r multiplies its gradient g_r by n_r / sum(n), before any cast (float16 sums of
    unscaled gradients overflow);
 3. compress, exchange and decompress: buckets of gradients are summed over ranks
-   (exchange.py, buckets.py, compression.py);
+   (exchange.py, buckets.py, compression.py, half.py);
 4. update: the wrapped optimizer, with its loss scale, clipping and weight decay, sees
    sum(n_r * g_r) / sum(n_r), which is the gradient of the mean loss over the global batch.
 
@@ -21,7 +21,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from app.distributed.compression import Compressor, get_compressor
+from app.distributed.compression import Compressor
 from app.distributed.exchange import GradientExchange
 from app.distributed.telemetry import Telemetry
 from app.distributed.world import World, current_world
@@ -42,14 +42,13 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         optimizer: any `keras.optimizers.Optimizer`. Under the global policy mixed_float16 a plain
             one is put into a `keras.optimizers.LossScaleOptimizer` (a LossScaleOptimizer around
             this one is a ValueError at the first `apply`).
-        compression: "none", "fp16", or an object with Horovod's `compress` / `decompress`; it is
-            given 1-D buckets, and the values of sparse gradients.
+        compression: "none"; "fp16", float16 under a scale per bucket, kept as a variable of this
+            optimizer; or an object with Horovod's `compress` / `decompress`, which is given 1-D
+            buckets, and the values of sparse gradients.
         op: "weighted" (default: ranks count by the `weight` they pass to `apply`, 1 without) or
             "average" (every rank counts the same; Horovod's `hvd.Average` is accepted too).
         backward_passes_per_step: exchange and update only at every k-th `apply`, with the weighted
             mean over the k passes of all ranks (Horovod's own optimizer sums the passes instead).
-        gradient_predivide_factor: f splits the scaling, as in Horovod: 1/f before the sum and
-            f/size after it. None scales all of it before the sum.
         process_set: a `hvd.ProcessSet` that exchanges among its ranks; default all ranks.
         sparse_as_dense: exchange `tf.IndexedSlices` (gradients of embeddings) as dense tensors;
             otherwise values and indices are gathered, and duplicate indices added up.
@@ -68,14 +67,13 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         compression: str | Compressor = "none",
         op: str | int = "weighted",
         backward_passes_per_step: int = 1,
-        gradient_predivide_factor: float | None = None,
         process_set: Any = None,
         sparse_as_dense: bool = False,
         bucket_mb: float = 25,
         world: World | None = None,
         name: str | None = None,
     ):
-        _check_options(optimizer, op, backward_passes_per_step, gradient_predivide_factor)
+        _check_options(optimizer, op, backward_passes_per_step)
         # Not LossScaleOptimizer.__init__, which would turn off the inner optimizer's loss scale.
         keras.optimizers.Optimizer.__init__(self, learning_rate=0.0, name=name)
         if keras.config.dtype_policy().name == "mixed_float16" and not isinstance(
@@ -86,28 +84,29 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self.compression = compression
         self.op = "average" if op == HOROVOD_AVERAGE else op
         self.backward_passes_per_step = backward_passes_per_step
-        self.gradient_predivide_factor = gradient_predivide_factor
         self.sparse_as_dense = sparse_as_dense
         self.bucket_mb = bucket_mb
+        self._knows_total: bool | None = None  # in the passes so far
         self.telemetry = Telemetry()
         self.exchange = GradientExchange(
             world or current_world(process_set),
-            get_compressor(compression),
+            compression,
             bucket_bytes=int(bucket_mb * MEGABYTE),
             sparse_as_dense=sparse_as_dense or backward_passes_per_step > 1,
-            predivide_factor=gradient_predivide_factor,
             name=name or "lockstep",
         )
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Create the inner optimizer's variables and, if passes accumulate, the accumulators."""
+        """Create the inner optimizer's variables, the wire's and, if passes accumulate, sums."""
         if self.built:
             return
         self._accumulators: list[keras.Variable] = []
         if self.backward_passes_per_step > 1:
             self._accumulators = self.add_optimizer_variables(variables, "accumulated_gradient")
             self._weight = self.add_variable((), dtype="float32", name="accumulated_weight")
+            self._total = self.add_variable((), dtype="float32", name="accumulated_total")
             self._passes = self.add_variable((), dtype="int32", name="accumulated_passes")
+        self.exchange.build(variables, self.add_variable)
         if not self.inner_optimizer.built:
             with keras.name_scope(self.inner_optimizer.name, caller=self.inner_optimizer):
                 self.inner_optimizer.build(variables)
@@ -129,9 +128,9 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             trainable_variables: the variables; may be left out once built.
             weight: the number of examples behind `grads`, a number or scalar tensor >= 0.
                 None: every rank counts 1.
-            total_weight: the sum of all ranks' weights of this pass, where the caller knows it.
-                None: one float32 scalar is summed over ranks, started before the forward pass
-                because it depends on nothing else.
+            total_weight: the sum of all ranks' weights of this pass, where the caller knows it, in
+                every pass or in none. None: one float32 scalar is summed over ranks, started
+                before the forward pass because it depends on nothing else.
         """
         _refuse_xla()
         if trainable_variables is None:
@@ -145,7 +144,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         if self.backward_passes_per_step == 1:
             self._exchange_and_update(grads, trainable_variables, weight, total_weight)
         else:
-            self._accumulate(grads, trainable_variables, weight)
+            self._accumulate(grads, trainable_variables, weight, total_weight)
 
     def _exchange_and_update(self, grads, variables, weight, total_weight) -> None:
         reduced, total = self.exchange(grads, variables, weight, total_weight)
@@ -161,9 +160,17 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         guarded = update if weight is None else lambda: tf.cond(total > 0, update, lambda: True)
         self.telemetry.watch(reduced, variables, sent, guarded, scale)
 
-    def _accumulate(self, grads, variables, weight) -> None:
+    def _accumulate(self, grads, variables, weight, total_weight) -> None:
         """Add the pass to the accumulators; at the k-th pass exchange, update and clear them."""
-        weight = tf.constant(1.0) if weight is None else tf.cast(weight, tf.float32)
+        if weight is None:
+            weight, total_weight = 1.0, self.exchange.world.size_tensor()
+        weight = tf.cast(weight, tf.float32)
+        knows_total = total_weight is not None
+        if self._knows_total not in (None, knows_total):
+            raise ValueError("total_weight: give it in every pass, or in none")
+        self._knows_total = knows_total
+        if knows_total:
+            self._total.assign_add(tf.cast(total_weight, tf.float32))
         slots = [self._accumulators[self._get_variable_index(v)] for v in variables]
         for slot, gradient in zip(slots, grads, strict=True):
             if gradient is not None:
@@ -180,8 +187,9 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
                 else tf.math.divide_no_nan(slot.value, tf.cast(own, slot.dtype))
                 for gradient, slot in zip(grads, slots, strict=True)
             ]
-            self._exchange_and_update(means, variables, own, None)
-            for variable in (*slots, self._weight, self._passes):
+            total = tf.convert_to_tensor(self._total.value) if knows_total else None
+            self._exchange_and_update(means, variables, own, total)
+            for variable in (*slots, self._weight, self._total, self._passes):
                 variable.assign(tf.zeros_like(variable.value))
             return True
 
@@ -197,7 +205,9 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
     @property
     def per_rank_variables(self) -> list[keras.Variable]:
         """Variables that rightly differ between ranks: what has been accumulated so far."""
-        return [*self._accumulators, self._weight] if getattr(self, "_accumulators", None) else []
+        if not getattr(self, "_accumulators", None):
+            return []
+        return [*self._accumulators, self._weight, self._total]
 
     def scale_loss(self, loss: Any) -> Any:
         """The loss times the inner optimizer's loss scale, if it has one."""
@@ -211,7 +221,6 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             "compression": self.compression,
             "op": self.op,
             "backward_passes_per_step": self.backward_passes_per_step,
-            "gradient_predivide_factor": self.gradient_predivide_factor,
             "sparse_as_dense": self.sparse_as_dense,
             "bucket_mb": self.bucket_mb,
         }
@@ -223,7 +232,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         return cls(inner, **config)
 
 
-def _check_options(optimizer, op, backward_passes_per_step, gradient_predivide_factor) -> None:
+def _check_options(optimizer, op, backward_passes_per_step) -> None:
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(f"optimizer={optimizer!r}: expected a keras.optimizers.Optimizer")
     if isinstance(optimizer, DistributedOptimizer):
@@ -232,8 +241,6 @@ def _check_options(optimizer, op, backward_passes_per_step, gradient_predivide_f
         raise ValueError(f"op={op!r}: expected 'weighted', 'average' or hvd.Average")
     if backward_passes_per_step < 1:
         raise ValueError(f"backward_passes_per_step={backward_passes_per_step}: expected >= 1")
-    if gradient_predivide_factor is not None and gradient_predivide_factor <= 0:
-        raise ValueError(f"gradient_predivide_factor={gradient_predivide_factor}: expected > 0")
 
 
 def _refuse_xla() -> None:

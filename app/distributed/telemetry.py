@@ -1,20 +1,27 @@
 """What a training step says about itself: measured in its graph, read by the loop now and then.
 
 The time is taken by operations that hang on the tensors they time and on nothing else, so the
-exchange of early buckets still overlaps with the rest of the backward pass. On GPUs a tensor counts
-as ready when its kernel has been launched, so `exposed_s` is an upper bound there.
+exchange of early buckets still overlaps with the rest of the backward pass. On a GPU a gradient
+counts as ready when its kernel is in the GPU's queue, and a reduced one when Horovod has it, so
+`exposed_s` also holds what the GPU still had to compute: an upper bound, not a measurement.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-# (what is to be exchanged, what travels, a function that restores the former from the latter)
-Sent = tuple[tf.Tensor, tf.Tensor, Callable[[], tf.Tensor]]
 NAMES = ("gradient_norm", "weight_norm", "update_norm", "compression_error")
+
+
+class Sent(NamedTuple):
+    """What one tensor's exchange took, in the graph of a step; bytes are float64 ()."""
+
+    bytes_uncompressed: tf.Tensor
+    bytes_sent: tf.Tensor  # handed to collectives, counted as for a sum in one collective
+    versions: Callable[[], tuple[tf.Tensor, tf.Tensor]]  # gives (exact, as others receive it)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +79,11 @@ class Telemetry:
     def count_exchange(self, gradients: Sequence[Any], reduced: Sequence[Any], sent: list[Sent]):
         """Add one exchange to the totals; in the graph of a step."""
         ready, received = _when_ready(gradients), _when_ready(reduced)
-        sizes = [
-            tf.add_n([_bytes(tensors[index]) for tensors in sent])
-            if sent
-            else tf.constant(0.0, tf.float64)
-            for index in (1, 0)
-        ]
-        exposed_s = tf.maximum(received - ready, tf.constant(0.0, tf.float64))
-        self._totals.assign_add(tf.stack([exposed_s, *sizes]))
+        none = tf.constant(0.0, tf.float64)
+        exposed_s = tf.maximum(received - ready, none)
+        in_bytes = tf.add_n([none, *(one.bytes_sent for one in sent)])
+        uncompressed = tf.add_n([none, *(one.bytes_uncompressed for one in sent)])
+        self._totals.assign_add(tf.stack([exposed_s, in_bytes, uncompressed]))
 
     def watch(
         self,
@@ -132,14 +136,11 @@ def _dense(gradient: Any, place: tf.Variable) -> tf.Tensor:
 
 def _compression_error(sent: list[Sent]) -> tf.Tensor:
     """|restored - exact| / |exact| over all that was sent, float32 ()."""
-    exact = [tf.cast(tensor, tf.float32) for tensor, _, _ in sent]
-    restored = [tf.cast(restore(), tf.float32) for _, _, restore in sent]
-    errors = [one - other for one, other in zip(restored, exact, strict=True)]
+    versions = [one.versions() for one in sent]
+    exact = [tf.cast(one, tf.float32) for one, _ in versions]
+    received = [tf.cast(other, tf.float32) for _, other in versions]
+    errors = [one - other for one, other in zip(received, exact, strict=True)]
     return tf.math.divide_no_nan(_norm(errors), _norm(exact))
-
-
-def _bytes(tensor: tf.Tensor) -> tf.Tensor:
-    return tf.cast(tf.size(tensor), tf.float64) * tensor.dtype.size
 
 
 def _when_ready(tensors: Sequence[Any]) -> tf.Tensor:
@@ -149,7 +150,9 @@ def _when_ready(tensors: Sequence[Any]) -> tf.Tensor:
         for tensor in tensors
         if tensor is not None
     ]
-    with tf.control_dependencies(flat), tf.device("CPU"):
+    # Joined where the tensors are: an edge of each to the CPU's clock would be a copy of its own.
+    all_there = [] if tf.executing_eagerly() else [tf.group(*flat)]
+    with tf.control_dependencies(all_there), tf.device("CPU"):
         return tf.timestamp()
 
 

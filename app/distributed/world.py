@@ -61,6 +61,10 @@ class World:
         """Every rank's rows, concatenated in the order of ranks; row counts may differ."""
         return tensor
 
+    def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """Row r of the result is rank r's row for this rank; (ranks, ...), as large everywhere."""
+        return tensor
+
     def size_tensor(self) -> tf.Tensor:
         """The number of ranks as float32 (), read when the graph runs, not when it is traced."""
         return tf.constant(1.0)
@@ -160,12 +164,33 @@ class HorovodWorld(World):
             variable.assign(value)
 
     def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allreduce(
-            tensor, op=self._hvd.Sum, name=name, process_set=self._set, ignore_name_scope=True
-        )
+        tensor = tf.convert_to_tensor(tensor)
+        rows = self._unknown(tensor if tensor.shape.rank else tensor[tf.newaxis])
+        total = self._hvd.allreduce(rows, op=self._hvd.Sum, **self._called(name))
+        return total if tensor.shape.rank else total[0]
 
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allgather(tensor, name=name, process_set=self._set, ignore_name_scope=True)
+        return self._hvd.allgather(self._unknown(tensor), **self._called(name))
+
+    def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._hvd.alltoall(self._unknown(tensor), **self._called(name))
+
+    def _unknown(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The same bits, of which TensorFlow cannot know the value while it optimises a graph.
+
+        Horovod does not declare that its collectives have effects, so constant folding runs one
+        that has only constants as input: once, when a graph is made, and only on the ranks that
+        make one then. So the rows are taken from the 0th on, which is a view of them all, but how
+        many ranks there are, and so that it is the 0th, is not known before the graph runs.
+        """
+        tensor = tf.convert_to_tensor(tensor)
+        if tf.executing_eagerly():
+            return tensor
+        first = tf.minimum(self._hvd.size_op(process_set_id=self._set.process_set_id), 0)
+        return tf.ensure_shape(tensor[first:], tensor.shape)
+
+    def _called(self, name: str) -> dict[str, Any]:
+        return {"name": name, "process_set": self._set, "ignore_name_scope": True}
 
     @contextlib.contextmanager
     def timeline(self, path: Path) -> Iterator[None]:
@@ -180,10 +205,12 @@ class HorovodWorld(World):
         return tf.cast(size, tf.float32)
 
 
-def connect(launched: Launched | None = None, timeline: bool = False) -> World:
+def connect(
+    launched: Launched | None = None, timeline: bool = False, process_sets: Any = None
+) -> World:
     """Join the ranks that the launcher started; without a launcher, a world of one.
 
-    `timeline`: `World.timeline` will be used.
+    `timeline`: `World.timeline` will be used. `process_sets`: as `hvd.init` takes them.
 
     Raises UserError when a launcher started several ranks that Horovod cannot join: they would
     otherwise train as separate runs.
@@ -203,7 +230,11 @@ def connect(launched: Launched | None = None, timeline: bool = False) -> World:
         _check_hostname()
     if timeline:  # to be started and stopped; where to, is not known yet
         os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"
-    hvd.init()
+    # Horovod would join tensors that happen to be ready together, and the place of a number in a
+    # joined tensor decides in which order ranks are added: from 3 ranks on, a repeated run would
+    # differ in its last bits. Our buckets are joined gradients already.
+    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
+    hvd.init(process_sets=process_sets)
     if hvd.size() != launched.size:
         raise UserError(
             f"{launched.launcher} started {launched.size} ranks, but Horovod joined "

@@ -8,7 +8,7 @@ import pytest
 from tests.integration.launching import horovodrun, run
 
 EVERYTHING = ["tests/parallel"]
-EXCHANGE = [f"tests/parallel/test_{name}.py" for name in ("equality", "optimizer", "world")]
+EXCHANGE = [f"tests/parallel/test_{name}.py" for name in ("equality", "optimizer", "wire", "world")]
 UNEVEN = [*EXCHANGE, *(f"tests/parallel/test_{name}.py" for name in ("evaluate", "replicas"))]
 EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]
 full = pytest.mark.full_matrix

@@ -20,13 +20,10 @@ if RANKS > 2:  # process sets must be known to Horovod from the start
 
 @pytest.fixture(scope="session")
 def world():
-    import horovod.tensorflow as hvd
-
     from app.distributed import devices
     from app.distributed.world import connect
 
-    hvd.init(process_sets=[PAIR] if PAIR else None)
-    world = connect()
+    world = connect(process_sets=[PAIR] if PAIR else None)
     devices.configure(world)
     return world
 

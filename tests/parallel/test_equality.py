@@ -82,11 +82,6 @@ def test_accumulated_passes_equal_the_large_batch(world):
     assert largest_difference(weights, reference(world, "images", "adam")) <= FLOAT32_BOUND
 
 
-def test_predivided_gradients_end_at_the_same_place(world):
-    weights = on_all_ranks(world, "images", "sgd", gradient_predivide_factor=2.0)
-    assert largest_difference(weights, reference(world, "images", "sgd")) <= FLOAT32_BOUND
-
-
 def test_fp16_exchange_stays_within_its_bound_and_in_lockstep(world):
     weights = on_all_ranks(world, "images", "sgd", compression="fp16")
     exact = reference(world, "images", "sgd")

@@ -106,6 +106,44 @@ def test_accumulated_passes_make_the_step_of_the_large_batch(traced: bool) -> No
     assert all(not v.numpy().any() for v in wrapped.per_rank_variables)
 
 
+class CountingWorld(World):
+    """A world of one that notes its collectives."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+
+    def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        self.called.append(name.split(".")[-2 if "bucket" in name else -1])
+        return tensor
+
+
+@pytest.mark.parametrize(
+    ("weights", "totals", "collectives"),
+    [
+        ([5, 2], [5, 2], ["bucket"]),
+        ([5, 2], [None, None], ["weight", "bucket"]),
+        ([None, None], [None, None], ["bucket"]),
+    ],
+)
+def test_totals_of_accumulated_passes_save_a_collective(weights, totals, collectives) -> None:
+    world, ours = CountingWorld(), variables()
+    wrapped = DistributedOptimizer(optimizers.SGD(1.0), world=world, backward_passes_per_step=2)
+    for number, (weight, total) in enumerate(zip(weights, totals, strict=True)):
+        wrapped.apply(gradients(number), ours, weight=weight, total_weight=total)
+    assert world.called == collectives
+    counts = [weight or 1 for weight in weights]
+    halves = zip(gradients(0), gradients(1), strict=True)
+    means = [(counts[0] * a + counts[1] * b) / sum(counts) for a, b in halves]
+    assert_close(values(ours), [v - m.numpy() for v, m in zip(START, means, strict=True)])
+
+
+def test_a_total_of_some_passes_only_is_refused() -> None:
+    wrapped = distributed(optimizers.SGD(1.0), backward_passes_per_step=2)
+    wrapped.apply(gradients(0), variables(), weight=1, total_weight=1)
+    with pytest.raises(ValueError, match="total_weight: give it in every pass"):
+        wrapped.apply(gradients(1), wrapped._trainable_variables, weight=1)
+
+
 def test_without_a_weight_accumulated_passes_count_the_same() -> None:
     wrapped, bare = (
         distributed(optimizers.SGD(1.0), backward_passes_per_step=2),
@@ -194,7 +232,6 @@ def test_a_users_own_compressor_is_called_with_the_bucket() -> None:
         ({"op": "adasum"}, ValueError, "op='adasum': expected 'weighted', 'average'"),
         ({"op": 1}, ValueError, "op=1: expected"),
         ({"backward_passes_per_step": 0}, ValueError, "backward_passes_per_step=0: expected >= 1"),
-        ({"gradient_predivide_factor": 0.0}, ValueError, "gradient_predivide_factor=0.0"),
         ({"bucket_mb": 0}, ValueError, "bucket_mb=0.0: expected a positive size"),
         ({"compression": "fp8"}, ValueError, "compression='fp8'"),
         ({"compression": object()}, TypeError, "has no method compress"),

@@ -124,7 +124,6 @@ def test_the_config_makes_the_same_optimizer(policy: str) -> None:
         compression="fp16",
         op="average",
         backward_passes_per_step=3,
-        gradient_predivide_factor=2.0,
         sparse_as_dense=True,
         bucket_mb=1.5,
     )

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.telemetry import Telemetry
 from app.distributed.world import World
 
 RATE = 0.5
@@ -75,12 +76,17 @@ def test_a_short_epoch_without_a_look_has_no_gradients_rather_than_zeros() -> No
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_bytes_and_error_are_those_of_the_compressed_gradient() -> None:
-    distributed, _, gradients = stepped(keras.optimizers.SGD(RATE), compression="fp16")
+    distributed, variables, gradients = stepped(keras.optimizers.SGD(RATE), compression="fp16")
+    facts, (_, sent, uncompressed) = distributed.telemetry.facts, distributed.telemetry.totals
+    # The first exchange, whose scale nobody knows, is in float32.
+    assert facts.compression_error == 0
+    distributed.telemetry.look()
+    distributed.apply([*map(tf.constant, gradients[:2]), None], variables, weight=1)
     exact = np.concatenate([gradients[0].ravel(), gradients[1]])
     error = norm(exact.astype(np.float16).astype(np.float64) - exact) / norm(exact)
     assert distributed.telemetry.facts.compression_error == pytest.approx(error, rel=1e-3)
-    _, sent, uncompressed = distributed.telemetry.totals
-    assert (sent, uncompressed) == (2 * exact.size, 4 * exact.size)
+    assert (sent, uncompressed) == (4 * exact.size, 4 * exact.size)
+    assert distributed.telemetry.totals[1:] == (6 * exact.size, 8 * exact.size)
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
@@ -89,3 +95,22 @@ def test_a_step_that_was_not_asked_for_leaves_the_facts() -> None:
     before = distributed.telemetry.facts
     distributed.apply([*(tf.constant(2 * g) for g in gradients[:2]), None], variables, weight=1)
     assert distributed.telemetry.facts == before
+
+
+def test_the_clock_waits_for_one_joint_and_not_for_every_gradient() -> None:
+    """An edge from each of them to an operation of the CPU is a copy from the GPU each."""
+    telemetry = Telemetry()
+
+    @tf.function
+    def count(one, other):
+        telemetry.count_exchange([one, None, other], [one * 2, None, other * 2], [])
+
+    graph = count.get_concrete_function(tf.ones(2), tf.ones(3)).graph
+    clocks = [op for op in graph.get_operations() if op.type == "Timestamp"]
+    for clock in clocks:
+        assert "CPU" in clock.device
+        (joint,) = [op for op in clock.control_inputs if op.type == "NoOp"]
+        assert joint.device == ""
+        assert len(joint.control_inputs) == 2
+        assert not {op.type for op in clock.control_inputs} - {"NoOp", "Timestamp"}
+    assert len(clocks) == 2

@@ -1,0 +1,152 @@
+"""Gradients as float16 on the wire, each bucket under a scale that all ranks share.
+
+float16 has 11 bits down to 2^-14 and nothing below 2^-25, while one of many ranks' shares of a
+small gradient is far below that. So each bucket is multiplied by a power of two that brings the
+largest element of its sum near the top of float16's range, as loss scaling does for a whole model
+(Micikevicius et al. 2018, arXiv:1710.03740). The sum has the same bits on every rank, so its
+maximum gives the scale of the next step without any communication, and every decision made on it
+is the same on all ranks: where the scale is not known yet, or turns out to be wrong (an overflow,
+or a maximum so small that float16 would lose bits), the bucket is exchanged in its own precision
+within the same step.
+
+Sums are made in float32: a rank gets its shard of every rank's bucket, adds up, and sends the sum
+on as float16 (a reduce-scatter and an allgather, as in a ring, with the same bytes). So each
+element is rounded twice however many ranks there are. A ring of float16 additions rounds N times,
+and Horovod's over gloo is slow (NOTES.md).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from app.distributed.telemetry import Sent
+from app.distributed.world import World
+
+TOP = 16  # float16 ends just below 2^16
+# The largest sum is brought to 2^-HEADROOM of the top: it may grow 16-fold within a step, and
+# shares that cancel in the sum may be larger than it.
+HEADROOM = 4
+# A scale that was too large leaves more headroom, as dynamic loss scaling halves its scale, and
+# grows back as slowly: by a factor of two in 2,048 steps.
+BACK_OFF, MOST_BACK_OFF, RECOVERY = 3.0, 6.0, 2.0**-11
+# A largest sum below this would leave shares of 1,024 ranks too near float16's least numbers.
+LEAST = 4.0
+SMALLEST_NORMAL = 2.0**-126
+
+
+class ScaledHalf:
+    """A wire of scaled float16 with one row of state per bucket, all of it replicated."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self._state: Any = None
+        self._before: Any = None
+        self._after: dict[int, tf.Tensor] = {}
+
+    def build(self, add_variable: Callable[..., Any], rows: int) -> None:
+        """Create the state: float32 (rows, 2), of (scale or 0 if unknown, log2 of the back-off).
+
+        `add_variable`: as Keras optimizers have it.
+        """
+        self._state = add_variable((rows, 2), dtype="float32", name="fp16_scales")
+
+    # The state is read once and written once per step. Buckets that read and wrote rows of their
+    # own would wait for each other, since TensorFlow keeps the order of accesses to a variable.
+    def begin(self) -> None:
+        """Before the first tensor of a step."""
+        self._before, self._after = tf.convert_to_tensor(self._state.value), {}
+
+    def finish(self) -> None:
+        """After the last tensor of a step."""
+        if self._after:
+            rows = [[row] for row in self._after]
+            updates = tf.stack(list(self._after.values()))
+            self._state.assign(tf.tensor_scatter_nd_update(self._before, rows, updates))
+
+    def sum(
+        self, tensor: tf.Tensor, share: tf.Tensor, row: int, name: str
+    ) -> tuple[tf.Tensor, Sent]:
+        """(the sum over ranks of `share * tensor`, what it took); `tensor` is 1-D."""
+        total, sent = self._exchange(
+            self._sum_halves, self.world.allreduce, tensor, share, row, name
+        )
+        return tf.ensure_shape(total, tensor.shape), sent
+
+    def gather(
+        self, tensor: tf.Tensor, share: tf.Tensor, row: int, name: str
+    ) -> tuple[tf.Tensor, Sent]:
+        """(all ranks' rows of `share * tensor`, what it took)."""
+        gather = self.world.allgather
+        return self._exchange(gather, gather, tensor, share, row, name)
+
+    def _sum_halves(self, half: tf.Tensor, name: str) -> tf.Tensor:
+        """The sum over ranks, added up in float32, as float16; equal bits on every rank."""
+        ranks, length = tf.cast(self.world.size_tensor(), tf.int32), tf.size(half)
+        shard = (length + ranks - 1) // ranks
+        padded = tf.pad(half, [[0, ranks * shard - length]])
+        shards = self.world.alltoall(tf.reshape(padded, [ranks, shard]), f"{name}.shards")
+        mine = tf.reduce_sum(tf.cast(shards, tf.float32), axis=0)
+        return self.world.allgather(tf.cast(mine, tf.float16), f"{name}.sums")[:length]
+
+    def _exchange(self, half_collective, collective, tensor, share, row, name):
+        exact_type = tensor.dtype if tensor.dtype.size >= 4 else tf.float32
+        wide, share = tf.cast(tensor, exact_type), tf.cast(share, exact_type)
+        before = self._before[row]
+        scale = tf.cast(before[0], exact_type)
+        elements = tf.cast(tf.size(wide), tf.float64)
+
+        def scaled(by: tf.Tensor) -> tf.Tensor:
+            # A rank without examples may hold NaN (the mean of nothing); 0 * NaN must be 0 here.
+            return tf.math.multiply_no_nan(wide, by)
+
+        def exact(more_headroom, bytes_before):
+            total = collective(scaled(share), name)
+            largest, finite = _range(total)
+            # No finite sum: the gradients themselves have overflowed, and say nothing of a scale.
+            after = tf.where(finite, _scale(largest, before[1] + more_headroom), before)
+            return total, after, bytes_before + elements * exact_type.size, tf.constant(False)
+
+        def halved():
+            half = tf.cast(scaled(share * scale), tf.float16)
+            total = tf.cast(half_collective(half, f"{name}.half"), exact_type)
+            largest, finite = _range(total)
+            after = _scale(largest / before[0], before[1] - RECOVERY)
+            return tf.cond(
+                finite & (largest >= LEAST),
+                lambda: (total / scale, after, 2 * elements, tf.constant(True)),
+                lambda: exact(tf.where(finite, 0.0, BACK_OFF), 2 * elements),
+            )
+
+        unknown = tf.equal(before[0], 0.0)
+        none = tf.constant(0.0, tf.float64)
+        total, self._after[row], sent, was_half = tf.cond(unknown, lambda: exact(0.0, none), halved)
+
+        def versions() -> tuple[tf.Tensor, tf.Tensor]:
+            sent_as_half = tf.cast(tf.cast(scaled(share * scale), tf.float16), exact_type) / scale
+            return scaled(share), tf.where(was_half, sent_as_half, scaled(share))
+
+        return tf.cast(total, tensor.dtype), Sent(elements * tensor.dtype.size, sent, versions)
+
+
+def _range(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(the largest absolute value as float32 (), whether all values are finite)."""
+    sizes = tf.abs(tensor)
+    largest = tf.maximum(tf.reduce_max(sizes), 0)  # 0 of no elements
+    # A maximum need not show a NaN on every device; a sum does.
+    return tf.cast(largest, tf.float32), tf.math.is_finite(tf.reduce_sum(sizes))
+
+
+def _scale(largest: tf.Tensor, back_off: tf.Tensor) -> tf.Tensor:
+    """The row of state after a sum with this largest element, float32 (2,).
+
+    Made of the bits of float32 (8 of exponent above 23 of fraction), so that it is exact and the
+    same on unlike processors.
+    """
+    back_off = tf.clip_by_value(back_off, 0.0, MOST_BACK_OFF)
+    exponent = tf.bitwise.right_shift(tf.bitcast(largest, tf.int32), 23) - 127
+    headroom = HEADROOM + tf.cast(tf.math.ceil(back_off), tf.int32)
+    wanted = tf.clip_by_value(TOP - 1 - headroom - exponent, -126, 126)
+    scale = tf.bitcast(tf.bitwise.left_shift(wanted + 127, 23), tf.float32)
+    # Nothing can be said of the scale of zeros.
+    return tf.stack([tf.where(largest < SMALLEST_NORMAL, 0.0, scale), back_off])
