@@ -35,8 +35,8 @@ class Lengths:
         if characters < MANY_CHARACTERS:
             return None
         return (
-            f"half of the training texts have fewer than {FEW_TOKENS} tokens, and half of them "
-            f"{characters:,.0f} characters or more: if there are no spaces between their words, "
+            f"half of the training texts have fewer than {FEW_TOKENS} tokens, though the median "
+            f"text has {characters:,.0f} characters: if there are no spaces between the words, "
             "try --tokens characters --ngrams 3"
         )
 

@@ -311,6 +311,7 @@ def test_an_exported_layer_gives_the_same_ids_with_tensorflow_alone(
     tokens: Tokens, tmp_path: Path
 ) -> None:
     texts = array("Élève, 你好世界!", nfd("élève ＷＩＤＥ"), "hello world 한국", "🎉", "")
+    texts = array(*texts, "ที่ดี\u200bมา", "👨\u200d👩\u200d👧 👍🏽🇩🇪", "co\u00adop a\u200bb")
     ngrams = 1 if tokens == "subwords" else 2
     vocabulary = build_vocabulary([texts[:3]], tokens, 60, ngrams)
     layer = vectorizer(vocabulary, tokens, ngrams)
