@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from app.config import Config
 from app.data.bad import Bad, BadExamples
 from app.data.batches import Split
 from app.data.catalogue import load_dataset, prepare_dataset
-from app.data.encoder import Encoder
+from app.data.encoder import Encoder, Lengths
 from app.data.examples import Dataset, Examples
 from app.data.hold import (
     Checked,
@@ -157,13 +157,28 @@ def _load_texts(
         lambda: build_vocabulary(text_chunks(dataset.train), tokens, size, ngrams)
     )
     encoder = Encoder(vocabulary, tokens, ngrams, wanted.max_tokens)
-    splits, cut = hold_texts(dataset, encoder, held, world)
-    total, of_train = sum(cut.values()), f"{cut['train']:,} of {len(dataset.train):,} in train"
-    notes = {
-        "texts": f"{len(vocabulary):,} {tokens} in the vocabulary, {held.why}",
-        "cut": f"{total:,} texts longer than {wanted.max_tokens} tokens ({of_train})",
-    }
+    splits, lengths = hold_texts(dataset, encoder, held, world)
+    notes = {"texts": f"{len(vocabulary):,} {tokens} in the vocabulary, {held.why}"}
+    notes |= _text_notes(lengths, wanted.max_tokens, ngrams)
     return Data(dataset, splits, vocabulary, None, held, bad.found, notes)
+
+
+def _text_notes(lengths: Mapping[str, Lengths], max_tokens: int, ngrams: int) -> dict[str, str]:
+    """What of the texts the model does not read."""
+
+    def count(what: Callable[[np.ndarray], np.ndarray]) -> tuple[int, str]:
+        found = {name: int(what(split.tokens).sum()) for name, split in lengths.items()}
+        train = f"{found['train']:,} of {len(lengths['train'].tokens):,} in train"
+        return sum(found.values()), train
+
+    total, train = count(lambda tokens: tokens > max_tokens)
+    notes = {"cut": f"{total:,} texts longer than {max_tokens} tokens ({train})"}
+    total, train = count(lambda tokens: tokens == 0)
+    if total:
+        notes["no token"] = f"{total:,} texts, which the model cannot tell apart ({train})"
+    if warning := lengths["train"].warning(ngrams):
+        notes["warning"] = warning
+    return notes
 
 
 def build_classifier(

@@ -2,21 +2,18 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from app.build import open_dataset
 from app.config import Config
 from app.data.bad import BadExamples
-from app.data.encoder import Encoder
+from app.data.encoder import Encoder, Lengths
 from app.data.examples import Dataset
 from app.data.export import check_directory, export_tfrecord
-from app.data.hold import check_images, survey, text_chunks
+from app.data.hold import check_images, survey, text_chunks, text_lengths
 from app.data.images import ImageSpec
 from app.data.report import describe
 from app.data.text import build_vocabulary
 from app.distributed.world import World
 
-NO_LIMIT = 2**31 - 1
 CHECKED_PIXELS = 32  # a size at which images of mixed sizes are decoded to see whether they can be
 
 
@@ -31,7 +28,8 @@ def show_data(config: Config, export: Path | None = None) -> None:
         place = (wanted.data_dir or Path()) / wanted.dataset
         check_directory(export, place if place.is_dir() else None)
     dataset = open_dataset(config, bad, World())
-    lengths: dict[str, np.ndarray] = {}
+    lengths: dict[str, Lengths] = {}
+    warning = None
     spec = None
     if dataset.kind == "image":
         dataset = survey(dataset, bad, World())
@@ -40,7 +38,10 @@ def show_data(config: Config, export: Path | None = None) -> None:
         dataset = check_images(dataset, spec or _check_spec(dataset), bad, World())
     else:
         lengths = _text_lengths(config, dataset)
-    print(describe(dataset, lengths, bad.found, wanted.max_tokens, bad.notes))
+        warning = lengths["train"].warning(wanted.ngrams)
+    tokens = {name: split.tokens for name, split in lengths.items()}
+    warnings = [warning] if warning else []
+    print(describe(dataset, tokens, bad.found, wanted.max_tokens, bad.notes, warnings))
     if export is not None:
         allowed = BadExamples(wanted.on_bad)
         for one in bad.found:
@@ -55,13 +56,10 @@ def _check_spec(dataset: Dataset) -> ImageSpec:
     return ImageSpec(None if height and width else CHECKED_PIXELS, "stretch", channels or 3)
 
 
-def _text_lengths(config: Config, dataset: Dataset) -> dict[str, np.ndarray]:
-    """How many tokens each text has, uncut."""
-    tokens, ngrams = config.data.tokens, config.data.ngrams
+def _text_lengths(config: Config, dataset: Dataset) -> dict[str, Lengths]:
+    """How long the texts of each split are, in tokens of this training split."""
+    wanted = config.data
     chunks = text_chunks(dataset.train)
-    vocabulary = build_vocabulary(chunks, tokens, config.data.vocabulary_size, ngrams)
-    encoder = Encoder(vocabulary, tokens, ngrams, NO_LIMIT)
-    return {
-        name: np.concatenate([encoder(c)[0].row_lengths().numpy() for c in text_chunks(source)])
-        for name, source in dataset.splits.items()
-    }
+    vocabulary = build_vocabulary(chunks, wanted.tokens, wanted.vocabulary_size, wanted.ngrams)
+    encoder = Encoder(vocabulary, wanted.tokens, wanted.ngrams, wanted.max_tokens)
+    return {name: text_lengths(source, encoder) for name, source in dataset.splits.items()}

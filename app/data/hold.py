@@ -18,7 +18,7 @@ import tensorflow as tf
 from app.config import Data
 from app.data.bad import BadExamples
 from app.data.batches import Loaded, Split, Streamed
-from app.data.encoder import Encoder
+from app.data.encoder import Encoder, Lengths
 from app.data.examples import Dataset, Examples, Source
 from app.data.host_memory import share_memory
 from app.data.image_files import Header, ImageFiles
@@ -291,27 +291,27 @@ def text_chunks(source: Source) -> Iterator[np.ndarray]:
 
 def hold_texts(
     dataset: Dataset, encoder: Encoder, held: Held, world: Any
-) -> tuple[dict[str, Split], dict[str, int]]:
-    """The splits as token ids, and how many texts of each were cut; a collective."""
+) -> tuple[dict[str, Split], dict[str, Lengths]]:
+    """The splits as token ids, and how long the texts of each are; a collective."""
     splits: dict[str, Split] = {}
-    cut: dict[str, int] = {}
+    found: dict[str, Lengths] = {}
     for name, source in dataset.splits.items():
         if held.stream:
-            lengths, cut[name] = world.from_chief(functools.partial(_lengths, source, encoder))
+            found[name] = world.from_chief(functools.partial(text_lengths, source, encoder))
+            lengths = np.clip(found[name].tokens, 1, encoder.max_tokens)
             splits[name] = Streamed(source, encoder.ids_of, lengths=lengths)
             continue
         with world.together(), tf.device("CPU"):
             parts = [encoder(chunk) for chunk in text_chunks(source)]
             ids = tf.concat([part for part, _ in parts], axis=0)
-        cut[name] = sum(number for _, number in parts)
+        found[name] = Lengths.joined(lengths for _, lengths in parts)
         splits[name] = Loaded(ids, source.labels, ids.row_lengths().numpy())
-    return splits, cut
+    return splits, found
 
 
-def _lengths(source: Source, encoder: Encoder) -> tuple[np.ndarray, int]:
-    parts = [encoder(chunk) for chunk in text_chunks(source)]
-    lengths = np.concatenate([ids.row_lengths().numpy() for ids, _ in parts])
-    return lengths, sum(number for _, number in parts)
+def text_lengths(source: Source, encoder: Encoder) -> Lengths:
+    """How long the texts of a source are; none are kept in memory."""
+    return Lengths.joined(encoder(chunk)[1] for chunk in text_chunks(source))
 
 
 def image_bytes(dataset: Dataset, size: tuple[int, int], channels: int) -> int:

@@ -27,6 +27,7 @@ def describe(
     bad: list[Bad],
     max_tokens: int,
     notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> str:
     """The report, as lines of text.
 
@@ -36,6 +37,7 @@ def describe(
         bad: the examples that were left out.
         max_tokens: where training would cut texts.
         notes: what was no example, and which classes were taken as one.
+        warnings: other problems, behind the bad examples.
     """
     lines = [f"{dataset.name}: {dataset.kind}s, {len(dataset.class_names)} classes", ""]
     lines += _class_table(dataset)
@@ -51,7 +53,9 @@ def describe(
         lines += [f"  {note}" for note in notes[:MOST_NOTES]]
         if len(notes) > MOST_NOTES:
             lines.append(f"  ... and {len(notes) - MOST_NOTES} more")
-    problems = list(_problems(dataset, bad, {name: seen for name, (seen, _) in contents.items()}))
+    problems = [f"{one.where}: {one.reason}" for one in bad]
+    problems += [*warnings, *_without_tokens(dataset, lengths)]
+    problems += _problems(dataset, {name: seen for name, (seen, _) in contents.items()})
     lines += ["", f"problems found: {len(problems)}"]
     lines += [f"  {problem}" for problem in problems[:MOST_PROBLEMS]]
     if len(problems) > MOST_PROBLEMS:
@@ -122,10 +126,17 @@ def _samples(dataset: Dataset) -> Iterator[str]:
             yield f"{label}: {where}"
 
 
-def _problems(
-    dataset: Dataset, bad: list[Bad], contents: Mapping[str, Counter[bytes]]
-) -> Iterator[str]:
-    yield from (f"{one.where}: {one.reason}" for one in bad)
+def _without_tokens(dataset: Dataset, lengths_of: Mapping[str, np.ndarray]) -> Iterator[str]:
+    for name, lengths in lengths_of.items():
+        rows = np.flatnonzero(lengths == 0)
+        if len(rows):
+            yield (
+                f"{len(rows):,} texts of the {name} split have no token, so a model cannot tell "
+                f"them apart; the first: {dataset.splits[name].where(int(rows[0]))}"
+            )
+
+
+def _problems(dataset: Dataset, contents: Mapping[str, Counter[bytes]]) -> Iterator[str]:
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
     for name, count in zip(dataset.class_names, counts, strict=True):
         if count < FEW_EXAMPLES:
