@@ -21,7 +21,7 @@ from app.data.batches import Loaded, Split, Streamed
 from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples, Source
 from app.data.image_files import Header, ImageFiles
-from app.data.images import ImageSpec, MixedSizes, decode_image, decode_images, fit_images
+from app.data.images import ImageSpec, MixedSizes, decode_batch, decode_images, fit_images
 from app.data.synthetic import SyntheticImages
 from app.errors import UserError
 
@@ -163,7 +163,7 @@ def hold_images(
             decode = None
             if not _has_pixels(source):
                 source = _checked(source, spec, bad, world)
-                decode = functools.partial(_decode_batch, spec=spec, shape=shape)
+                decode = functools.partial(decode_batch, spec=spec, size=size)
             splits[name] = Streamed(source, decode)
         else:
             with world.together():
@@ -177,14 +177,6 @@ def hold_images(
 def _has_pixels(source: Source) -> bool:
     """Whether `read` gives images, and not their encoded bytes."""
     return isinstance(source, Examples | SyntheticImages)
-
-
-def _decode_batch(encoded: tf.Tensor, spec: ImageSpec, shape: tuple[int, int, int]) -> tf.Tensor:
-    return tf.map_fn(
-        lambda one: decode_image(one, spec),
-        encoded,
-        fn_output_signature=tf.TensorSpec(shape, tf.uint8),
-    )
 
 
 def _decoded(source: Source, spec: ImageSpec, shape: tuple[int, int, int], bad: BadExamples):
