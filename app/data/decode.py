@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-# How files begin that may have alpha: a GIF, WebP or BMP, and a PNG of a kind with an alpha channel.
-# \C is any byte.
+# How files begin that may have alpha: a GIF, WebP or BMP, and a PNG of a kind with an alpha
+# channel; \C is any byte.
 MAYBE_ALPHA = rb"(?:GIF8|RIFF|BM)\C*|\CPNG\C{21}[\x04\x06]"
 START_BYTES = 26
 # What stands in files with EXIF data, and in a PNG with a transparent colour.
@@ -34,9 +34,7 @@ def decode_plain(encoded: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, (None, None, 3))
 
 
-def decode_seen(
-    encoded: tf.Tensor, care: tf.Tensor, background: tuple[int, int, int]
-) -> tf.Tensor:
+def decode_seen(encoded: tf.Tensor, care: tf.Tensor, background: tuple[int, int, int]) -> tf.Tensor:
     """A string scalar to uint8 (h, w, 3): the first frame, upright, on `background` (RGB).
 
     `care`: what `needs_care` says of it. Raises tf.errors.InvalidArgumentError for what cannot be
@@ -134,7 +132,9 @@ def _blended(image: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
     color, alpha = (tf.cast(part, tf.uint16) for part in (image[..., :-1], image[..., -1:]))
     both = color * alpha + tf.cast(background, tf.uint16) * (255 - alpha) + 128
     shift = tf.bitwise.right_shift  # (x + x / 256) / 256 is x / 255, several times faster
-    return tf.cast(shift(both + shift(both, tf.constant(8, tf.uint16)), tf.constant(8, tf.uint16)), tf.uint8)
+    return tf.cast(
+        shift(both + shift(both, tf.constant(8, tf.uint16)), tf.constant(8, tf.uint16)), tf.uint8
+    )
 
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -180,7 +180,7 @@ Step = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def _find(content: tf.Tensor, start: int, step: Step) -> tf.Tensor:
-    """int64: where a file's part that is looked for begins, or the end of the file if there is none.
+    """int64: where the part of a file that is looked for begins; its end if there is none.
 
     Args:
         start: where the first part begins.
@@ -250,9 +250,10 @@ def _orientation(content: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Te
     order = _piece(tiff, 0, 4)
     big = order == b"MM\0*"
     directory = _number(tiff, 4, 4, big)
-    # No more than there are: a malformed number must not ask for memory.
+    # No more than there can be: a malformed number must not ask for memory.
     entries = tf.minimum(_number(tiff, directory, 2, big), (_length(tiff) - directory - 2) // 12)
     rows = tf.reshape(_bytes(tiff, directory + 2, 12 * tf.maximum(entries, 1)), (-1, 12))
+    rows = rows[: tf.maximum(entries, 0)]  # decode_raw cannot give none
     tag, kind, count, value = (
         _joined(part, big) for part in (rows[:, :2], rows[:, 2:4], rows[:, 4:8], rows[:, 8:10])
     )

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from app.config import Data
+from app.config import Data, rgb_of
 from app.data.bad import BadExamples
 from app.data.batches import Loaded, Split, Streamed
 from app.data.encoder import Encoder
@@ -110,7 +110,8 @@ def image_spec(data: Data, dataset: Dataset) -> tuple[ImageSpec, tuple[int, int]
     if data.image_size:
         height = width = data.image_size
     assert height and width and channels
-    return ImageSpec(data.image_size, data.image_fit, channels), (height, width)
+    spec = ImageSpec(data.image_size, data.image_fit, channels, rgb_of(data.background))
+    return spec, (height, width)
 
 
 def _survey_files(dataset: Dataset, bad: BadExamples, world: Any):

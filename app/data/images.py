@@ -15,6 +15,8 @@ from app.data.image_files import format_of, read_header
 # of them is bad.
 IMAGES_PER_CALL = 512
 
+Size = tuple[int | None, int | None]
+
 
 @dataclass(frozen=True)
 class ImageSpec:
@@ -118,11 +120,11 @@ def _pad(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.pad(_resize(image, scaled), tf.concat([paddings, [[0, 0]]], axis=0))
 
 
-def decode_batch(encoded: tf.Tensor, spec: ImageSpec, size: tuple[int, int] | None) -> tf.Tensor:
+def decode_batch(encoded: tf.Tensor, spec: ImageSpec, size: Size) -> tf.Tensor:
     """Images from the bytes of their files, in the graph: strings (n,) to uint8 `(n, h, w, c)`.
 
-    `size`: their height and width, if known. For training, evaluation, prediction and exports:
-    that they agree on what a picture is rests on this being one function.
+    `size`: their height and width, None if not known. One function for training, evaluation,
+    prediction and exports, so that they agree on what a picture is.
     """
     care = needs_care(encoded)
 
@@ -131,13 +133,13 @@ def decode_batch(encoded: tf.Tensor, spec: ImageSpec, size: tuple[int, int] | No
         return tf.map_fn(
             lambda one: _finish(decode(one), spec),
             files,
-            fn_output_signature=tf.TensorSpec((*(size or (None, None)), spec.channels), tf.uint8),
+            fn_output_signature=tf.TensorSpec((*size, spec.channels), tf.uint8),
             parallel_iterations=32,
         )
 
     return tf.cond(
         tf.reduce_any(care),
-        lambda: each(lambda one: decode_seen(*one, spec.background), (encoded, care)),
+        lambda: each(lambda one: decode_seen(one[0], one[1], spec.background), (encoded, care)),
         lambda: each(decode_plain, encoded),
     )
 
@@ -146,7 +148,7 @@ def decode_batch(encoded: tf.Tensor, spec: ImageSpec, size: tuple[int, int] | No
 def _decoder(spec: ImageSpec) -> Callable[[tf.Tensor], tf.Tensor]:
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):  # the decoders are there; no hopping between them and a GPU
-            return decode_batch(encoded, spec, spec.size and (spec.size, spec.size))
+            return decode_batch(encoded, spec, (spec.size, spec.size))
 
     signature = [tf.TensorSpec([None], tf.string)]
     return tf.function(decode, input_signature=signature, autograph=False)
