@@ -264,8 +264,8 @@ def _orientation(content: tf.Tensor, start: tf.Tensor, size: tf.Tensor) -> tf.Te
 
 @_apart
 def _gif(encoded: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
-    """The first frame of a GIF. TensorFlow gives black for its transparent colour and around a
-    frame that does not fill the canvas, and no alpha."""
+    """The first frame of a GIF on its canvas. TensorFlow gives black for the transparent colour and
+    no alpha; and of a file with one frame the frame alone, or black where its place is not 0, 0."""
     control, descriptor = _gif_blocks(encoded)
     global_flags, flags = _number(encoded, 10, 1), _number(encoded, descriptor + 9, 1)
     local = flags >= 128
@@ -273,20 +273,21 @@ def _gif(encoded: tf.Tensor, background: tf.Tensor) -> tf.Tensor:
     table = tf.where(local, descriptor + 10, 13)
     index, is_transparent = _number(encoded, control + 6, 1), _number(encoded, control + 3, 1) % 2
     has_one = (control > 0) & (is_transparent == 1) & (local | (global_flags >= 128))
+    moved = _patched(encoded, descriptor + 1, tf.constant(bytes(4)))
 
     def recolored() -> tf.Tensor:
         # The same file, in which the transparent colour is the background and is not transparent.
         color = tf.strings.reduce_join(tf.gather(BYTES, tf.cast(background, tf.int32)))
         opaque = tf.gather(BYTES, _number(encoded, control + 3, 1) - 1)
-        return _patched(_patched(encoded, control + 3, opaque), table + 3 * index, color)
+        return _patched(_patched(moved, control + 3, opaque), table + 3 * index, color)
 
-    file = tf.cond(has_one & (index < colors), recolored, lambda: encoded)
-    image = decode_plain(file)
+    file = tf.cond(has_one & (index < colors), recolored, lambda: moved)
     left, top, width, height = (_number(encoded, descriptor + 1 + 2 * i, 2) for i in range(4))
-    rows, columns = (tf.range(tf.shape(image, tf.int64)[axis]) for axis in (0, 1))
-    inside_rows = (rows >= top) & (rows < top + height)
-    inside = inside_rows[:, None] & (columns >= left) & (columns < left + width)
-    return tf.where(inside[..., None], image, background)
+    frame = decode_plain(file)[:height, :width]
+    right = tf.maximum(_number(encoded, 6, 2) - left - width, 0)
+    bottom = tf.maximum(_number(encoded, 8, 2) - top - height, 0)
+    around = [[top, bottom], [left, right], [0, 0]]
+    return tf.where(tf.pad(tf.ones_like(frame, tf.bool), around), tf.pad(frame, around), background)
 
 
 BYTES = [bytes([number]) for number in range(256)]

@@ -52,8 +52,13 @@ def read_header(content_or_path: bytes | str | os.PathLike) -> Header | str:
         OSError: the file cannot be read.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        _set_filters()
         return _read_header(content_or_path)
+
+
+def _set_filters() -> None:
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    warnings.simplefilter("ignore", UserWarning)  # of EXIF data: malformed means none
 
 
 def _read_header(content_or_path: bytes | str | os.PathLike) -> Header | str:
@@ -172,7 +177,7 @@ class ImageFiles:
         """
         # The filters are the whole process's: set once here, not in every thread.
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            _set_filters()
             return self._each(indices, _read_header)
 
     def _each(self, indices: np.ndarray, function: Callable[[str], Result]) -> list[Result]:

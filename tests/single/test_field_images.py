@@ -155,6 +155,12 @@ def keyed(mode: str) -> bytes:
     return encode(colors(), "PNG", mode, transparency=key)
 
 
+def quantized() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(colors()).quantize(8).save(file, "PNG")
+    return file.getvalue()
+
+
 def palette_glyph(**options) -> bytes:
     image, file = Image.fromarray(glyph()[..., 3] // 100).convert("P"), io.BytesIO()
     image.putpalette(bytes(9))
@@ -199,7 +205,7 @@ CASES = [
     ("PNG, grey and alpha", encode(glyph(), "PNG", "LA"), GLYPH),
     ("PNG, palette with alpha", palette_glyph(), GLYPH),
     ("PNG, palette of 2 bits with alpha", palette_glyph(bits=2), GLYPH),
-    ("PNG, palette without alpha", encode(colors(), "PNG", "P"), SHOWN),
+    ("PNG, palette without alpha", quantized(), SHOWN),
     ("PNG, a transparent colour", keyed("RGB"), KEYED),
     ("PNG, a transparent grey", keyed("L"), GREY_KEYED),
     ("PNG, opaque alpha", encode(colors(), "PNG", "RGBA"), SHOWN),
@@ -324,7 +330,7 @@ def test_plain_and_odd_files_of_one_batch_stay_in_order() -> None:
 @pytest.mark.parametrize(
     "name", ["GIF, transparent", "WebP, transparent", "PNG, black on transparent"]
 )
-@pytest.mark.parametrize("kept", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("kept", [0.5, 0.8])
 def test_a_truncated_file_is_still_found(name: str, kept: float) -> None:
     file = NAMED[name][0]
     kind = name.partition(",")[0]
