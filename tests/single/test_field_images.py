@@ -4,7 +4,6 @@ Each case is a file of a few pixels, and what it shows: turned upright by its EX
 transparent on white.
 """
 
-import dataclasses
 import io
 import struct
 import zlib
@@ -18,16 +17,16 @@ from PIL import Image, ImageOps
 
 from app.__main__ import main
 from app.build import load_data
-from app.config import Config, Data, rgb_of
+from app.config import Data, rgb_of
 from app.data import decode
 from app.data.image_files import Header, read_header
 from app.data.images import ImageSpec, decode_images
 from app.data.orientation import orientation_of
 from app.distributed.world import World
+from app.evaluate_run import evaluate_run
 from app.export import export
 from app.predict import Predictor
 from app.predict_inputs import Item
-from app.recipe import load
 from app.saved_run import open_run
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -99,6 +98,10 @@ def exif(data: bytes) -> bytes:
 def chunk(kind: bytes, content: bytes) -> bytes:
     crc = zlib.crc32(kind + content)
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
+def eXIf(data: bytes) -> bytes:  # noqa: N802 - as PNG calls it
+    return chunk(b"eXIf", data)
 
 
 def png(before: bytes = b"", after: bytes = b"", pixels: np.ndarray | None = None) -> bytes:
@@ -174,33 +177,35 @@ GREY_KEYED = np.where(KEYED == 255, 255, np.array(Image.fromarray(SHOWN).convert
 GREY_KEYED[16:, 32:] = 76  # red
 BLACK = np.zeros((32, 48, 3), np.uint8)
 MANY_ENTRIES = b"MM\0*" + struct.pack(">IH", 8, 65535) + bytes(24)
-DATA = tiff(3)
+DATA, UPSIDE_DOWN = tiff(3), UPRIGHT[3](SHOWN)
+PROFILE = segment(0xE2, bytes(65000))
+XMP = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>")
 # (name, file, what it shows)
 CASES = [
     *((f"JPEG, orientation {n}", jpeg(exif(tiff(n))), UPRIGHT[n](SHOWN)) for n in UPRIGHT),
-    *((f"PNG, orientation {n}", png(chunk(b"eXIf", tiff(n, ">"))), UPRIGHT[n](SHOWN)) for n in UPRIGHT),
+    *((f"PNG, orientation {n}", png(eXIf(tiff(n, ">"))), UPRIGHT[n](SHOWN)) for n in UPRIGHT),
     *((f"WebP, orientation {n}", webp(tiff(n)), UPRIGHT[n](SHOWN)) for n in UPRIGHT),
     ("JPEG, highest byte first", jpeg(exif(tiff(6, ">"))), UPRIGHT[6](SHOWN)),
-    ("JPEG, after a large profile", jpeg(segment(0xE2, bytes(65000)) * 3, exif(DATA)), UPRIGHT[3](SHOWN)),
-    ("JPEG, after XMP", jpeg(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>"), exif(DATA)), UPRIGHT[3](SHOWN)),
+    ("JPEG, after a large profile", jpeg(PROFILE * 3, exif(DATA)), UPSIDE_DOWN),
+    ("JPEG, after XMP", jpeg(XMP, exif(DATA)), UPSIDE_DOWN),
     ("JPEG, padded markers", jpeg(b"\xff\xff", exif(DATA), b"\xff"), UPRIGHT[3](SHOWN)),
-    ("PNG, EXIF after the pixels", png(after=chunk(b"eXIf", tiff(8))), UPRIGHT[8](SHOWN)),
+    ("PNG, EXIF after the pixels", png(after=eXIf(tiff(8))), UPRIGHT[8](SHOWN)),
     ("WebP, EXIF as in a JPEG", webp(b"Exif\0\0" + tiff(6)), UPRIGHT[6](SHOWN)),
     ("EXIF without an orientation", jpeg(exif(tiff(3).replace(b"\x12\x01", b"\x13\x01"))), SHOWN),
     ("orientation 0", jpeg(exif(tiff(0))), SHOWN),
-    ("orientation 9", png(chunk(b"eXIf", tiff(9))), SHOWN),
+    ("orientation 9", png(eXIf(tiff(9))), SHOWN),
     ("orientation as a text", jpeg(exif(tiff(3, kind=2))), SHOWN),
     ("two orientations in one entry", webp(tiff(3, count=2)), SHOWN),
     ("EXIF cut off in the directory", jpeg(exif(DATA[:-12])), SHOWN),
     ("EXIF cut off in its header", jpeg(exif(DATA[:6])), SHOWN),
-    ("a directory beyond the end", png(chunk(b"eXIf", b"II*\0\xff\xff\xff\xff" + DATA[8:])), SHOWN),
+    ("a directory beyond the end", png(eXIf(b"II*\0\xff\xff\xff\xff" + DATA[8:])), SHOWN),
     ("65,535 entries and none there", jpeg(exif(MANY_ENTRIES)), SHOWN),
     ("no entries", jpeg(exif(DATA[:8] + b"\0\0" + DATA[22:])), SHOWN),
     ("another order of bytes", jpeg(exif(b"XX" + DATA[2:])), SHOWN),
-    ("empty EXIF", png(chunk(b"eXIf", b"")), SHOWN),
+    ("empty EXIF", png(eXIf(b"")), SHOWN),
     ("EXIF in a comment", jpeg(segment(0xFE, exif(DATA))), SHOWN),
     ("EXIF of another picture after this", jpeg() + jpeg(exif(DATA)), SHOWN),
-    ("EXIF in a PNG's text", png(chunk(b"tEXt", b"note\0" + chunk(b"eXIf", DATA))), SHOWN),
+    ("EXIF in a PNG's text", png(chunk(b"tEXt", b"note\0" + eXIf(DATA))), SHOWN),
     ("PNG, black on transparent", encode(glyph(), "PNG"), GLYPH),
     ("PNG, grey and alpha", encode(glyph(), "PNG", "LA"), GLYPH),
     ("PNG, palette with alpha", palette_glyph(), GLYPH),
@@ -210,7 +215,7 @@ CASES = [
     ("PNG, a transparent grey", keyed("L"), GREY_KEYED),
     ("PNG, opaque alpha", encode(colors(), "PNG", "RGBA"), SHOWN),
     ("PNG with other chunks", encode(colors(), "PNG", dpi=(72, 72)), SHOWN),
-    ("PNG, turned and transparent", png(chunk(b"eXIf", tiff(6)), pixels=glyph()), UPRIGHT[6](GLYPH)),
+    ("PNG, turned and transparent", png(eXIf(tiff(6)), pixels=glyph()), UPRIGHT[6](GLYPH)),
     ("WebP, transparent", encode(glyph(), "WEBP", lossless=True), GLYPH),
     ("WebP, transparent and lossy", encode(glyph(), "WEBP", quality=95), GLYPH),
     ("WebP, turned and transparent", webp(tiff(8), glyph()), UPRIGHT[8](GLYPH)),
@@ -366,79 +371,77 @@ def test_the_graph_and_the_header_agree_on_damaged_exif(find: Callable, name: st
     assert len(set(expected)) > 1
 
 
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    config: Config
-    folder: Path
-    names: list[str]
-
-
 ODD = ("JPEG, orientation 3", "PNG, black on transparent", "WebP, transparent")
 
 
+def write_odd(folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"odd {number}.{name[:4].strip(',')}" for number, name in enumerate(ODD)]
+    for path, name in zip(paths, ODD, strict=True):
+        path.write_bytes(NAMED[name][0])
+    return paths
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A run on a folder with a turned JPEG, a transparent PNG and a transparent WebP among others,
-    where transparent is red."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run on `pictures`, where a turned JPEG, a transparent PNG and a transparent
+    WebP are among others, and transparent is red."""
     root = tmp_path_factory.mktemp("field")
+    write_odd(root / "pictures" / "class 0")
     for label, pixels in enumerate((colors(), colors()[::-1])):
         folder = root / "pictures" / f"class {label}"
-        folder.mkdir(parents=True)
-        for number in range(8):
+        folder.mkdir(exist_ok=True)
+        for number in range(20):
             (folder / f"{number}.png").write_bytes(encode(pixels + np.uint8(number), "PNG"))
-    for name in ODD:
-        suffix = name.partition(",")[0].lower()
-        (root / "pictures" / "class 0" / f"odd.{suffix}").write_bytes(NAMED[name][0])
-    flags = {"dataset": str(root / "pictures"), "image_size": "16", "background": "#ff0000"}
-    flags |= {
-        "epochs": "1",
-        "width": "4",
-        "per_rank_batch_size": "4",
-        "test": "0",
-        "validation": "0",
-    }
-    given = [f"--{key.replace('_', '-')}={value}" for key, value in flags.items()]
-    assert main(["train", "--run-dir", str(root / "run"), *given]) == 0
-    return Trained(load(root / "run" / "config.toml", {}), root, list(flags))
+    flags = ["--image-size=16", "--background=#ff0000", "--epochs=2", "--width=4"]
+    run = ["train", "--run-dir", str(root / "run"), "--dataset", str(root / "pictures")]
+    assert main([*run, *flags, "--per-rank-batch-size=4"]) == 0
+    return root
 
 
 def test_training_evaluation_prediction_and_export_agree_on_what_a_picture_is(
-    trained: Trained,
+    trained: Path, tmp_path: Path
 ) -> None:
-    run = open_run(trained.folder / "run")
-    folder = trained.folder / "pictures" / "class 0"
-    paths = [folder / f"odd.{suffix}" for suffix in ("jpeg", "png", "webp")]
-    shown = [on(RED, glyph())] * 2
-    shown = [only(NAMED["JPEG, orientation 1"][0])[::-1, ::-1], *shown]
-    upright = [encode(np.asarray(one, np.uint8), "PNG") for one in shown]
-    pixels, _ = decode_images(upright, run.image_spec)
-    for hold in ("memory", "stream"):  # as training and evaluation hold them
-        split = load_data(trained.config, World(), hold).splits["train"]
-        rows = [0, 1, 2, *range(len(split))][3:]
-        held = split.inputs(np.array(rows), 0).numpy()
-        for wanted in pixels:
-            assert min(difference(one, wanted) for one in held) <= 2, hold
-    answers = Predictor(run)([Item(str(path), None) for path in paths])
-    wanted = tf.nn.softmax(run.classifier(pixels, training=False)).numpy()
+    run = open_run(trained / "run")
+    odd = write_odd(tmp_path / "odd" / "class 0")
+    turned = only(NAMED["JPEG, orientation 1"][0])[::-1, ::-1]
+    glyph_on_red = np.asarray(on(RED, glyph()), np.uint8)
+    shown = [encode(pixels, "PNG") for pixels in (turned, glyph_on_red, glyph_on_red)]
+    pixels, _ = decode_images(shown, run.image_spec)
+    network = run.classifier
+    wanted = tf.nn.softmax(network(pixels, training=False)).numpy()
+    ignorant, _ = decode_images([png(), png(pixels=glyph()[..., :3])], run.image_spec)
+    other = tf.nn.softmax(network(ignorant, training=False)).numpy()
+    assert np.abs(other - wanted[:2]).max(axis=1).min() > 1e-3  # or this test shows nothing
+
+    for hold in ("memory", "stream"):
+        splits = load_data(run.config, World(), hold).splits.values()
+        held = [one for s in splits for one in s.inputs(np.arange(len(s)), 0).numpy()]
+        for one in pixels:
+            assert min(difference(here, one) for here in held) <= 1, hold
+    answers = Predictor(run)([Item(str(path), None) for path in odd])
     predicted = [[one["probabilities"][name] for name in run.class_names] for one in answers]
-    np.testing.assert_allclose(predicted, wanted, atol=1e-2)
-    path = export(trained.folder / "run", "savedmodel", None, None)
+    np.testing.assert_allclose(predicted, wanted, atol=1e-4)
+    data = {"dataset": str(tmp_path / "odd")}
+    scores = evaluate_run(run.directory, data, None, tmp_path / "scores", World())
+    assert scores["loss"] == pytest.approx(-np.log(wanted[:, 0]).mean(), abs=1e-3)
+    path = export(run.directory, "savedmodel", None, None)
     serve = tf.saved_model.load(path).signatures["serving_default"]
-    served = serve(inputs=tf.constant([one.read_bytes() for one in paths]))["probabilities"]
+    served = serve(inputs=tf.constant([one.read_bytes() for one in odd]))["probabilities"]
     np.testing.assert_allclose(served, predicted, atol=1e-5)
     card = path.with_name("savedmodel.md").read_text()
     assert "turned upright as their EXIF data say" in card and "lies on #ff0000" in card
 
 
-def test_another_background_is_another_run(trained: Trained, capsys) -> None:
-    flags = ["--dataset", str(trained.folder / "pictures"), "--image-size=16", "--resume"]
-    code = main(["train", "--run-dir", str(trained.folder / "run"), *flags, "--background=blue"])
+def test_another_background_is_another_run(trained: Path, capsys) -> None:
+    flags = ["--dataset", str(trained / "pictures"), "--image-size=16", "--resume"]
+    code = main(["train", "--run-dir", str(trained / "run"), *flags, "--background=blue"])
     assert code == 2
     assert "background" in capsys.readouterr().err
 
 
-def test_data_counts_what_is_turned_and_what_is_transparent(trained: Trained, capsys) -> None:
-    assert main(["data", str(trained.folder / "pictures")]) == 0
+def test_data_counts_what_is_turned_and_what_is_transparent(trained: Path, capsys) -> None:
+    assert main(["data", str(trained / "pictures")]) == 0
     shown = capsys.readouterr().out
     assert "turned upright as their EXIF data say: 1 images" in shown
     assert "with transparency, shown on the colour of --background: 2 images" in shown
