@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
+from PIL import ImageColor
 from pydantic import Field
 
 from app.errors import UserError, suggest
@@ -29,6 +30,7 @@ MODELS = {
     "transformer": "text",
 }
 DEFAULT_PER_RANK_BATCH_SIZE = 32
+Color = Annotated[str, pydantic.AfterValidator(lambda given: _known_color(given))]
 BATCH_SIZES = ("per_rank_batch_size", "global_batch_size")
 
 
@@ -38,6 +40,22 @@ def _number_or(given: Any) -> Any:
     except (TypeError, ValueError):
         return given
     return number if math.isfinite(number) else given
+
+
+def _known_color(given: str) -> str:
+    rgb_of(given)
+    return given
+
+
+def rgb_of(color: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255, of a colour as CSS names it; ValueError for what is none."""
+    try:
+        red, green, blue, *alpha = ImageColor.getrgb(color)
+    except ValueError:
+        alpha = [0]
+    if alpha:
+        raise ValueError("expected the name of a colour, such as white, or '#rrggbb'")
+    return red, green, blue
 
 
 class Section(pydantic.BaseModel):
@@ -86,6 +104,10 @@ class Data(Section):
     )
     image_fit: Literal["crop", "stretch", "pad"] = Field(
         "crop", description="how an image of another shape is brought to image_size squared"
+    )
+    background: Color = Field(
+        "white",
+        description="what transparent images are shown on: a name of CSS, or '#rrggbb'",
     )
     hold: Literal["auto", "memory", "stream"] = Field(
         "auto",

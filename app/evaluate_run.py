@@ -27,7 +27,8 @@ from app.saved_run import SavedRun, open_run
 
 MOST_MISTAKES = 20
 # What the network was trained to read; another value would be another model.
-OF_THE_MODEL = ("tokens", "vocabulary_size", "ngrams", "max_tokens", "image_size", "image_fit")
+OF_THE_TEXTS = ("tokens", "vocabulary_size", "ngrams", "max_tokens")
+OF_THE_MODEL = (*OF_THE_TEXTS, "image_size", "image_fit", "background")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from app.build import build_classifier, code_version
 from app.check_export import Samples, check_export, read_samples
-from app.data.images import decode_image
+from app.data.images import decode_batch
 from app.data.text import fit, vectorizer
 from app.errors import UserError, suggest
 from app.model_card import Export, Signature, model_card
@@ -175,15 +175,11 @@ def _text_signature(run: SavedRun, network: keras.Model, module: tf.Module) -> C
 
 
 def _bytes_signature(run: SavedRun, network: keras.Model) -> Callable:
-    spec, shape = run.image_spec, run.about["image_shape"]
+    spec, (height, width, _) = run.image_spec, run.about["image_shape"]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.map_fn(
-            lambda one: decode_image(one, spec),
-            inputs,
-            fn_output_signature=tf.TensorSpec(shape, tf.uint8),
-        )
+        images = decode_batch(inputs, spec, (height, width))
         return _answers(network(tf.cast(images, tf.float32), training=False), run.class_names)
 
     return serve

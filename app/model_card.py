@@ -201,8 +201,15 @@ def _limitations(run: SavedRun, export: Export) -> list[str]:
         spec, (height, width, _) = run.image_spec, run.about["image_shape"]
         fitted = f'are fitted ("{spec.fit}")' if spec.size else "are refused"
         found.append(
-            f"Images that are not {width}x{height} {fitted}; a rotation in the EXIF data is not "
-            "applied, transparency is dropped. One damaged image fails its whole batch."
+            "Files are turned upright as their EXIF data say (JPEG, PNG, WebP), and what is "
+            f"transparent lies on {run.config.data.background}; then images that are not "
+            f"{width}x{height} {fitted}. Of an animated one the first frame counts. One damaged "
+            "image fails its whole batch."
+        )
+    if run.kind == "image":
+        found.append(
+            "Arrays are taken as they are: who decodes a file must turn it upright and put what is "
+            f"transparent on {run.config.data.background} first."
         )
     if run.config.training.precision != "float32":
         found.append(

@@ -9,7 +9,7 @@ from app import rundir
 from app.build import build_classifier
 from app.checkpoint import Checkpoints
 from app.classifier import Classifier
-from app.config import Config
+from app.config import Config, rgb_of
 from app.data.encoder import Encoder
 from app.data.images import ImageSpec
 from app.errors import UserError
@@ -54,7 +54,8 @@ class SavedRun:
         """
         height, width, channels = self.about["image_shape"]
         size = height if height == width else None
-        return ImageSpec(size, self.config.data.image_fit, channels)
+        data = self.config.data
+        return ImageSpec(size, data.image_fit, channels, rgb_of(data.background))
 
 
 def open_run(directory: Path) -> SavedRun:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from app.build import open_dataset
-from app.config import Config
+from app.config import Config, rgb_of
 from app.data.bad import BadExamples
 from app.data.encoder import Encoder, Lengths
 from app.data.examples import Dataset
@@ -34,7 +34,8 @@ def show_data(config: Config, export: Path | None = None) -> None:
     if dataset.kind == "image":
         dataset = survey(dataset, bad, World())
         if wanted.image_size:
-            spec = ImageSpec(wanted.image_size, wanted.image_fit, dataset.image_shape[2] or 3)
+            channels, background = dataset.image_shape[2] or 3, rgb_of(wanted.background)
+            spec = ImageSpec(wanted.image_size, wanted.image_fit, channels, background)
         dataset = check_images(dataset, spec or _check_spec(dataset), bad, World())
     else:
         lengths = _text_lengths(config, dataset)

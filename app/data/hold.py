@@ -15,14 +15,14 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from app.config import Data
+from app.config import Data, rgb_of
 from app.data.bad import BadExamples
 from app.data.batches import Loaded, Split, Streamed
 from app.data.encoder import Encoder, Lengths
 from app.data.examples import Dataset, Examples, Source
 from app.data.host_memory import share_memory
 from app.data.image_files import Header, ImageFiles
-from app.data.images import ImageSpec, MixedSizes, decode_image, decode_images, fit_images
+from app.data.images import ImageSpec, MixedSizes, decode_batch, decode_images, fit_images
 from app.data.synthetic import SyntheticImages
 from app.errors import UserError
 
@@ -115,7 +115,8 @@ def image_spec(data: Data, dataset: Dataset) -> tuple[ImageSpec, tuple[int, int]
     if data.image_size:
         height = width = data.image_size
     assert height and width and channels
-    return ImageSpec(data.image_size, data.image_fit, channels), (height, width)
+    spec = ImageSpec(data.image_size, data.image_fit, channels, rgb_of(data.background))
+    return spec, (height, width)
 
 
 def _survey_files(dataset: Dataset, bad: BadExamples, world: Any):
@@ -178,7 +179,7 @@ def hold_images(
                     checked[key] = _undecodable(source, spec, world)
                 with world.together():
                     source = leave_out(source, checked[key], bad)
-                decode = functools.partial(_decode_batch, spec=spec, shape=shape)
+                decode = functools.partial(decode_batch, spec=spec, size=size)
             splits[name] = Streamed(source, decode)
         else:
             images, source = _decoded(source, spec, shape, bad, world)
@@ -192,14 +193,6 @@ def hold_images(
 def _has_pixels(source: Source) -> bool:
     """Whether `read` gives images, and not their encoded bytes."""
     return isinstance(source, Examples | SyntheticImages)
-
-
-def _decode_batch(encoded: tf.Tensor, spec: ImageSpec, shape: tuple[int, int, int]) -> tf.Tensor:
-    return tf.map_fn(
-        lambda one: decode_image(one, spec),
-        encoded,
-        fn_output_signature=tf.TensorSpec(shape, tf.uint8),
-    )
 
 
 def _decoded(

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from app.data.examples import add_texts
+from app.data.orientation import orientation_of
 from app.errors import UserError
 
 Result = TypeVar("Result")
@@ -27,11 +28,17 @@ READERS = 8
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself before its pixels, in pixels; alpha does not make it colour."""
+    """What an image says of itself before its pixels; alpha does not make it colour.
+
+    `width` and `height`, in pixels, are those of the upright image; `turned`: its EXIF data say
+    that it is to be turned or mirrored first; `alpha`: it may have transparent pixels.
+    """
 
     width: int
     height: int
     grayscale: bool
+    turned: bool = False
+    alpha: bool = False
 
 
 def read_header(content_or_path: bytes | str | os.PathLike) -> Header | str:
@@ -45,8 +52,13 @@ def read_header(content_or_path: bytes | str | os.PathLike) -> Header | str:
         OSError: the file cannot be read.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        _set_filters()
         return _read_header(content_or_path)
+
+
+def _set_filters() -> None:
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    warnings.simplefilter("ignore", UserWarning)  # of EXIF data: malformed means none
 
 
 def _read_header(content_or_path: bytes | str | os.PathLike) -> Header | str:
@@ -63,8 +75,11 @@ def _inspect(file: BinaryIO) -> Header | str:
         return "zero bytes"
     try:
         with Image.open(file) as image:
-            width, height = image.size
-            return _unsuited(image, start) or Header(width, height, image.mode in ("1", "L", "LA"))
+            unsuited = _unsuited(image, start)
+            orientation = orientation_of(file)
+            width, height = image.size if orientation < 5 else image.size[::-1]
+            gray, alpha = image.mode in ("1", "L", "LA"), image.has_transparency_data
+            return unsuited or Header(width, height, gray, orientation > 1, alpha)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller"
     except Exception:  # Pillow's readers raise whatever a damaged file makes them stumble over
@@ -162,7 +177,7 @@ class ImageFiles:
         """
         # The filters are the whole process's: set once here, not in every thread.
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            _set_filters()
             return self._each(indices, _read_header)
 
     def _each(self, indices: np.ndarray, function: Callable[[str], Result]) -> list[Result]:

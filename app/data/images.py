@@ -8,11 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from app.data.decode import decode_plain, decode_seen, needs_care
 from app.data.image_files import format_of, read_header
 
 # Images decoded by one call of the graph: bounds its memory, and how many are decoded again if one
 # of them is bad.
 IMAGES_PER_CALL = 512
+
+Size = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class ImageSpec:
             without regard to the proportions, "pad" resizes until the longer side fits and puts
             black around.
         channels: 3 for colour, 1 for grey.
+        background: what lies behind transparent pixels; red, green and blue, 0 to 255.
 
     Raises:
         ValueError: a value is not one of these.
@@ -33,6 +37,7 @@ class ImageSpec:
     size: int | None
     fit: Literal["crop", "stretch", "pad"]
     channels: int
+    background: tuple[int, int, int] = (255, 255, 255)
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -41,6 +46,8 @@ class ImageSpec:
             raise ValueError(f"fit must be crop, stretch or pad; got {self.fit!r}")
         if self.channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3; got {self.channels}")
+        if len(self.background) != 3 or not all(0 <= part <= 255 for part in self.background):
+            raise ValueError(f"background must be three of 0 to 255; got {self.background}")
 
 
 class MixedSizes(ValueError):  # noqa: N818 - says what was found, as KeyError does not
@@ -63,12 +70,14 @@ def decode_image(encoded: tf.Tensor, spec: ImageSpec) -> tf.Tensor:
     """One image from the bytes of its file, in the graph: a string scalar to uint8 `(h, w, c)`.
 
     Resizing is bilinear with antialiasing; an image that already has the right size is returned as
-    it is. A transparent image loses its alpha, an animated one all but its first frame, and a
-    rotation in the EXIF data is not applied.
+    it is. The image is turned upright as its EXIF data says, what is transparent lies on the
+    spec's background, and of an animated one there is the first frame.
     """
-    # Always three channels: TensorFlow reads only JPEG and PNG as grey.
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    image = tf.ensure_shape(image, (None, None, 3))
+    return _finish(decode_seen(encoded, needs_care(encoded), spec.background), spec)
+
+
+def _finish(image: tf.Tensor, spec: ImageSpec) -> tf.Tensor:
+    """An image in colour, uint8 (h, w, 3), as the spec wants it."""
     if spec.channels == 1:
         # ITU-R BT.601, as JPEG and Pillow have it. The weights sum to 1, so grey stays exactly.
         luma = tf.tensordot(tf.cast(image, tf.float32), (0.299, 0.587, 0.114), 1)
@@ -111,22 +120,38 @@ def _pad(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     return tf.pad(_resize(image, scaled), tf.concat([paddings, [[0, 0]]], axis=0))
 
 
+def decode_batch(encoded: tf.Tensor, spec: ImageSpec, size: Size) -> tf.Tensor:
+    """Images from the bytes of their files, in the graph: strings (n,) to uint8 `(n, h, w, c)`.
+
+    `size`: their height and width, None if not known. One function for training, evaluation,
+    prediction and exports, so that they agree on what a picture is.
+    """
+    care = needs_care(encoded)
+
+    def each(decode: Callable[..., tf.Tensor], files: Any) -> tf.Tensor:
+        # map_fn rather than tf.data: twice as many small JPEGs a second.
+        return tf.map_fn(
+            lambda one: _finish(decode(one), spec),
+            files,
+            fn_output_signature=tf.TensorSpec((*size, spec.channels), tf.uint8),
+            parallel_iterations=32,
+        )
+
+    return tf.cond(
+        tf.reduce_any(care),
+        lambda: each(lambda one: decode_seen(one[0], one[1], spec.background), (encoded, care)),
+        lambda: each(decode_plain, encoded),
+    )
+
+
 @functools.cache
 def _decoder(spec: ImageSpec) -> Callable[[tf.Tensor], tf.Tensor]:
-    shape = tf.TensorSpec((spec.size, spec.size, spec.channels), tf.uint8)
-
-    # map_fn rather than tf.data: twice as many small JPEGs a second.
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):  # the decoders are there; no hopping between them and a GPU
-            return tf.map_fn(
-                lambda one: decode_image(one, spec),
-                encoded,
-                fn_output_signature=shape,
-                parallel_iterations=32,
-            )
+            return decode_batch(encoded, spec, (spec.size, spec.size))
 
-    return decode
+    signature = [tf.TensorSpec([None], tf.string)]
+    return tf.function(decode, input_signature=signature, autograph=False)
 
 
 @functools.cache

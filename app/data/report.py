@@ -43,7 +43,8 @@ def describe(
     lines += _class_table(dataset)
     contents = {name: _look_into(source) for name, source in dataset.splits.items()}
     if dataset.kind == "image":
-        lines += _sizes(sum((sizes for _, sizes in contents.values()), Counter()))
+        lines += _sizes(sum((sizes for _, sizes, _ in contents.values()), Counter()))
+        lines += _changed(sum((changed for _, _, changed in contents.values()), Counter()))
     else:
         lines += _lengths(lengths, max_tokens)
     lines += ["", "samples of the training split"]
@@ -55,7 +56,7 @@ def describe(
             lines.append(f"  ... and {len(notes) - MOST_NOTES} more")
     problems = [f"{one.where}: {one.reason}" for one in bad]
     problems += [*warnings, *_without_tokens(dataset, lengths)]
-    problems += _problems(dataset, {name: seen for name, (seen, _) in contents.items()})
+    problems += _problems(dataset, {name: seen for name, (seen, _, _) in contents.items()})
     lines += ["", f"problems found: {len(problems)}"]
     lines += [f"  {problem}" for problem in problems[:MOST_PROBLEMS]]
     if len(problems) > MOST_PROBLEMS:
@@ -98,6 +99,15 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> list[str]:
         f"image sizes: {len(sizes)} different, {min(widths)} to {max(widths)} wide, "
         f"{min(heights)} to {max(heights)} high; the most frequent {width}x{height} ({count:,})",
     ]
+
+
+def _changed(changed: Counter[str]) -> list[str]:
+    """How many images are decoded to something else than the pixels that are stored."""
+    turned, alpha = changed["turned"], changed["alpha"]
+    lines = [f"turned upright as their EXIF data say: {turned:,} images"] if turned else []
+    if alpha:
+        lines.append(f"with transparency, shown on the colour of --background: {alpha:,} images")
+    return lines
 
 
 def _lengths(lengths_of: Mapping[str, np.ndarray], max_tokens: int) -> list[str]:
@@ -157,10 +167,12 @@ def _problems(dataset: Dataset, contents: Mapping[str, Counter[bytes]]) -> Itera
             yield f"{common:,} examples of the {name} split are in the training split too"
 
 
-def _look_into(source: Source) -> tuple[Counter[bytes], Counter[tuple[int, int]]]:
-    """How often each content comes, by its hash, and each (width, height) of images."""
+def _look_into(source: Source) -> tuple[Counter[bytes], Counter[tuple[int, int]], Counter[str]]:
+    """How often each content comes, by its hash, and each (width, height) of images; and how many
+    images are "turned" and have "alpha"."""
     contents: Counter[bytes] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
+    changed: Counter[str] = Counter()
     for start in range(0, len(source), READ_AT_ONCE):
         rows = np.arange(start, min(start + READ_AT_ONCE, len(source)))
         for content in source.read(rows):
@@ -170,4 +182,5 @@ def _look_into(source: Source) -> tuple[Counter[bytes], Counter[tuple[int, int]]
                 sizes[content.shape[1], content.shape[0]] += 1
             elif isinstance(content, bytes) and isinstance(header := read_header(content), Header):
                 sizes[header.width, header.height] += 1
-    return contents, sizes
+                changed += Counter(turned=int(header.turned), alpha=int(header.alpha))
+    return contents, sizes, changed
