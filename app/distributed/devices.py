@@ -73,8 +73,7 @@ def unused_gpus(world: World, environ: Mapping[str, str]) -> list[str]:
         return []
     seen = [gpu.name for gpu in tf.config.list_physical_devices("GPU")]
     tensorflow = {"gpus": seen, "cuda": tf.test.is_built_with_cuda()}
-    horovod = getattr(world, "_hvd", None)  # none in a world of one, which exchanges nothing
-    built = None if horovod is None else {"NCCL": horovod.nccl_built()}
+    built = None if world.has_nccl is None else {"NCCL": world.has_nccl}
     # Where TensorFlow sees some, that it sees no more of them was somebody's choice.
     results = judge_gpus(0 if seen else count_gpus(), tensorflow, built)
     return [f"{one.found}. To mend it: {one.advice}" for one in results if one.status != OK]

@@ -42,12 +42,12 @@ def compare(world: World, model: keras.Model, optimizer: Any, step: int) -> None
 
 
 class LockstepGuard(keras.callbacks.Callback):
-    """Compare replicas every `every_steps` training steps, and at the end of training.
+    """Compare replicas every `every_steps` training steps, and at the end of epochs and training.
 
     Works in `fit()` and in Lockstep's own loop; a step is an update, which may take several passes
     (`backward_passes_per_step` of the optimizer). Costs one checksum of all replicated variables
     and one allgather of 8 bytes per variable. `on_agreed` is called on every rank after a
-    comparison that found no difference.
+    comparison that found no difference. Put it before callbacks that save.
     """
 
     def __init__(
@@ -77,6 +77,10 @@ class LockstepGuard(keras.callbacks.Callback):
         passes_per_step = getattr(self.model.optimizer, "backward_passes_per_step", 1)
         if self._passes % (self.every_steps * passes_per_step) == 0:
             self._compare()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Compare before callbacks behind this one, such as ModelCheckpoint, save the epoch."""
+        self._compare()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Compare once more."""

@@ -28,6 +28,7 @@ class World:
     local_rank = 0
     local_size = 1
     backend = "none"
+    has_nccl: bool | None = None  # None: nothing is exchanged
 
     @property
     def is_chief(self) -> bool:
@@ -135,6 +136,7 @@ class HorovodWorld(World):
         self.local_rank = hvd.local_rank()
         self.local_size = hvd.local_size()
         self.backend = "mpi" if hvd.mpi_enabled() else "gloo"
+        self.has_nccl = bool(hvd.nccl_built())
 
     def gather(self, value: Any) -> list[Any]:
         return self._hvd.allgather_object(value, name="world.gather", process_set=self._set)

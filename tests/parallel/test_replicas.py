@@ -123,7 +123,7 @@ class CountBatches(keras.callbacks.Callback):
         self.batches += 1
 
 
-def fit_with(world, optimizer, guard):
+def fit_with(world, optimizer, *guards):
     """fit() on other data on each rank, from equal weights; returns the batches it took."""
     keras.utils.set_random_seed(5)
     model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3, name="logits")])
@@ -133,7 +133,7 @@ def fit_with(world, optimizer, guard):
     inputs, labels = rng.normal(size=(96, 4)).astype("float32"), rng.integers(0, 3, 96)
     counter = CountBatches()
     try:
-        model.fit(inputs, labels, batch_size=8, epochs=2, verbose=0, callbacks=[counter, guard])
+        model.fit(inputs, labels, batch_size=8, epochs=2, verbose=0, callbacks=[counter, *guards])
     finally:
         world.barrier()
     return counter
@@ -161,4 +161,21 @@ def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world):
     guard = LockstepGuard(3, on_agreed=lambda: agreed_at.append(int(optimizer.iterations)))
     counter = fit_with(world, optimizer, guard)
     assert counter.batches == 24
-    assert agreed_at == [3, 6, 9, 12, 12]  # and at the end
+    assert agreed_at == [3, 6, 6, 9, 12, 12, 12]  # and at the end of each epoch and of training
+
+
+def test_in_fit_no_callback_behind_the_guard_saves_what_ranks_do_not_share(world):
+    saved = []
+
+    class DriftAndSave(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3 and world.rank == 1:
+                self.model.layers[-1].bias.assign(self.model.layers[-1].bias + 1e-6)
+
+        def on_epoch_end(self, epoch, logs=None):
+            saved.append(epoch)
+
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
+    with pytest.raises(ReplicasDiverged, match="bias"):
+        fit_with(world, optimizer, LockstepGuard(every_steps=1000), DriftAndSave())
+    assert not saved

@@ -146,7 +146,7 @@ def test_what_differs_between_ranks_is_named() -> None:
 def exchanging(nccl: bool) -> World:
     """A world of ranks that joined with a Horovod that was built with NCCL, or without."""
     world = World()
-    world._hvd = SimpleNamespace(nccl_built=lambda: nccl)  # type: ignore[attr-defined]
+    world.has_nccl = nccl
     return world
 
 
