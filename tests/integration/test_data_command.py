@@ -267,7 +267,8 @@ def test_a_run_on_a_folder_names_its_classes_and_the_hardest(tmp_path: Path, cap
     for number in range(10):  # too few, and of all colours: hard
         color = list(COLORS.values())[number % 3]
         (root / "beige" / f"{number}.png").write_bytes(picture(color, 100 + number))
-    metrics = train(tmp_path / "run", dataset=root, epochs=6, width=8, learning_rate=0.01, test=0.2)
+    keys = {"epochs": 10, "width": 8, "learning_rate": 0.01, "test": 0.2}
+    metrics = train(tmp_path / "run", dataset=root, **keys)
     out, err = capsys.readouterr()
     assert err == ""
     assert "photos: 72 train, 8 validation, 20 test, 4 classes" in out
