@@ -21,7 +21,7 @@ def test_every_variable_has_the_kind_that_it_should(make_classifier) -> None:
     found = kinds(classifier)
     assert found[Kind.AVERAGED] == {"norm/moving_mean", "norm/moving_variance"}
     assert found[Kind.DERIVED] == {"dropout/seed_generator_state"}
-    assert len(found[Kind.LOCAL]) == len(classifier.trainable_variables) + 1
+    assert len(found[Kind.LOCAL]) == len(classifier.trainable_variables) + 2
     assert all("accumulated" in path for path in found[Kind.LOCAL])
     weights = {variable.path for variable in classifier.trainable_variables}
     slots = {variable.path for variable in classifier.optimizer.inner_optimizer.variables}
