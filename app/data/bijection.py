@@ -12,7 +12,8 @@ import numpy as np
 
 # Rounds; each moves one digit. With random functions the distance (total variation) between them
 # and a uniform draw of all permutations, computed exactly: 12 rounds leave 3e-4 for 4 places and
-# 2e-2 for 5 and 6, 24 leave 1e-6 for 4. Of digits that are not that small 12 are twice what suffices.
+# 2e-2 for 5 and 6, 24 leave 1e-6 for 4. Of digits that are not that small 12 are twice what
+# suffices.
 FEW_PLACES, ROUNDS, ROUNDS_OF_FEW = 1000, 12, 24
 # The increment and the multipliers of SplitMix64: G. Steele et al., OOPSLA 2014.
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
