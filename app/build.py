@@ -20,6 +20,7 @@ from app.data.encoder import Encoder
 from app.data.examples import Dataset, Examples
 from app.data.hold import (
     Held,
+    check_splits,
     choose,
     hold_images,
     hold_texts,
@@ -62,6 +63,7 @@ class Data:
             "class_names": list(self.dataset.class_names),
             "image_shape": list(self.image_shape or ()),
             "vocabulary": self.vocabulary,
+            "read_as": list(self.dataset.notes),
             "hold": "stream" if self.held.stream else "memory",
         }
 
@@ -75,12 +77,12 @@ def load_data(config: Config, world: World, hold: str | None = None) -> Data:
     dataset = open_dataset(config, bad, world)
     with world.together():
         _check_model(config, dataset)
-    data = hold_dataset(config, dataset, bad, world, hold)
-    with world.together():
+    with bad.shown_before_errors():
+        check_splits(dataset)
+        data = hold_dataset(config, dataset, bad, world, hold)
+    with world.together(), bad.shown_before_errors():
         bad.check(sum(map(len, data.splits.values())) + len(bad.found))
-        for name, split in data.splits.items():
-            if not len(split):
-                raise UserError(f"{config.data.dataset}: no good example is left for {name}")
+        check_splits(data.dataset)
         _check_sizes(config, data.dataset, world.size)
     return data
 
@@ -90,7 +92,7 @@ def open_dataset(config: Config, bad: BadExamples, world: World) -> Dataset:
     with world.together():
         if world.local_rank == 0:
             prepare_dataset(config.data)
-    with world.together():
+    with world.together(), bad.shown_before_errors():
         dataset = load_dataset(config.data, config.training.seed, bad)
         fingerprint = dataset.fingerprint  # asks the sizes of files
     world.verify_same({"dataset": fingerprint})
@@ -109,6 +111,7 @@ def _load_images(
     config: Config, dataset: Dataset, hold: str, bad: BadExamples, world: World
 ) -> Data:
     dataset = survey(dataset, bad, world)
+    check_splits(dataset)
     with world.together():
         spec, size = image_spec(config.data, dataset)
     needed = image_bytes(dataset, size, spec.channels)

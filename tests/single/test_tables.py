@@ -17,8 +17,11 @@ from hypothesis import strategies as st
 
 from app.data.bad import BadExamples
 from app.data.classes import check_class_names, sort_class_names
-from app.data.tables import IMAGE_SUFFIXES, SUFFIXES, Table, read_table
+from app.data.table_files import DELIMITED, JSON
+from app.data.tables import IMAGE_SUFFIXES, Table, read_table
 from app.errors import UserError
+
+SUFFIXES = (*DELIMITED, *JSON)
 
 Write = Callable[[str, str | bytes], Path]
 

@@ -1,0 +1,333 @@
+"""How a delimited file is written: its separator, quotes and header; and its records.
+
+A dialect is found by what the file says, never by how often a character comes: a separator is the
+one that makes the header name the columns that are asked for. Where that leaves a doubt, RFC 4180
+(CSV) and IANA text/tab-separated-values (TSV) hold, and rows that do not fit them are bad rows.
+"""
+
+import csv
+import itertools
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TextIO
+
+from app.data.table_files import lines_of
+from app.errors import UserError
+
+NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
+SAMPLED = 200  # records that tell the separator where no header does
+_SEPARATOR_LINE = re.compile(r'"?sep=([^\r\n])"?[\r\n]*', re.IGNORECASE)
+# What surrounds a name in a header without being part of it.
+_SPACES = " \u00a0"
+
+# The line on which a record begins, counted from 1, and its fields.
+Records = Iterator[tuple[int, list[str]]]
+Choose = Callable[[Sequence[str]], tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How fields are told apart.
+
+    `quotes`: "none" (a quote is text), "doubled" (RFC 4180) or "escaped" (a quote within quotes is
+    written \\"); `skip_spaces`: a space after the separator is no part of the field; `skipped`:
+    lines before the header; `header`: the columns; `has_header`: whether the file names them.
+    """
+
+    separator: str
+    quotes: Literal["none", "doubled", "escaped"] = "doubled"
+    skip_spaces: bool = False
+    skipped: int = 0
+    header: tuple[str, ...] = ()
+    has_header: bool = True
+
+    def __str__(self) -> str:
+        parts = [f"separator {NAMES.get(self.separator, repr(self.separator))}"]
+        if self.separator == "\t" and self.quotes == "doubled":
+            parts.append("quoted texts")
+        if self.quotes == "escaped":
+            parts.append('quotes escaped as \\"')
+        if self.skip_spaces:
+            parts.append("spaces after it left out")
+        if not self.has_header:
+            parts.append("no header")
+        return ", ".join(parts)
+
+
+class MissingColumnError(UserError):
+    """A column that is asked for is not there."""
+
+
+class BrokenQuotesError(Exception):
+    """The quotes of a file do not fit a dialect: the line where the record begins, and why."""
+
+    def __init__(self, line: int, reason: str):
+        super().__init__(line, reason)
+        self.line = line
+        self.reason = reason
+
+
+def find_dialect(
+    path: Path,
+    file: TextIO,
+    separator: str | None,
+    has_header: bool,
+    choose: Choose,
+) -> Dialect:
+    """The dialect of a file opened with newline="".
+
+    Args:
+        path: for messages; its suffix says which separator is the first guess.
+        separator: the user's; None to find it.
+        has_header: whether the first record names the columns; otherwise they are "1", "2", ...
+        choose: the columns that are needed, of all; raises MissingColumnError if one is not there.
+
+    Raises:
+        UserError: the header cannot be read, lacks a column, or the separator remains in doubt.
+    """
+    csv.field_size_limit(sys.maxsize)  # 131072 characters otherwise, for the whole process
+    default = "\t" if ".tsv" in path.name.lower() else ","
+    skipped, said = _separator_line(file)
+    fixed = separator or said
+    candidates = [fixed] if fixed else [default, *(one for one in NAMES if one != default)]
+    guesses = [Dialect(one, _quotes_at_first(one, default), False, skipped) for one in candidates]
+    find = _by_header if has_header else _by_records
+    dialect = find(path, file, guesses, choose)
+    if dialect.separator == "\t":
+        dialect = replace(dialect, quotes=_quotes_of_tabs(file, dialect))
+    else:
+        dialect = replace(dialect, skip_spaces=_has_spaces_before_quotes(file, dialect))
+        dialect = replace(dialect, quotes=_quotes_of_others(file, dialect))
+    header = _header(file, dialect) if has_header else dialect.header
+    if has_header and _has_row_names(file, dialect, len(header)):
+        header = ("", *header)
+    return replace(dialect, header=header, has_header=has_header)
+
+
+def read_records(path: Path, file: TextIO, dialect: Dialect) -> Records:
+    """The records after the header, blank lines left out; UserError for broken quotes."""
+    records = _records(file, dialect)
+    try:
+        yield from itertools.islice(records, int(dialect.has_header), None)
+    except BrokenQuotesError as broken:
+        raise _bad_quotes(path, broken) from None
+
+
+def _bad_quotes(path: Path, broken: BrokenQuotesError) -> UserError:
+    return UserError(
+        f"{path}, line {broken.line}: not valid CSV: {broken.reason}. Check the quotes of the row "
+        'that begins here: a quoted field ends with a quote, and a quote within it is written ""'
+    )
+
+
+def _records(file: TextIO, dialect: Dialect, raw: list[str] | None = None) -> Records:
+    """All records from the start, header included, blank lines left out.
+
+    `raw` is filled with the lines of the record that is given.
+    """
+    kept = [] if raw is None else raw
+
+    def lines() -> Iterator[str]:
+        for line in itertools.islice(lines_of(file), dialect.skipped, None):
+            if raw is not None:
+                kept.append(line)
+            yield line.replace('\\"', '""') if dialect.quotes == "escaped" else line
+
+    reader = csv.reader(
+        lines(),
+        delimiter=dialect.separator,
+        quoting=csv.QUOTE_NONE if dialect.quotes == "none" else csv.QUOTE_MINIMAL,
+        skipinitialspace=dialect.skip_spaces,
+        strict=True,
+    )
+    begins = 1
+    try:
+        for fields in reader:
+            if fields and (len(fields) > 1 or fields[0].strip()):
+                yield dialect.skipped + begins, fields
+            kept.clear()
+            begins = reader.line_num + 1  # a quoted field may span lines
+    except csv.Error as error:
+        raise BrokenQuotesError(dialect.skipped + begins, str(error)) from None
+
+
+def _separator_line(file: TextIO) -> tuple[int, str | None]:
+    """(lines before the header, the separator) by a first line `sep=;`, as Excel understands it."""
+    for number, line in enumerate(lines_of(file), start=1):
+        found = _SEPARATOR_LINE.fullmatch(line)
+        if found:
+            return number, found[1]
+        if line.strip():
+            break
+    return 0, None
+
+
+def _quotes_at_first(separator: str, default: str) -> Literal["none", "doubled"]:
+    return "none" if separator == "\t" and default == "\t" else "doubled"
+
+
+def _header(file: TextIO, dialect: Dialect) -> tuple[str, ...]:
+    """The names of the columns; () if there are none, or the quotes are broken."""
+    try:
+        fields: list[str] = next(_records(file, dialect), (1, []))[1]
+    except BrokenQuotesError:
+        return ()
+    return tuple(name.strip(_SPACES).removeprefix("\ufeff") for name in fields)
+
+
+def _by_header(path: Path, file: TextIO, guesses: list[Dialect], choose: Choose) -> Dialect:
+    """The guess under which the header has the columns that are needed."""
+    found: list[tuple[int, MissingColumnError]] = []
+    for guess in guesses:
+        # A header may have quotes in a TSV, or a space before them: both are tried.
+        tried = [replace(guess, skip_spaces=spaces) for spaces in (False, True)]
+        if guess.quotes == "none":
+            tried = [guess, replace(guess, quotes="doubled")]
+        for one in tried:
+            header = _header(file, one)
+            if not header:
+                continue
+            try:
+                choose(header)
+            except MissingColumnError as error:
+                found.append((len(header), error))
+            else:
+                return replace(one, header=header)
+    _refuse_header(path, file, guesses[0])
+    raise max(found, key=lambda one: one[0])[1]  # the first of those with the most columns
+
+
+def _refuse_header(path: Path, file: TextIO, dialect: Dialect) -> None:
+    """Raise UserError for an empty file or a header with broken quotes."""
+    try:
+        header: list[str] = next(_records(file, dialect), (1, []))[1]
+    except BrokenQuotesError as broken:
+        raise _bad_quotes(path, broken) from None
+    if not header:
+        raise UserError(f"{path} is empty: expected a header with column names")
+
+
+def _by_records(path: Path, file: TextIO, guesses: list[Dialect], choose: Choose) -> Dialect:
+    """The guess under which the first records have equally many fields, two at least."""
+    agreeing: list[Dialect] = []
+    _refuse_header(path, file, guesses[0])
+    for guess in guesses:
+        try:
+            sizes = Counter(len(fields) for _, fields in _sample(file, guess))
+        except BrokenQuotesError as broken:
+            if len(guesses) == 1:
+                raise _bad_quotes(path, broken) from None
+            continue
+        width, number = sizes.most_common(1)[0]
+        # The first guess, which the suffix or the user makes, may have some ragged rows.
+        needed = 0.5 if guess is guesses[0] else 1.0
+        if width > 1 and number >= needed * sizes.total():
+            columns = tuple(map(str, range(1, width + 1)))
+            agreeing.append(replace(guess, header=columns, has_header=False))
+    if not agreeing or (len(agreeing) > 1 and agreeing[0].separator != guesses[0].separator):
+        raise UserError(
+            f"{path}: without a header its separator cannot be told: name it with --separator"
+        )
+    choose(agreeing[0].header)
+    return agreeing[0]
+
+
+def _sample(file: TextIO, dialect: Dialect) -> Records:
+    return itertools.islice(_records(file, dialect), SAMPLED)
+
+
+def _has_spaces_before_quotes(file: TextIO, dialect: Dialect) -> bool:
+    """Whether separators are followed by a space that is no part of the field: in the header, or
+    before a quote, which is none otherwise."""
+    if dialect.skip_spaces:
+        return True
+    plain, raw = replace(dialect, quotes="none"), [""]
+    header = next(_records(file, plain), (1, []))[1] if dialect.has_header else []
+    if len(header) > 1 and all(name.startswith(" ") for name in header[1:]):
+        return True
+    raw.clear()
+    try:
+        for _, fields in itertools.islice(_records(file, dialect, raw), SAMPLED):
+            text = "".join(raw)
+            for field in fields[1:]:
+                opened = field.startswith(" ") and field.lstrip(" ").startswith('"')
+                # Of a field within quotes, the line has the quotes doubled.
+                if opened and dialect.separator + field in text:
+                    return True
+    except BrokenQuotesError:
+        pass
+    return False
+
+
+def _quotes_of_tabs(file: TextIO, dialect: Dialect) -> Literal["none", "doubled", "escaped"]:
+    """Of a file with tabs: quoted if its header is (R), or if it is to the letter what a CSV writer
+    makes (pandas). In all others a quote is text."""
+    plain = replace(dialect, quotes="none")
+    if not any(field[:1] == '"' for _, fields in _records(file, plain) for field in fields):
+        return "none"
+    if dialect.has_header:
+        header = next(_records(file, plain), (1, []))[1]
+        if header and all(len(name) > 1 and name[0] == name[-1] == '"' for name in header):
+            return _quotes_of_others(file, replace(dialect, quotes="doubled"))
+    return "doubled" if _is_as_written(file, replace(dialect, quotes="doubled")) else "none"
+
+
+def _is_as_written(file: TextIO, dialect: Dialect) -> bool:
+    """Whether every record is what csv.writer makes of its fields, which all have as many."""
+    written: list[str] = []
+
+    class Line:
+        def write(self, text: str) -> None:
+            written.append(text)
+
+    writer = csv.writer(Line(), delimiter=dialect.separator, lineterminator="\r\n")
+    raw: list[str] = []
+    sizes = set()
+    try:
+        for _, fields in _records(file, dialect, raw):
+            line = "".join(raw).lstrip("\r\n").rstrip("\r\n")
+            writer.writerow(fields)
+            if '"' in line and written[-1].rstrip("\r\n") != line:
+                return False
+            written.clear()
+            sizes.add(len(fields))
+    except BrokenQuotesError:
+        return False
+    return len(sizes) == 1
+
+
+def _quotes_of_others(file: TextIO, dialect: Dialect) -> Literal["none", "doubled", "escaped"]:
+    """ "escaped" if the file holds \\" and fits no other rule but that one wholly."""
+    if not any('\\"' in line for line in lines_of(file)) or _fits(file, dialect):
+        return "doubled"
+    return "escaped" if _fits(file, replace(dialect, quotes="escaped")) else "doubled"
+
+
+def _fits(file: TextIO, dialect: Dialect) -> bool:
+    """Whether the quotes are sound and all rows have equally many fields, at most one more than the
+    header (which lacks that of R's row names)."""
+    try:
+        first, *others = (len(fields) for _, fields in _records(file, dialect))
+    except (BrokenQuotesError, ValueError):
+        return False
+    return not others or (len(set(others)) == 1 and first in (others[0], others[0] - 1))
+
+
+def _has_row_names(file: TextIO, dialect: Dialect, width: int) -> bool:
+    """Whether each record has one field more than the header, and the first ones are different
+    whole numbers: R's write.table puts the numbers of rows there."""
+    try:
+        records = list(itertools.islice(_records(file, dialect), 1, SAMPLED))
+    except BrokenQuotesError:
+        return False
+    names = [fields[0] for _, fields in records]
+    return (
+        bool(records)
+        and all(len(fields) == width + 1 for _, fields in records)
+        and all(name.isascii() and name.isdigit() for name in names)
+        and len(set(names)) == len(names)
+    )

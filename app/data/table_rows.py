@@ -1,0 +1,284 @@
+"""The rows of a table, whatever its format: the values of the columns that are asked for.
+
+Each format gives records, each with the line on which it begins, and a function that makes values
+of a record, or says what is wrong with it.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from app.data.dialects import Choose, MissingColumnError, find_dialect, read_records
+from app.data.table_files import DELIMITED, JSON, SUFFIXES, UTF_8, open_text, table_suffix
+from app.errors import UserError
+
+JOINER = " "  # between the texts of several columns
+
+
+class RowError(Exception):
+    """What is wrong with one row."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the user says of a file: its encoding (a codec's name), whether it has a header, and
+    what separates its columns (None: found)."""
+
+    encoding: str = UTF_8
+    header: bool = True
+    separator: str | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """`columns`: the names that `parse` gives the values of; `records`: each with its line, counted
+    from 1; `parse` raises RowError; `typed`: values have types, else all are texts; `about`: how
+    the file is read, for people."""
+
+    columns: tuple[str, ...]
+    records: Iterator[tuple[int, Any]]
+    parse: Callable[[Any], tuple[Any, ...]]
+    typed: bool
+    about: str
+
+
+@contextlib.contextmanager
+def open_rows(path: Path, reading: Reading, choose: Choose) -> Iterator[Rows]:
+    """The rows of a table.
+
+    Args:
+        path: a file whose name ends with one of `SUFFIXES`, or one of them and `.gz`.
+        reading: what is known of it.
+        choose: the columns that are needed, of all; raises MissingColumnError if one is not there.
+
+    Raises:
+        UserError: the file as a whole cannot be used; also while its records are read.
+    """
+    suffix = table_suffix(path)
+    if suffix is None:
+        raise UserError(f"{path}: expected a file that ends with {', '.join(SUFFIXES)}")
+    if suffix not in DELIMITED and (reading.separator or not reading.header):
+        key = "separator" if reading.separator else "header"
+        raise UserError(f"{key} is for tables such as .csv, and {path} names its columns by itself")
+    if suffix not in (*DELIMITED, *JSON):
+        from app.data.parquet import open_parquet  # takes a fifth of a second to import
+
+        with open_parquet(path, choose) as rows:
+            yield rows
+        return
+    # csv needs line breaks as they are; JSON Lines has no other line break than \n.
+    newline, read = ("", _delimited) if suffix in DELIMITED else ("\n", _json)
+    with open_text(path, reading.encoding, newline) as file:
+        yield read(path, file, reading, choose)
+
+
+def _delimited(path: Path, file: TextIO, reading: Reading, choose: Choose) -> Rows:
+    dialect = find_dialect(path, file, reading.separator, reading.header, choose)
+    header, columns = dialect.header, choose(dialect.header)
+    try:
+        check_characters("".join(header), reading.encoding)
+    except RowError as problem:
+        line = dialect.skipped + 1
+        raise UserError(f"{path}, line {line} (the header): {problem}") from None
+    indices = [header.index(name) for name in columns]
+    hint = (
+        "texts cannot hold tabs or line breaks"
+        if dialect.quotes == "none"
+        else "quote texts that hold commas or line breaks"
+        if dialect.separator == ","
+        else "quote texts that hold separators or line breaks"
+    )
+    expected = "the header has" if reading.header else "most rows have"
+
+    def parse(fields: list[str]) -> tuple[str, ...]:
+        if len(fields) != len(header):
+            raise RowError(f"{len(fields)} fields, but {expected} {len(header)}: {hint}")
+        check_characters("".join(fields), reading.encoding)
+        return tuple(fields[index] for index in indices)
+
+    about = f"{dialect}, encoding {reading.encoding}"
+    return Rows(columns, read_records(path, file, dialect), parse, False, about)
+
+
+def _json(path: Path, file: TextIO, reading: Reading, choose: Choose) -> Rows:
+    """JSON Lines, or one JSON array of objects."""
+    # The columns are the keys of the first object that has all that is needed.
+    columns: tuple[str, ...] = ()
+    missing = None
+    for _, text in json_records(path, file):
+        try:
+            columns = choose(tuple(json_object(text)))
+            break
+        except RowError:
+            continue
+        except MissingColumnError as error:
+            # Or else of the first that has any: the message about a missing column shows them.
+            missing = missing or (error if json_object(text) else None)
+    else:
+        if missing:
+            raise missing
+
+    def parse(text: str) -> tuple[Any, ...]:
+        found = json_object(text)
+        for key in columns:
+            if key not in found:
+                raise RowError(f"no key '{key}'; it has {', '.join(map(repr, found)) or 'none'}")
+            if key in found.twice:
+                raise RowError(f"the key '{key}' comes twice")
+        if not columns:
+            raise RowError("an object without keys")
+        return tuple(found[key] for key in columns)
+
+    what = "a JSON array" if _array(path, file) is not None else "JSON Lines"
+    about = f"{what}, encoding {reading.encoding}"
+    return Rows(columns, json_records(path, file), parse, True, about)
+
+
+def json_records(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
+    """(line, text) of each element of a file of JSON Lines, blank lines left out, or of a JSON
+    array.
+
+    Raises UserError for a `.json` file that begins like an array and is none.
+    """
+    places = _array(path, file)
+    file.seek(0)
+    if places is not None:
+        content = file.read()
+        return ((line, content[start:end]) for line, start, end in places)
+    lines = ((number, line.strip("\ufeff \t\r\n")) for number, line in enumerate(file, start=1))
+    return ((number, line) for number, line in lines if line)
+
+
+def _array(path: Path, file: TextIO) -> list[tuple[int, int, int]] | None:
+    """(line, start, end) of each element if the whole file is one JSON array; None if not."""
+    file.seek(0)
+    first = next((text for line in file if (text := line.strip("\ufeff \t\r\n"))), "")
+    if not first.startswith("["):
+        return None
+    file.seek(0)
+    content = file.read()
+    try:
+        return list(_elements(content))
+    except (ValueError, RecursionError) as error:
+        if table_suffix(path) != ".json":
+            return None
+        reason = "nested too deeply"
+        line = 1
+        if isinstance(error, json.JSONDecodeError):
+            reason, line = f"{error.msg} at column {error.colno}", error.lineno
+        raise UserError(f"{path}, line {line}: not a valid JSON array: {reason}") from None
+
+
+def _elements(content: str) -> Iterator[tuple[int, int, int]]:
+    """Raises json.JSONDecodeError where the array ends to be one."""
+    decoder, line, counted = json.JSONDecoder(), 1, 0
+
+    def skip(at: int) -> int:
+        while at < len(content) and content[at] in " \t\r\n":
+            at += 1
+        return at
+
+    at = skip(skip(0) + content.startswith("\ufeff"))
+    at = skip(at + 1)
+    while content[at : at + 1] != "]":
+        line, counted = line + content.count("\n", counted, at), at
+        _, end = decoder.raw_decode(content, at)
+        yield line, at, end
+        at = skip(end)
+        if content[at : at + 1] == ",":
+            at = skip(at + 1)
+            if content[at : at + 1] == "]":
+                raise json.JSONDecodeError("Expecting value after ','", content, at)
+        elif content[at : at + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' or ']'", content, at)
+    if skip(at + 1) < len(content):
+        raise json.JSONDecodeError("Extra data", content, at + 1)
+
+
+class JsonObject(dict):
+    """An object; `twice`: the keys that it has more than once."""
+
+    twice: frozenset[str] = frozenset()
+
+
+class WrittenNumber(str):
+    """A number of JSON that is not whole, as it is written."""
+
+
+def _to_object(pairs: Sequence[tuple[str, Any]]) -> JsonObject:
+    found = JsonObject(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        found.twice = frozenset(key for key in keys if keys.count(key) > 1)
+    return found
+
+
+read_json = functools.partial(json.loads, object_pairs_hook=_to_object, parse_float=WrittenNumber)
+
+
+def json_object(text: str) -> JsonObject:
+    """The object that a JSON text is; RowError for anything else."""
+    check_characters(text)
+    try:
+        found = read_json(text)
+    except json.JSONDecodeError as error:
+        raise RowError(f"not valid JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError):
+        raise RowError("not readable JSON: a number too long, or nested too deeply") from None
+    if not isinstance(found, JsonObject):
+        raise RowError(
+            f'expected an object such as {{"text": ..., "label": ...}}; got {type_of(found)}'
+        )
+    return found
+
+
+def type_of(value: object) -> str:
+    """What a value is, for a message."""
+    if isinstance(value, WrittenNumber):
+        return "float"
+    if isinstance(value, JsonObject):
+        return "dict"
+    return "null" if value is None else type(value).__name__
+
+
+def join_texts(names: Sequence[str], values: Sequence[Any]) -> str:
+    """The text that the values of the input columns are: one, or several joined by `JOINER`, of
+    which some may be empty or null.
+
+    Raises RowError if all are empty, or one is no text.
+    """
+    texts = ["" if value is None and len(values) > 1 else value for value in values]
+    for name, text in zip(names, texts, strict=True):
+        if not isinstance(text, str) or isinstance(text, WrittenNumber):
+            raise RowError(f"'{name}' must be a string; got {type_of(text)}")
+        check_characters(text)  # an escape of JSON can stand for half a character
+    text = texts[0] if len(texts) == 1 else JOINER.join(filter(str.strip, texts))
+    if not text or text.isspace():
+        names = ", ".join(f"'{name}'" for name in names)
+        raise RowError(
+            f"column {names} is empty" if len(texts) == 1 else f"columns {names} are empty"
+        )
+    return text
+
+
+def check_characters(text: str, encoding: str = UTF_8) -> None:
+    """Raise RowError for a NUL character or for bytes that are not text in this encoding."""
+    if "\0" in text:
+        raise RowError("holds a NUL character, as binary data or UTF-16 does: expected UTF-8 text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        # "surrogateescape" reads byte 0xNN as U+DCNN; other surrogates are escapes in JSON.
+        if not 0xDC80 <= code <= 0xDCFF:
+            raise RowError(f"not UTF-8 text (\\u{code:04x} is half a character)") from None
+        what = (
+            f"not {encoding.upper()} text (byte 0x{code - 0xDC00:02x}): convert the file to UTF-8"
+        )
+        if encoding == UTF_8:
+            what += ", or say what it is, such as --encoding cp1252 for a file of Windows or Excel"
+        raise RowError(what) from None
