@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TextIO
 
-from app.data.table_files import lines_of
+from app.data.table_files import RowError, check_characters, lines_of, table_suffix
 from app.errors import UserError
 
 NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
@@ -76,6 +76,7 @@ def find_dialect(
     file: TextIO,
     separator: str | None,
     has_header: bool,
+    encoding: str,
     choose: Choose,
 ) -> Dialect:
     """The dialect of a file opened with newline="".
@@ -84,24 +85,26 @@ def find_dialect(
         path: for messages; its suffix says which separator is the first guess.
         separator: the user's; None to find it.
         has_header: whether the first record names the columns; otherwise they are "1", "2", ...
+        encoding: for messages.
         choose: the columns that are needed, of all; raises MissingColumnError if one is not there.
 
     Raises:
         UserError: the header cannot be read, lacks a column, or the separator remains in doubt.
     """
     csv.field_size_limit(sys.maxsize)  # 131072 characters otherwise, for the whole process
-    default = "\t" if ".tsv" in path.name.lower() else ","
+    default = "\t" if table_suffix(path) == ".tsv" else ","
     skipped, said = _separator_line(file)
     fixed = separator or said
     candidates = [fixed] if fixed else [default, *(one for one in NAMES if one != default)]
     guesses = [Dialect(one, _quotes_at_first(one, default), False, skipped) for one in candidates]
     find = _by_header if has_header else _by_records
-    dialect = find(path, file, guesses, choose)
+    dialect = find(path, file, guesses, encoding, choose)
     if dialect.separator == "\t":
         dialect = replace(dialect, quotes=_quotes_of_tabs(file, dialect))
     else:
         dialect = replace(dialect, skip_spaces=_has_spaces_before_quotes(file, dialect))
         dialect = replace(dialect, quotes=_quotes_of_others(file, dialect))
+    _check_first(path, file, dialect, encoding)
     header = _header(file, dialect) if has_header else dialect.header
     if has_header and _has_row_names(file, dialect, len(header)):
         header = ("", *header)
@@ -179,7 +182,9 @@ def _header(file: TextIO, dialect: Dialect) -> tuple[str, ...]:
     return tuple(name.strip(_SPACES).removeprefix("\ufeff") for name in fields)
 
 
-def _by_header(path: Path, file: TextIO, guesses: list[Dialect], choose: Choose) -> Dialect:
+def _by_header(
+    path: Path, file: TextIO, guesses: list[Dialect], encoding: str, choose: Choose
+) -> Dialect:
     """The guess under which the header has the columns that are needed."""
     found: list[tuple[int, MissingColumnError]] = []
     for guess in guesses:
@@ -197,24 +202,31 @@ def _by_header(path: Path, file: TextIO, guesses: list[Dialect], choose: Choose)
                 found.append((len(header), error))
             else:
                 return replace(one, header=header)
-    _refuse_header(path, file, guesses[0])
+    _check_first(path, file, guesses[0], encoding)
     raise max(found, key=lambda one: one[0])[1]  # the first of those with the most columns
 
 
-def _refuse_header(path: Path, file: TextIO, dialect: Dialect) -> None:
-    """Raise UserError for an empty file or a header with broken quotes."""
+def _check_first(path: Path, file: TextIO, dialect: Dialect, encoding: str) -> None:
+    """Raise UserError for an empty file, or a first record with broken quotes; and, if it is the
+    header, with characters that are none."""
     try:
-        header: list[str] = next(_records(file, dialect), (1, []))[1]
+        line, fields = next(_records(file, dialect), (1, []))
     except BrokenQuotesError as broken:
         raise _bad_quotes(path, broken) from None
-    if not header:
-        raise UserError(f"{path} is empty: expected a header with column names")
+    if not fields:
+        raise UserError(f"{path} is empty: expected rows, and a header with column names")
+    try:
+        check_characters("".join(fields) if dialect.has_header else "", encoding)
+    except RowError as problem:
+        raise UserError(f"{path}, line {line} (the header): {problem}") from None
 
 
-def _by_records(path: Path, file: TextIO, guesses: list[Dialect], choose: Choose) -> Dialect:
+def _by_records(
+    path: Path, file: TextIO, guesses: list[Dialect], encoding: str, choose: Choose
+) -> Dialect:
     """The guess under which the first records have equally many fields, two at least."""
     agreeing: list[Dialect] = []
-    _refuse_header(path, file, guesses[0])
+    _check_first(path, file, replace(guesses[0], has_header=False), encoding)
     for guess in guesses:
         try:
             sizes = Counter(len(fields) for _, fields in _sample(file, guess))

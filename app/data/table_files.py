@@ -32,6 +32,10 @@ UTF_8 = "utf-8"
 READ_AT_ONCE = 1 << 20
 
 
+class RowError(Exception):
+    """What is wrong with one row."""
+
+
 def table_suffix(path: Path) -> str | None:
     """Which of `SUFFIXES` a name ends with, before a `.gz`; None if it is no table's name."""
     name = path.name.lower()
@@ -172,3 +176,22 @@ def _line_of(path: Path, encoding: str) -> int:
     except UnicodeDecodeError as error:
         return content[: error.start].decode(encoding, "replace").count("\n") + 1
     return 1
+
+
+def check_characters(text: str, encoding: str = UTF_8) -> None:
+    """Raise RowError for a NUL character or for bytes that are not text in this encoding."""
+    if "\0" in text:
+        raise RowError("holds a NUL character, as binary data or UTF-16 does: expected UTF-8 text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        # "surrogateescape" reads byte 0xNN as U+DCNN; other surrogates are escapes in JSON.
+        if not 0xDC80 <= code <= 0xDCFF:
+            raise RowError(f"not UTF-8 text (\\u{code:04x} is half a character)") from None
+        what = (
+            f"not {encoding.upper()} text (byte 0x{code - 0xDC00:02x}): convert the file to UTF-8"
+        )
+        if encoding == UTF_8:
+            what += ", or say what it is, such as --encoding cp1252 for a file of Windows or Excel"
+        raise RowError(what) from None

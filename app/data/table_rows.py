@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from app.data.dialects import Choose, MissingColumnError, find_dialect, read_records
-from app.data.table_files import DELIMITED, JSON, SUFFIXES, UTF_8, open_text, table_suffix
+from app.data.table_files import (
+    DELIMITED,
+    JSON,
+    SUFFIXES,
+    UTF_8,
+    RowError,
+    check_characters,
+    open_text,
+    table_suffix,
+)
 from app.errors import UserError
 
 JOINER = " "  # between the texts of several columns
-
-
-class RowError(Exception):
-    """What is wrong with one row."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,8 @@ def open_rows(path: Path, reading: Reading, choose: Choose) -> Iterator[Rows]:
 
 
 def _delimited(path: Path, file: TextIO, reading: Reading, choose: Choose) -> Rows:
-    dialect = find_dialect(path, file, reading.separator, reading.header, choose)
+    dialect = find_dialect(path, file, reading.separator, reading.header, reading.encoding, choose)
     header, columns = dialect.header, choose(dialect.header)
-    try:
-        check_characters("".join(header), reading.encoding)
-    except RowError as problem:
-        line = dialect.skipped + 1
-        raise UserError(f"{path}, line {line} (the header): {problem}") from None
     indices = [header.index(name) for name in columns]
     hint = (
         "texts cannot hold tabs or line breaks"
@@ -263,22 +263,3 @@ def join_texts(names: Sequence[str], values: Sequence[Any]) -> str:
             f"column {names} is empty" if len(texts) == 1 else f"columns {names} are empty"
         )
     return text
-
-
-def check_characters(text: str, encoding: str = UTF_8) -> None:
-    """Raise RowError for a NUL character or for bytes that are not text in this encoding."""
-    if "\0" in text:
-        raise RowError("holds a NUL character, as binary data or UTF-16 does: expected UTF-8 text")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = ord(text[error.start])
-        # "surrogateescape" reads byte 0xNN as U+DCNN; other surrogates are escapes in JSON.
-        if not 0xDC80 <= code <= 0xDCFF:
-            raise RowError(f"not UTF-8 text (\\u{code:04x} is half a character)") from None
-        what = (
-            f"not {encoding.upper()} text (byte 0x{code - 0xDC00:02x}): convert the file to UTF-8"
-        )
-        if encoding == UTF_8:
-            what += ", or say what it is, such as --encoding cp1252 for a file of Windows or Excel"
-        raise RowError(what) from None
