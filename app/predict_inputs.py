@@ -10,7 +10,16 @@ from typing import Any, NamedTuple, TextIO
 
 from app.data.dialects import MissingColumnError
 from app.data.folders import EXTENSIONS
-from app.data.table_files import DELIMITED, JSON, SUFFIXES, encoding_of, open_text, table_suffix
+from app.data.table_files import (
+    DELIMITED,
+    JSON,
+    SUFFIXES,
+    check_file,
+    encoding_of,
+    open_text,
+    place,
+    table_suffix,
+)
 from app.data.table_rows import (
     Reading,
     RowError,
@@ -98,11 +107,15 @@ def _standard_input(keys: Sequence[str]) -> Iterator[Item]:
         closefd=False,
     ) as file:
         lines = _lines(file)
-        yield from _items("standard input", lines, functools.partial(_parse_json, keys))
+        yield from _items(
+            "standard input, line {}".format, lines, functools.partial(_parse_json, keys)
+        )
 
 
 def _text_file(path: Path, keys: Sequence[str], reading: Reading) -> Iterator[Item]:
     """The texts of a file: one per line, JSON object or row."""
+    check_file(path)
+    where = functools.partial(place, path)
     suffix = ".txt" if path.suffix.lower() == ".txt" else table_suffix(path)
     if suffix is None:
         raise UserError(f"{path}: expected a file that ends with {', '.join(TEXT_SUFFIXES)}")
@@ -111,10 +124,10 @@ def _text_file(path: Path, keys: Sequence[str], reading: Reading) -> Iterator[It
     if suffix in (".txt", *JSON):
         with open_text(path, encoding, "\n") as file:
             if suffix == ".txt":
-                yield from _items(str(path), _lines(file), str)
+                yield from _items(where, _lines(file), str)
             else:
                 parse = functools.partial(_parse_json, keys)
-                yield from _items(str(path), json_records(path, file), parse)
+                yield from _items(where, json_records(path, file), parse)
         return
 
     def choose(columns: Sequence[str]) -> tuple[str, ...]:
@@ -130,7 +143,7 @@ def _text_file(path: Path, keys: Sequence[str], reading: Reading) -> Iterator[It
     with open_rows(path, reading, choose) as rows:
         columns, parse_row = rows.columns, rows.parse
         yield from _items(
-            str(path), rows.records, lambda record: join_texts(columns, parse_row(record))
+            where, rows.records, lambda record: join_texts(columns, parse_row(record))
         )
 
 
@@ -154,9 +167,9 @@ def _lines(file: TextIO) -> Iterator[tuple[int, str]]:
 
 
 def _items(
-    where: str, records: Iterator[tuple[int, Any]], parse: Callable[[Any], str]
+    where: Callable[[int], str], records: Iterator[tuple[int, Any]], parse: Callable[[Any], str]
 ) -> Iterator[Item]:
-    """An input for each record of a file."""
+    """An input for each record of a file; `where` says where a line of it is."""
     for line, record in records:
         try:
             given = parse(record)
@@ -165,7 +178,7 @@ def _items(
                 raise RowError("empty")
         except RowError as problem:
             shown = record if isinstance(record, str) else ",".join(map(str, record))
-            yield Item(shown, f"{where}, line {line}: {problem}")
+            yield Item(shown, f"{where(line)}: {problem}")
         else:
             yield Item(given)
 

@@ -44,6 +44,11 @@ def table_suffix(path: Path) -> str | None:
     return None if found in PARQUET and bare != name else found
 
 
+def place(path: Path, line: int) -> str:
+    """A file and the line of it, or the row of a Parquet file, for a message."""
+    return f"{path}, {'row' if table_suffix(path) in PARQUET else 'line'} {line}"
+
+
 def table_name(path: Path) -> str:
     """The name of the file without its suffixes."""
     suffix = table_suffix(path) or ""
@@ -158,8 +163,8 @@ def _check_encoding(path: Path, file: IO[bytes], encoding: str) -> None:
         if start.startswith(marks) and family != name:
             raise UserError(
                 f"{path} is not {encoding.upper()} text but {name}: convert it to UTF-8, for "
-                f"example with: iconv -f {name} -t UTF-8 {path.name} > utf8{path.suffix}, or give "
-                f"--encoding {name.lower()}"
+                f"example with: iconv -f {name} -t UTF-8 {path.name} > utf8{path.suffix}; or train "
+                f"with --encoding {name.lower()}"
             )
     if encoding != UTF_8:
         file.seek(0)
@@ -193,5 +198,8 @@ def check_characters(text: str, encoding: str = UTF_8) -> None:
             f"not {encoding.upper()} text (byte 0x{code - 0xDC00:02x}): convert the file to UTF-8"
         )
         if encoding == UTF_8:
-            what += ", or say what it is, such as --encoding cp1252 for a file of Windows or Excel"
+            what += (
+                ", with: iconv -f cp1252 -t UTF-8 if it comes from Windows or Excel; or train with "
+                "--encoding cp1252"
+            )
         raise RowError(what) from None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from app.data.bad import BadExamples
 from app.data.classes import are_numbers, check_class_names, number_class, says_missing
 from app.data.dialects import MissingColumnError
-from app.data.table_files import DELIMITED, PARQUET, table_suffix
+from app.data.table_files import DELIMITED, place, table_suffix
 from app.data.table_rows import (
     Reading,
     RowError,
@@ -49,7 +49,7 @@ class Table:
 
     def where(self, row: int) -> str:
         """The file and line of a row, counted from 0, for a message."""
-        return _where(self.path, self.lines[row])
+        return place(self.path, self.lines[row])
 
 
 @dataclass(slots=True)
@@ -161,11 +161,7 @@ def _about(rows: Rows, labels: Iterable[str], numbers: bool) -> str:
 
 def _tell(path: Path, problems: list[tuple[int, str]], bad: BadExamples) -> None:
     for line, problem in sorted(problems):
-        bad.add(_where(path, line), problem)
-
-
-def _where(path: Path, line: int) -> str:
-    return f"{path}, {'row' if table_suffix(path) in PARQUET else 'line'} {line}"
+        bad.add(place(path, line), problem)
 
 
 def _kind(columns: Sequence[str], first: str) -> Literal["text", "image"]:
