@@ -174,12 +174,15 @@ def _other(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world
         whole = len(dataset.splits) == 1
         split = split or ("train" if whole else "test")
         source = _renumbered(run, dataset, _split_of(dataset, split, dataset.name), bad)
-    chosen = dataclasses.replace(dataset, class_names=tuple(run.class_names))
+    # At once: the labels of the other splits, and of what was left out, are numbered otherwise.
+    chosen = dataclasses.replace(
+        dataset, class_names=tuple(run.class_names), train=source, validation=None, test=None
+    )
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in dataset.name)
     split = "all" if whole else split
     if not whole or name in ("train", "validation", "test"):
         name = f"{name}-{split}"
-    return Chosen(_only(chosen, source), name, split, dataset.fingerprint, number)
+    return Chosen(chosen, name, split, dataset.fingerprint, number)
 
 
 def _examples(dataset: Dataset, bad: BadExamples) -> int:

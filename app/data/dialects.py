@@ -133,15 +133,19 @@ def _records(file: TextIO, dialect: Dialect, raw: list[str] | None = None) -> Re
     `raw` is filled with the lines of the record that is given.
     """
     kept = [] if raw is None else raw
+    lines: Iterator[str] = itertools.islice(lines_of(file), dialect.skipped, None)
 
-    def lines() -> Iterator[str]:
-        for line in itertools.islice(lines_of(file), dialect.skipped, None):
-            if raw is not None:
-                kept.append(line)
-            yield line.replace('\\"', '""') if dialect.quotes == "escaped" else line
+    def noted(lines: Iterator[str]) -> Iterator[str]:
+        for line in lines:
+            kept.append(line)
+            yield line
 
+    if raw is not None:
+        lines = noted(lines)
+    if dialect.quotes == "escaped":
+        lines = (line.replace('\\"', '""') for line in lines)
     reader = csv.reader(
-        lines(),
+        lines,
         delimiter=dialect.separator,
         quoting=csv.QUOTE_NONE if dialect.quotes == "none" else csv.QUOTE_MINIMAL,
         skipinitialspace=dialect.skip_spaces,

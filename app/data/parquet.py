@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from app.data.dialects import Choose
 from app.data.table_files import check_file
-from app.data.table_rows import Rows
+from app.data.table_rows import Rows, check_values
 from app.errors import UserError
 
 READ_AT_ONCE = 4096
@@ -25,7 +25,7 @@ def open_parquet(path: Path, choose: Choose) -> Iterator[Rows]:
         check_file(path)
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = choose(tuple(file.schema_arrow.names))
-            yield Rows(columns, _records(path, file, columns), tuple, True, "Parquet")
+            yield Rows(columns, _records(path, file, columns), _values, True, "Parquet")
     except pyarrow.ArrowException as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read as Parquet: {reason}") from None
@@ -44,6 +44,11 @@ def _records(
         for row in zip(*values, strict=True):
             number += 1
             yield number, row
+
+
+def _values(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    check_values(row)
+    return row
 
 
 def _plain(value: Any) -> Any:

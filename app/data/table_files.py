@@ -101,17 +101,14 @@ def lines_of(file: TextIO) -> Iterator[str]:
     `\\r\\r\\n`, which a program for Windows writes that ends lines twice, is one end of a line.
     """
     file.seek(0)
-    kept: str | None = None
-    for number, line in enumerate(file):
-        if not number:
-            line = line.removeprefix("\ufeff")  # codecs that name their byte order keep the mark
-        if kept is not None and kept.endswith("\r") and line == "\r\n":
+    kept = next(file, "").removeprefix("\ufeff")  # codecs that name their byte order keep the mark
+    for line in file:
+        if line == "\r\n" and kept.endswith("\r"):
             kept += line
-            continue
-        if kept is not None:
+        else:
             yield kept
-        kept = line
-    if kept is not None:
+            kept = line
+    if kept:
         yield kept
 
 

@@ -5,7 +5,6 @@ of a record, or says what is wrong with it.
 """
 
 import contextlib
-import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -85,6 +84,7 @@ def _delimited(path: Path, file: TextIO, reading: Reading, choose: Choose) -> Ro
     dialect = find_dialect(path, file, reading.separator, reading.header, reading.encoding, choose)
     header, columns = dialect.header, choose(dialect.header)
     indices = [header.index(name) for name in columns]
+    width = len(header)
     hint = (
         "texts cannot hold tabs or line breaks"
         if dialect.quotes == "none"
@@ -95,10 +95,10 @@ def _delimited(path: Path, file: TextIO, reading: Reading, choose: Choose) -> Ro
     expected = "the header has" if reading.header else "most rows have"
 
     def parse(fields: list[str]) -> tuple[str, ...]:
-        if len(fields) != len(header):
-            raise RowError(f"{len(fields)} fields, but {expected} {len(header)}: {hint}")
+        if len(fields) != width:
+            raise RowError(f"{len(fields)} fields, but {expected} {width}: {hint}")
         check_characters("".join(fields), reading.encoding)
-        return tuple(fields[index] for index in indices)
+        return tuple([fields[index] for index in indices])
 
     about = f"{dialect}, encoding {reading.encoding}"
     return Rows(columns, read_records(path, file, dialect), parse, False, about)
@@ -127,11 +127,14 @@ def _json(path: Path, file: TextIO, reading: Reading, choose: Choose) -> Rows:
         for key in columns:
             if key not in found:
                 raise RowError(f"no key '{key}'; it has {', '.join(map(repr, found)) or 'none'}")
-            if key in found.twice:
+            if _comes_twice(key, text):
                 raise RowError(f"the key '{key}' comes twice")
         if not columns:
             raise RowError("an object without keys")
-        return tuple(found[key] for key in columns)
+        values = tuple(found[key] for key in columns)
+        if "\\u" in text:  # an escape can stand for NUL or for half a character
+            check_values(values)
+        return values
 
     what = "a JSON array" if _array(path, file) is not None else "JSON Lines"
     about = f"{what}, encoding {reading.encoding}"
@@ -199,28 +202,28 @@ def _elements(content: str) -> Iterator[tuple[int, int, int]]:
         raise json.JSONDecodeError("Extra data", content, at + 1)
 
 
-class JsonObject(dict):
-    """An object; `twice`: the keys that it has more than once."""
-
-    twice: frozenset[str] = frozenset()
-
-
 class WrittenNumber(str):
     """A number of JSON that is not whole, as it is written."""
 
 
-def _to_object(pairs: Sequence[tuple[str, Any]]) -> JsonObject:
-    found = JsonObject(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        found.twice = frozenset(key for key in keys if keys.count(key) > 1)
-    return found
+# Made once: json.loads makes a decoder for each text if it has options.
+read_json = json.JSONDecoder(parse_float=WrittenNumber).decode
 
 
-read_json = functools.partial(json.loads, object_pairs_hook=_to_object, parse_float=WrittenNumber)
+def _comes_twice(key: str, text: str) -> bool:
+    """Whether an object has a key more than once; Python keeps the last."""
+    if "\\" not in text and text.count(f'"{key}"') < 2:
+        return False
+    keys: list[str] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        keys[:] = [one for one, _ in pairs]  # at the end, those of the outermost object
+
+    json.loads(text, object_pairs_hook=keep)
+    return keys.count(key) > 1
 
 
-def json_object(text: str) -> JsonObject:
+def json_object(text: str) -> dict[str, Any]:
     """The object that a JSON text is; RowError for anything else."""
     check_characters(text)
     try:
@@ -229,7 +232,7 @@ def json_object(text: str) -> JsonObject:
         raise RowError(f"not valid JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError):
         raise RowError("not readable JSON: a number too long, or nested too deeply") from None
-    if not isinstance(found, JsonObject):
+    if not isinstance(found, dict):
         raise RowError(
             f'expected an object such as {{"text": ..., "label": ...}}; got {type_of(found)}'
         )
@@ -240,9 +243,14 @@ def type_of(value: object) -> str:
     """What a value is, for a message."""
     if isinstance(value, WrittenNumber):
         return "float"
-    if isinstance(value, JsonObject):
-        return "dict"
     return "null" if value is None else type(value).__name__
+
+
+def check_values(values: Sequence[Any]) -> None:
+    """Raise RowError for a text with characters that are none."""
+    for value in values:
+        if isinstance(value, str):
+            check_characters(value)
 
 
 def join_texts(names: Sequence[str], values: Sequence[Any]) -> str:
@@ -251,11 +259,12 @@ def join_texts(names: Sequence[str], values: Sequence[Any]) -> str:
 
     Raises RowError if all are empty, or one is no text.
     """
+    if len(values) == 1 and type(values[0]) is str and values[0].strip():
+        return values[0]
     texts = ["" if value is None and len(values) > 1 else value for value in values]
     for name, text in zip(names, texts, strict=True):
         if not isinstance(text, str) or isinstance(text, WrittenNumber):
             raise RowError(f"'{name}' must be a string; got {type_of(text)}")
-        check_characters(text)  # an escape of JSON can stand for half a character
     text = texts[0] if len(texts) == 1 else JOINER.join(filter(str.strip, texts))
     if not text or text.isspace():
         names = ", ".join(f"'{name}'" for name in names)

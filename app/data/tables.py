@@ -19,7 +19,6 @@ from app.data.table_rows import (
     RowError,
     Rows,
     WrittenNumber,
-    check_characters,
     join_texts,
     open_rows,
     type_of,
@@ -262,5 +261,4 @@ def _label(key: str, value: Any) -> tuple[str, bool]:
         raise RowError(
             f"'{key}' must be a string, a whole number or a boolean; got {type_of(value)}"
         )
-    check_characters(value)  # an escape of JSON can stand for half a character
     return value.strip(), False

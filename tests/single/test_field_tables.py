@@ -143,7 +143,7 @@ CASES: list[tuple[str, str, Content, dict[str, Any], Read | Refused]] = [
     ("cp1252", "t.csv", "text;label\ncafé – €;x\n".encode("cp1252"), {"encoding": "cp1252"},
      Read([("café – €", "x")], [2], "encoding cp1252")),
     ("cp1252 that nobody names", "t.csv", "text,label\ncaf\xe9,x\nb,y\n".encode("cp1252"), {},
-     Read([("b", "y")], [3], "", ["(byte 0xe9): convert the file to UTF-8, with: iconv -f cp1252"])),
+     Read([("b", "y")], [3], "", ["(byte 0xe9): convert the file to UTF-8, with: iconv"])),
     ("a header in cp1252", "t.csv", "t\xe9xt,label\na,x\n".encode("cp1252"), {},
      refused("line 1 (the header): not UTF-8", "iconv -f cp1252", "--encoding cp1252")),
     ("a byte that cp1252 lacks", "t.csv", b"text,label\na\x81,x\nb\xe9,y\n", {"encoding": "cp1252"},
@@ -174,7 +174,8 @@ CASES: list[tuple[str, str, Content, dict[str, Any], Read | Refused]] = [
     ("a JSON array on many lines", "t.json",
      '[\n {"text": "a, b",\n  "label": "x"},\n {"text": "c; d", "label": "y"}\n]\n', {},
      Read(AB, [2, 4])),
-    ("a JSON array called .jsonl", "t.jsonl", '[{"text": "a", "label": 1}]', {}, Read([("a", "1")])),
+    ("a JSON array called .jsonl", "t.jsonl", '[{"text": "a", "label": 1}]', {},
+     Read([("a", "1")])),
     ("JSON Lines called .json", "t.json", '{"text": "a", "label": "x"}\n', {}, Read([("a", "x")])),
     ("a bad element", "t.json", '[\n{"text": "a", "label": "x"},\n{"text": 5, "label": "x"}\n]', {},
      Read([("a", "x")], [2], "", ["line 3: 'text' must be a string; got int"])),
@@ -185,7 +186,7 @@ CASES: list[tuple[str, str, Content, dict[str, Any], Read | Refused]] = [
     ("Parquet with numbers", "t.parquet", parquet(text=["a", "b"], label=[1.0, 0.0]), {},
      Read([("a", "1"), ("b", "0")])),
     ("Parquet without a value", "t.parquet", parquet(text=["a", None, "c"], label=["x", "y", None]),
-     {}, Read([("a", "x")], [1], "", ["row 2: 'text' must be a string; got null", "row 3: 'label'"])),
+     {}, Read([("a", "x")], [1], "", ["row 2: 'text' must be a string; got null", "row 3: 'lab"])),
     ("Parquet with another name", "t.parquet", parquet(txt=["a"], label=["x"]), {},
      refused("did you mean 'txt'?")),
     ("half of a Parquet file", "t.parquet", parquet(text=["a"], label=["x"])[:-8], {},
@@ -218,7 +219,8 @@ CASES: list[tuple[str, str, Content, dict[str, Any], Read | Refused]] = [
      Read([("a", "1"), ("c", "2")], [2, 4], "", ["line 3: label NA says that there is none"])),
     ("one number that is not whole", "t.csv", "text,label\na,1\nb,2.5\nc,3.0\n", {},
      Read([("a", "1"), ("c", "3")], [2, 4], "", ["line 3: label 2.5, but a class is a name or a"])),
-    ("leading zeros", "t.csv", "text,label\na,007\nb,010\n", {}, Read([("a", "007"), ("b", "010")])),
+    ("leading zeros", "t.csv", "text,label\na,007\nb,010\n", {},
+     Read([("a", "007"), ("b", "010")])),
     ("leading zeros among floats", "t.csv", "text,label\na,01.0\nb,1.0\n", {},
      Read([("a", "01.0"), ("b", "1.0")])),
     ("numbers too large to be exact", "t.csv", "text,label\na,1e15\nb,1\n", {},
@@ -361,4 +363,5 @@ def test_data_shows_how_a_table_was_read(tmp_path: Path, capsys) -> None:
     assert main(["data", data.dataset, "--input-key", "title,body"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[1] == "t.csv: separator ';', encoding utf-8, title and body joined by a space"
-    assert any(line.strip() == "y: t 0 b" for line in out)
+    samples = out[out.index("samples of the training split") + 1 :][:5]
+    assert all(line.startswith(("  x: t ", "  y: t ")) and line.endswith(" b") for line in samples)
