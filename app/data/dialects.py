@@ -1,74 +1,39 @@
-"""How a delimited file is written: its separator, quotes and header; and its records.
+"""Finds how a delimited file is written: its separator, quotes and header.
 
 A dialect is found by what the file says, never by how often a character comes: a separator is the
 one that makes the header name the columns that are asked for. Where that leaves a doubt, RFC 4180
 (CSV) and IANA text/tab-separated-values (TSV) hold, and rows that do not fit them are bad rows.
 """
 
-import csv
 import itertools
 import re
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TextIO
 
+from app.data.delimited import (
+    NAMES,
+    BrokenQuotesError,
+    Dialect,
+    Records,
+    bad_quotes,
+    records_of,
+)
 from app.data.table_files import RowError, check_characters, lines_of, table_suffix
 from app.errors import UserError
 
-NAMES = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 SAMPLED = 200  # records that tell the separator where no header does
 _SEPARATOR_LINE = re.compile(r'"?sep=([^\r\n])"?[\r\n]*', re.IGNORECASE)
 # What surrounds a name in a header without being part of it.
 _SPACES = " \u00a0"
 
-# The line on which a record begins, counted from 1, and its fields.
-Records = Iterator[tuple[int, list[str]]]
 Choose = Callable[[Sequence[str]], tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How fields are told apart.
-
-    `quotes`: "none" (a quote is text), "doubled" (RFC 4180) or "escaped" (a quote within quotes is
-    written \\"); `skip_spaces`: a space after the separator is no part of the field; `skipped`:
-    lines before the header; `header`: the columns; `has_header`: whether the file names them.
-    """
-
-    separator: str
-    quotes: Literal["none", "doubled", "escaped"] = "doubled"
-    skip_spaces: bool = False
-    skipped: int = 0
-    header: tuple[str, ...] = ()
-    has_header: bool = True
-
-    def __str__(self) -> str:
-        parts = [f"separator {NAMES.get(self.separator, repr(self.separator))}"]
-        if self.separator == "\t" and self.quotes == "doubled":
-            parts.append("quoted texts")
-        if self.quotes == "escaped":
-            parts.append('quotes escaped as \\"')
-        if self.skip_spaces:
-            parts.append("spaces after it left out")
-        if not self.has_header:
-            parts.append("no header")
-        return ", ".join(parts)
 
 
 class MissingColumnError(UserError):
     """A column that is asked for is not there."""
-
-
-class BrokenQuotesError(Exception):
-    """The quotes of a file do not fit a dialect: the line where the record begins, and why."""
-
-    def __init__(self, line: int, reason: str):
-        super().__init__(line, reason)
-        self.line = line
-        self.reason = reason
 
 
 def find_dialect(
@@ -91,7 +56,6 @@ def find_dialect(
     Raises:
         UserError: the header cannot be read, lacks a column, or the separator remains in doubt.
     """
-    csv.field_size_limit(sys.maxsize)  # 131072 characters otherwise, for the whole process
     default = "\t" if table_suffix(path) == ".tsv" else ","
     skipped, said = _separator_line(file)
     fixed = separator or said
@@ -109,57 +73,6 @@ def find_dialect(
     if has_header and _has_row_names(file, dialect, len(header)):
         header = ("", *header)
     return replace(dialect, header=header, has_header=has_header)
-
-
-def read_records(path: Path, file: TextIO, dialect: Dialect) -> Records:
-    """The records after the header, blank lines left out; UserError for broken quotes."""
-    records = _records(file, dialect)
-    try:
-        yield from itertools.islice(records, int(dialect.has_header), None)
-    except BrokenQuotesError as broken:
-        raise _bad_quotes(path, broken) from None
-
-
-def _bad_quotes(path: Path, broken: BrokenQuotesError) -> UserError:
-    return UserError(
-        f"{path}, line {broken.line}: not valid CSV: {broken.reason}. Check the quotes of the row "
-        'that begins here: a quoted field ends with a quote, and a quote within it is written ""'
-    )
-
-
-def _records(file: TextIO, dialect: Dialect, raw: list[str] | None = None) -> Records:
-    """All records from the start, header included, blank lines left out.
-
-    `raw` is filled with the lines of the record that is given.
-    """
-    kept = [] if raw is None else raw
-    lines: Iterator[str] = itertools.islice(lines_of(file), dialect.skipped, None)
-
-    def noted(lines: Iterator[str]) -> Iterator[str]:
-        for line in lines:
-            kept.append(line)
-            yield line
-
-    if raw is not None:
-        lines = noted(lines)
-    if dialect.quotes == "escaped":
-        lines = (line.replace('\\"', '""') for line in lines)
-    reader = csv.reader(
-        lines,
-        delimiter=dialect.separator,
-        quoting=csv.QUOTE_NONE if dialect.quotes == "none" else csv.QUOTE_MINIMAL,
-        skipinitialspace=dialect.skip_spaces,
-        strict=True,
-    )
-    begins = 1
-    try:
-        for fields in reader:
-            if fields and (len(fields) > 1 or fields[0].strip()):
-                yield dialect.skipped + begins, fields
-            kept.clear()
-            begins = reader.line_num + 1  # a quoted field may span lines
-    except csv.Error as error:
-        raise BrokenQuotesError(dialect.skipped + begins, str(error)) from None
 
 
 def _separator_line(file: TextIO) -> tuple[int, str | None]:
@@ -180,7 +93,7 @@ def _quotes_at_first(separator: str, default: str) -> Literal["none", "doubled"]
 def _header(file: TextIO, dialect: Dialect) -> tuple[str, ...]:
     """The names of the columns; () if there are none, or the quotes are broken."""
     try:
-        fields: list[str] = next(_records(file, dialect), (1, []))[1]
+        fields: list[str] = next(records_of(file, dialect), (1, []))[1]
     except BrokenQuotesError:
         return ()
     return tuple(name.strip(_SPACES).removeprefix("\ufeff") for name in fields)
@@ -214,9 +127,9 @@ def _check_first(path: Path, file: TextIO, dialect: Dialect, encoding: str) -> N
     """Raise UserError for an empty file, or a first record with broken quotes; and, if it is the
     header, with characters that are none."""
     try:
-        line, fields = next(_records(file, dialect), (1, []))
+        line, fields = next(records_of(file, dialect), (1, []))
     except BrokenQuotesError as broken:
-        raise _bad_quotes(path, broken) from None
+        raise bad_quotes(path, broken) from None
     if not fields:
         raise UserError(f"{path} is empty: expected rows, and a header with column names")
     try:
@@ -236,7 +149,7 @@ def _by_records(
             sizes = Counter(len(fields) for _, fields in _sample(file, guess))
         except BrokenQuotesError as broken:
             if len(guesses) == 1:
-                raise _bad_quotes(path, broken) from None
+                raise bad_quotes(path, broken) from None
             continue
         width, number = sizes.most_common(1)[0]
         # The first guess, which the suffix or the user makes, may have some ragged rows.
@@ -253,7 +166,7 @@ def _by_records(
 
 
 def _sample(file: TextIO, dialect: Dialect) -> Records:
-    return itertools.islice(_records(file, dialect), SAMPLED)
+    return itertools.islice(records_of(file, dialect), SAMPLED)
 
 
 def _has_spaces_before_quotes(file: TextIO, dialect: Dialect) -> bool:
@@ -262,12 +175,12 @@ def _has_spaces_before_quotes(file: TextIO, dialect: Dialect) -> bool:
     if dialect.skip_spaces:
         return True
     plain, raw = replace(dialect, quotes="none"), [""]
-    header = next(_records(file, plain), (1, []))[1] if dialect.has_header else []
+    header = next(records_of(file, plain), (1, []))[1] if dialect.has_header else []
     if len(header) > 1 and all(name.startswith(" ") for name in header[1:]):
         return True
     raw.clear()
     try:
-        for _, fields in itertools.islice(_records(file, dialect, raw), SAMPLED):
+        for _, fields in itertools.islice(records_of(file, dialect, raw), SAMPLED):
             text = "".join(raw)
             for field in fields[1:]:
                 opened = field.startswith(" ") and field.lstrip(" ").startswith('"')
@@ -280,36 +193,39 @@ def _has_spaces_before_quotes(file: TextIO, dialect: Dialect) -> bool:
 
 
 def _quotes_of_tabs(file: TextIO, dialect: Dialect) -> Literal["none", "doubled", "escaped"]:
-    """Of a file with tabs: quoted if its header is (R), or if it is to the letter what a CSV writer
-    makes (pandas). In all others a quote is text."""
+    """Of a file with tabs: quoted if its header is (R), or if it is to the letter what a program
+    writes that quotes where it must (pandas, Excel). In all others a quote is text."""
     plain = replace(dialect, quotes="none")
-    if not any(field[:1] == '"' for _, fields in _records(file, plain) for field in fields):
+    if not any(field[:1] == '"' for _, fields in records_of(file, plain) for field in fields):
         return "none"
     if dialect.has_header:
-        header = next(_records(file, plain), (1, []))[1]
+        header = next(records_of(file, plain), (1, []))[1]
         if header and all(len(name) > 1 and name[0] == name[-1] == '"' for name in header):
             return _quotes_of_others(file, replace(dialect, quotes="doubled"))
-    return "doubled" if _is_as_written(file, replace(dialect, quotes="doubled")) else "none"
+    quoted = replace(dialect, quotes="doubled")
+    # pandas quotes what has a tab, a quote or a line break in it; Excel also what has a comma.
+    as_written = _is_as_written(file, quoted, "\t") or _is_as_written(file, quoted, "\t,")
+    return "doubled" if as_written else "none"
 
 
-def _is_as_written(file: TextIO, dialect: Dialect) -> bool:
-    """Whether every record is what csv.writer makes of its fields, which all have as many."""
-    written: list[str] = []
+def _is_as_written(file: TextIO, dialect: Dialect, quoted: str) -> bool:
+    """Whether the file is to the letter what a program writes that quotes texts which hold one of
+    the characters `quoted`, a quote or a line break, and no others; all rows equally long."""
 
-    class Line:
-        def write(self, text: str) -> None:
-            written.append(text)
+    def write(field: str) -> str:
+        if any(character in field for character in quoted + '"\r\n'):
+            return '"' + field.replace('"', '""') + '"'
+        return field
 
-    writer = csv.writer(Line(), delimiter=dialect.separator, lineterminator="\r\n")
     raw: list[str] = []
     sizes = set()
     try:
-        for _, fields in _records(file, dialect, raw):
-            line = "".join(raw).lstrip("\r\n").rstrip("\r\n")
-            writer.writerow(fields)
-            if '"' in line and written[-1].rstrip("\r\n") != line:
+        for _, fields in records_of(file, dialect, raw):
+            line = "".join(raw).strip("\r\n")
+            if '"' in line and dialect.separator.join(map(write, fields)) != line:
                 return False
-            written.clear()
+            if "," in quoted and "," in line and '"' not in line:
+                return False
             sizes.add(len(fields))
     except BrokenQuotesError:
         return False
@@ -327,7 +243,7 @@ def _fits(file: TextIO, dialect: Dialect) -> bool:
     """Whether the quotes are sound and all rows have equally many fields, at most one more than the
     header (which lacks that of R's row names)."""
     try:
-        first, *others = (len(fields) for _, fields in _records(file, dialect))
+        first, *others = (len(fields) for _, fields in records_of(file, dialect))
     except (BrokenQuotesError, ValueError):
         return False
     return not others or (len(set(others)) == 1 and first in (others[0], others[0] - 1))
@@ -337,7 +253,7 @@ def _has_row_names(file: TextIO, dialect: Dialect, width: int) -> bool:
     """Whether each record has one field more than the header, and the first ones are different
     whole numbers: R's write.table puts the numbers of rows there."""
     try:
-        records = list(itertools.islice(_records(file, dialect), 1, SAMPLED))
+        records = list(itertools.islice(records_of(file, dialect), 1, SAMPLED))
     except BrokenQuotesError:
         return False
     names = [fields[0] for _, fields in records]

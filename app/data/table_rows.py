@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from app.data.dialects import Choose, MissingColumnError, find_dialect, read_records
+from app.data.delimited import read_records
+from app.data.dialects import Choose, MissingColumnError, find_dialect
 from app.data.table_files import (
     DELIMITED,
     JSON,
@@ -111,7 +112,7 @@ def _json(path: Path, file: TextIO, reading: Reading, choose: Choose) -> Rows:
     missing = None
     for _, text in json_records(path, file):
         try:
-            columns = choose(tuple(json_object(text)))
+            columns = choose(tuple(json_object(text, reading.encoding)))
             break
         except RowError:
             continue
@@ -123,7 +124,7 @@ def _json(path: Path, file: TextIO, reading: Reading, choose: Choose) -> Rows:
             raise missing
 
     def parse(text: str) -> tuple[Any, ...]:
-        found = json_object(text)
+        found = json_object(text, reading.encoding)
         for key in columns:
             if key not in found:
                 raise RowError(f"no key '{key}'; it has {', '.join(map(repr, found)) or 'none'}")
@@ -223,9 +224,9 @@ def _comes_twice(key: str, text: str) -> bool:
     return keys.count(key) > 1
 
 
-def json_object(text: str) -> dict[str, Any]:
+def json_object(text: str, encoding: str = UTF_8) -> dict[str, Any]:
     """The object that a JSON text is; RowError for anything else."""
-    check_characters(text)
+    check_characters(text, encoding)
     try:
         found = read_json(text)
     except json.JSONDecodeError as error:

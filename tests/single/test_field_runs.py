@@ -117,7 +117,7 @@ def test_evaluate_leaves_out_a_class_that_the_run_does_not_know_if_asked(
     path = write(tmp_path / "other.csv", [*rows(20), ("sun", "warm", "z")])
     overrides = {"dataset": str(path), **JOINED}
     result = evaluate_run(run, overrides, None, tmp_path / "evaluation", World())
-    assert (result["examples"], result["top1"]) == (20, 1.0)
+    assert (result["examples"], result["accuracy"]) == (20, 1.0)
     assert "line 22" in result["bad_examples"][0]["where"]
     assert "class 'z' is none of those" in result["bad_examples"][0]["reason"]
 

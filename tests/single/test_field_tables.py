@@ -111,6 +111,10 @@ CASES: list[tuple[str, str, Content, dict[str, Any], Read | Refused]] = [
     # Quotes
     ("TSV of pandas", "t.tsv", 'text\tlabel\n"say ""hi"""\tx\n"a\tb"\ty\n', {},
      Read([('say "hi"', "x"), ("a\tb", "y")], [2, 3], "quoted texts")),
+    ("TSV of Excel", "t.tsv", 'text\tlabel\r\n"a, b"\tx\r\nc; d\ty\r\n', {},
+     Read(AB, [2, 3], "quoted texts")),
+    ("quotations and commas in a TSV", "t.tsv", 'text\tlabel\n"a, b"\tx\nc, d\ty\n', {},
+     Read([('"a, b"', "x"), ("c, d", "y")])),
     ("TSV of R", "t.tsv", '"text"\t"label"\n"a, b"\t"x"\n"c; d"\t"y"\n', {}, Read(AB, [2, 3])),
     ("TSV of R with row names", "t.tsv", '"text"\t"label"\n"1"\t"a, b"\t"x"\n"7"\t"c; d"\t"y"\n',
      {}, Read(AB, [2, 3])),
