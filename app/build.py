@@ -21,6 +21,7 @@ from app.data.examples import Dataset, Examples
 from app.data.hold import (
     Checked,
     Held,
+    check_splits,
     choose,
     hold_images,
     hold_texts,
@@ -71,6 +72,7 @@ class Data:
             "class_names": list(self.dataset.class_names),
             "image_shape": list(self.image_shape or ()),
             "vocabulary": self.vocabulary,
+            "read_as": list(self.dataset.notes),
             "hold": "stream" if self.held.stream else "memory",
         }
 
@@ -87,12 +89,12 @@ def load_data(
     dataset = open_dataset(config, bad, world)
     with world.together():
         check_model(config, dataset.name, dataset.kind)
-    data = hold_dataset(config, dataset, bad, world, hold, checked)
-    with world.together():
+    with bad.shown_before_errors():
+        check_splits(dataset)
+        data = hold_dataset(config, dataset, bad, world, hold, checked)
+    with world.together(), bad.shown_before_errors():
         bad.check(sum(map(len, data.splits.values())) + len(bad.found))
-        for name, split in data.splits.items():
-            if not len(split):
-                raise UserError(f"{config.data.dataset}: no good example is left for {name}")
+        check_splits(data.dataset)
         check_sizes(config, data.dataset, world.size)
     if left_out := bad.left_out(MOST_LEFT_OUT):
         data.notes["left out"] = "\n    ".join(["", *left_out])
@@ -106,7 +108,7 @@ def open_dataset(config: Config, bad: BadExamples, world: World) -> Dataset:
     with world.together():
         if world.local_rank == 0:
             prepare_dataset(config.data)
-    with world.together():
+    with world.together(), bad.shown_before_errors():
         dataset = load_dataset(config.data, config.training.seed, bad)
         fingerprint = dataset.fingerprint  # asks the sizes of files
     world.verify_same({"dataset": fingerprint})
@@ -132,6 +134,7 @@ def _load_images(
     config: Config, dataset: Dataset, hold: str, bad: BadExamples, world: World, checked: Checked
 ) -> Data:
     dataset = survey(dataset, bad, world)
+    check_splits(dataset)
     with world.together():
         spec, size = image_spec(config.data, dataset)
     needed = image_bytes(dataset, size, spec.channels)

@@ -5,6 +5,7 @@ sections, so that the key `learning_rate` of `[optimizer]` is the flag `--learni
 and flags are read in recipe.py.
 """
 
+import codecs
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,8 @@ MODELS = {
 }
 DEFAULT_PER_RANK_BATCH_SIZE = 32
 Color = Annotated[str, pydantic.AfterValidator(lambda given: _known_color(given))]
+Separator = Annotated[str, pydantic.AfterValidator(lambda given: _one_character(given))]
+Encoding = Annotated[str, pydantic.AfterValidator(lambda given: _codec_name(given))]
 BATCH_SIZES = ("per_rank_batch_size", "global_batch_size")
 
 
@@ -58,6 +61,22 @@ def rgb_of(color: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def _one_character(given: str) -> str:
+    found = "\t" if given in ("tab", "\\t") else given
+    if len(found) != 1 or found in '"\r\n\\\0':
+        raise ValueError("expected one character, or 'tab'")
+    return found
+
+
+def _codec_name(given: str) -> str:
+    try:
+        "".encode(given)  # LookupError too for a codec that is of no encoding
+        name = codecs.lookup(given).name
+    except (LookupError, ValueError):
+        raise ValueError("unknown encoding: give one such as cp1252, utf-16 or gb18030") from None
+    return "utf-8" if name == "utf-8-sig" else name
+
+
 class Section(pydantic.BaseModel):
     """A TOML table; unknown keys are refused."""
 
@@ -69,8 +88,8 @@ class Data(Section):
 
     dataset: str = Field(
         "digits",
-        description="digits, pydocs (embedded), synthetic-image, synthetic-text, a .csv, .tsv or "
-        ".jsonl file, a folder of images by class, a TFDS name or directory",
+        description="digits, pydocs (embedded), synthetic-image, synthetic-text, a .csv, .tsv, "
+        ".jsonl, .json or .parquet file, a folder of images by class, a TFDS name or directory",
     )
     data_dir: Path | None = Field(
         None,
@@ -89,7 +108,9 @@ class Data(Section):
         "(default: the dataset's own, otherwise 0.1)",
     )
     input_key: str | None = Field(
-        None, description="feature or column that holds the image or text (default: found)"
+        None,
+        description="feature or column that holds the image or text; or columns of texts to join "
+        "with a space between, such as title,body (default: found)",
     )
     label_key: str | None = Field(
         None, description="feature or column that holds the label (default: found, or 'label')"
@@ -98,6 +119,17 @@ class Data(Section):
         False,
         description="take names that differ only by case, such as 'A' and 'a', for two classes "
         "(otherwise they are refused: most often it is one class, misspelt)",
+    )
+    header: bool = Field(
+        True,
+        description="whether the first line of a .csv or .tsv names the columns; without, they are "
+        "called 1, 2, ...",
+    )
+    separator: Separator | None = Field(
+        None, description="what is between the columns of a .csv or .tsv, or 'tab' (default: found)"
+    )
+    encoding: Encoding = Field(
+        "utf-8", description="of a table of texts, such as cp1252, utf-16, gb18030 or shift_jis"
     )
     image_size: Positive | None = Field(
         None, description="resize images to so many pixels squared (needed if sizes are mixed)"

@@ -16,7 +16,16 @@ from app.data import catalogue
 from app.data.bad import BadExamples
 from app.data.batches import Split
 from app.data.examples import Dataset, Examples, Source
-from app.data.hold import choose, hold_images, hold_texts, image_bytes, survey, text_bytes
+from app.data.hold import (
+    check_splits,
+    choose,
+    hold_images,
+    hold_texts,
+    image_bytes,
+    leave_out,
+    survey,
+    text_bytes,
+)
 from app.distributed.world import World
 from app.errors import UserError, suggest
 from app.evaluate import describe_mistakes, evaluate
@@ -74,7 +83,8 @@ def evaluate_run(
     bad = BadExamples(data.on_bad)
     choose_split = _own if _is_own(overrides) else _other
     choice = choose_split(run, data, split, bad, world)
-    examples, source = _hold(run, choice.dataset, data, bad, world)
+    with bad.shown_before_errors():
+        examples, source = _hold(run, choice.dataset, data, bad, world)
     with world.together():
         bad.check(choice.examples)
     scores = evaluate(run.classifier, examples, world, MOST_MISTAKES)
@@ -157,24 +167,27 @@ def _other(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world
     with world.together():
         if world.local_rank == 0:
             catalogue.prepare_dataset(data)
-    with world.together():
+    with world.together(), bad.shown_before_errors():
         dataset = catalogue.read_dataset(data, bad)
         if dataset.kind != run.kind:
             raise UserError(
                 f"{run.directory} reads {run.kind}s, and {dataset.name} holds {dataset.kind}s"
             )
     world.verify_same({"dataset": dataset.fingerprint})
-    with world.together():
+    number = _examples(dataset, bad)
+    with world.together(), bad.shown_before_errors():
         whole = len(dataset.splits) == 1
         split = split or ("train" if whole else "test")
-        source = _renumbered(run, dataset, _split_of(dataset, split, dataset.name))
-    chosen = dataclasses.replace(dataset, class_names=tuple(run.class_names))
+        source = _renumbered(run, dataset, _split_of(dataset, split, dataset.name), bad)
+    # At once: the labels of the other splits, and of what was left out, are numbered otherwise.
+    chosen = dataclasses.replace(
+        dataset, class_names=tuple(run.class_names), train=source, validation=None, test=None
+    )
     name = "".join(c if c.isalnum() or c in "-_." else "-" for c in dataset.name)
     split = "all" if whole else split
     if not whole or name in ("train", "validation", "test"):
         name = f"{name}-{split}"
-    number = _examples(dataset, bad)
-    return Chosen(_only(chosen, source), name, split, dataset.fingerprint, number)
+    return Chosen(chosen, name, split, dataset.fingerprint, number)
 
 
 def _examples(dataset: Dataset, bad: BadExamples) -> int:
@@ -195,19 +208,23 @@ def _split_of(dataset: Dataset, split: str, what: str) -> Source:
     return dataset.splits[split]
 
 
-def _renumbered(run: SavedRun, dataset: Dataset, source: Source) -> Source:
-    """The source with the run's class ids: classes are the same if their names are."""
+def _renumbered(run: SavedRun, dataset: Dataset, source: Source, bad: BadExamples) -> Source:
+    """The source with the run's class ids: classes are the same if their names are; an example of
+    another class is bad."""
     numbers = {name: number for number, name in enumerate(run.class_names)}
     labels = np.array([numbers.get(name, -1) for name in dataset.class_names])[source.labels]
-    unknown = np.flatnonzero(labels < 0)
-    if len(unknown):
-        first = int(unknown[0])
-        name = dataset.class_names[source.labels[first]]
-        raise UserError(
-            f"{source.where(first)}: class '{name}' is none of those that {run.directory} was "
-            f"trained on: {suggest(name, run.class_names)}"
-        )
-    return dataclasses.replace(source, labels=labels)  # type: ignore[type-var]
+    unknown = np.flatnonzero(labels < 0).tolist()
+    names = [dataset.class_names[source.labels[row]] for row in unknown]
+    reasons = [
+        f"class '{name}' is none of those that {run.directory} was trained on: "
+        f"{suggest(name, run.class_names)}"
+        for name in names
+    ]
+    renumbered: Any = dataclasses.replace(source, labels=labels)  # type: ignore[type-var]
+    left = leave_out(renumbered, list(zip(unknown, reasons, strict=True)), bad)
+    if not len(left):
+        raise UserError(f"{dataset.name} has no example of a class that the run was trained on")
+    return left
 
 
 def _hold(
@@ -222,6 +239,7 @@ def _hold(
         return hold_texts(dataset, run.encoder, held, world)[0]["train"], dataset.train
     height, width, channels = run.about["image_shape"]
     dataset = survey(dataset, bad, world)
+    check_splits(dataset)
     if height != width and dataset.image_shape[:2] != (height, width):
         raise UserError(
             f"{run.directory} reads images of {width}x{height} pixels, and those of {dataset.name} "

@@ -126,7 +126,7 @@ def _use(run: SavedRun, export: Export) -> str:
     image = list(run.about["image_shape"])
     takes = {
         "bytes": ("string (B,)", "the bytes of JPEG, PNG, GIF, BMP or WebP files"),
-        "text": ("string (B,)", "UTF-8"),
+        "text": ("string (B,)", f"UTF-8{_joined(run)}"),
         "array": (f"uint8 (B, {', '.join(map(str, image))})", "pixels of 0 to 255"),
     }
     rows = [
@@ -142,6 +142,13 @@ def _use(run: SavedRun, export: Export) -> str:
         f"All give `probabilities` float32 (B, {len(run.class_names)}), `class` int64 (B,), the "
         "most probable one, and `label` string (B,), its name.\n"
     )
+
+
+def _joined(run: SavedRun) -> str:
+    """What a text is if it comes from several columns."""
+    names = (run.config.data.input_key or "").split(",")
+    shown = ", ".join(f"`{name.strip()}`" for name in names)
+    return f": {shown} in this order, joined by one space" if len(names) > 1 else ""
 
 
 def _check(export: Export) -> str:
@@ -162,6 +169,7 @@ def _data(run: SavedRun) -> str:
         f"- name: {plain(run.about['name'])}, {option}\n"
         f"- fingerprint: {run.about['fingerprint']}\n- examples: {splits}\n"
         f"- classes: {shown}{more}\n"
+        + "".join(f"- read as: {one}\n" for one in run.about.get("read_as", ()))
     )
 
 

@@ -35,8 +35,10 @@ def predict(
     Args:
         run_dir: the directory of a run.
         inputs: for a run on images: image files, and folders of them (all images below, ordered by
-            path); for a run on texts: .txt (a text per line), .csv, .tsv, .jsonl. "-" is JSON Lines
-            on standard input: {"text": ...}, {"image": path}, or the text or path alone.
+            path); for a run on texts: .txt (a text per line), .csv, .tsv, .jsonl, .json, .parquet.
+            "-" is JSON Lines on standard input: {"text": ...}, {"image": path}, or the text or path
+            alone. Where the run joins columns, {"title": ..., "body": ...} and tables with these
+            are joined likewise; "text" and a text alone are taken as joined already.
         batch_size: how many inputs are predicted, and written, at a time.
         top: how many classes to give probabilities of; None for all.
         output: a file to write to; None for standard output.

@@ -1,6 +1,5 @@
 """What `predict` is given, as a stream of items: files, folders, tables, JSON Lines."""
 
-import csv
 import functools
 import json
 import os
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from app.data.dialects import MissingColumnError
 from app.data.file_names import (
     IMAGE_SUFFIXES,
     NOT_READ,
@@ -19,15 +19,28 @@ from app.data.file_names import (
     is_unread,
     suffix_of,
 )
-from app.data.tables import (
+from app.data.table_files import (
+    DELIMITED,
+    JSON,
     SUFFIXES,
-    RowError,
-    check_characters,
     check_file,
-    delimited_records,
-    json_type,
-    without_last_blanks,
+    encoding_of,
+    open_text,
+    place,
+    table_suffix,
 )
+from app.data.table_rows import (
+    Reading,
+    RowError,
+    WrittenNumber,
+    check_characters,
+    join_texts,
+    json_records,
+    open_rows,
+    read_json,
+    type_of,
+)
+from app.data.tables import input_columns
 from app.errors import UserError, suggest
 from app.saved_run import SavedRun
 
@@ -43,14 +56,15 @@ class Item(NamedTuple):
 
 def read_items(run: SavedRun, inputs: Iterable[str]) -> Iterator[Item]:
     """Every input in order; a file that cannot be read is one input with an error."""
-    key = run.config.data.input_key
-    keys = ([key] if key else []) + [run.kind]
+    data = run.config.data
+    keys = ([data.input_key] if data.input_key else []) + [run.kind]
+    reading = Reading(data.encoding, data.header, data.separator)
     for given in inputs:
         try:
             if given == "-":
                 yield from _standard_input(keys)
             elif run.kind == "text":
-                yield from _text_file(Path(given), keys)
+                yield from _text_file(Path(given), keys, reading)
             elif os.path.isdir(given):
                 yield from _images_of(given)
             else:
@@ -110,81 +124,101 @@ def _standard_input(keys: Sequence[str]) -> Iterator[Item]:
         newline="\n",
         closefd=False,
     ) as file:
-        yield from _rows("standard input", _lines(file), functools.partial(_parse_json, keys))
+        lines = _lines(file)
+        yield from _items(
+            "standard input, line {}".format, lines, functools.partial(_parse_json, keys)
+        )
 
 
-def _text_file(path: Path, keys: Sequence[str]) -> Iterator[Item]:
+def _text_file(path: Path, keys: Sequence[str], reading: Reading) -> Iterator[Item]:
     """The texts of a file: one per line, JSON object or row."""
     check_file(path)
-    suffix = path.suffix.lower()
-    if suffix not in TEXT_SUFFIXES:
+    where = functools.partial(place, path)
+    suffix = ".txt" if path.suffix.lower() == ".txt" else table_suffix(path)
+    if suffix is None:
         raise UserError(f"{path}: expected a file that ends with {', '.join(TEXT_SUFFIXES)}")
-    newline = "" if suffix in (".csv", ".tsv") else "\n"
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline) as file:
-        if suffix in (".csv", ".tsv"):
-            yield from _delimited(path, file, keys)
-        else:
-            parse = functools.partial(_parse_json, keys) if suffix != ".txt" else str
-            yield from _rows(str(path), _lines(file), parse)
+    # The run's tables say little of this file: what is UTF-8 is read as that.
+    encoding = encoding_of(path, reading.encoding)
+    if suffix in (".txt", *JSON):
+        with open_text(path, encoding, "\n") as file:
+            if suffix == ".txt":
+                yield from _items(where, _lines(file), str)
+            else:
+                parse = functools.partial(_parse_json, keys)
+                yield from _items(where, json_records(path, file), parse)
+        return
+
+    def choose(columns: Sequence[str]) -> tuple[str, ...]:
+        found = _first_there(keys, columns)
+        if not found:
+            hint = suggest(keys[0], columns)
+            raise MissingColumnError(f"{path} has no column '{keys[0]}': {hint}")
+        return found
+
+    reading = (
+        Reading(encoding, reading.header, reading.separator) if suffix in DELIMITED else Reading()
+    )
+    with open_rows(path, reading, choose) as rows:
+        columns, parse_row = rows.columns, rows.parse
+        yield from _items(
+            where, rows.records, lambda record: join_texts(columns, parse_row(record))
+        )
 
 
-def _delimited(path: Path, file: TextIO, keys: Sequence[str]) -> Iterator[Item]:
-    """The texts in a column of a CSV or TSV file."""
-    csv.field_size_limit(sys.maxsize)  # 131072 characters otherwise, for the whole process
-    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    options = tabs if path.suffix.lower() == ".tsv" else {}
-    records = delimited_records(path, csv.reader(file, strict=True, **options))
-    header: list[str] = next(records, (1, []))[1]
-    column = next((header.index(key) for key in keys if key in header), None)
-    if column is None:
-        raise UserError(f"{path} has no column '{keys[0]}': {suggest(keys[0], header)}")
-
-    def parse(fields: list[str]) -> str:
-        if fields and len(fields) != len(header):
-            raise RowError(f"{len(fields)} fields, but the header has {len(header)}")
-        return fields[column] if fields else ""
-
-    yield from _rows(str(path), records, parse)
+def _first_there(keys: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns of the first key all of whose columns are there; () if there is none."""
+    chosen = (input_columns(key, columns) for key in keys)
+    return next((names for names in chosen if all(name in columns for name in names)), ())
 
 
 def _lines(file: TextIO) -> Iterator[tuple[int, str]]:
-    """Lines counted from 1, without their ends."""
-    return ((number, line.rstrip("\r\n")) for number, line in enumerate(file, start=1))
+    """Lines counted from 1, without their ends and the empty ones at the end of the file."""
+    blanks: list[tuple[int, str]] = []
+    for number, line in enumerate(file, start=1):
+        line = line.rstrip("\r\n")
+        if line:
+            yield from blanks
+            blanks.clear()
+            yield number, line
+        else:
+            blanks.append((number, line))
 
 
-def _rows(
-    where: str, records: Iterator[tuple[int, Any]], parse: Callable[[Any], str]
+def _items(
+    where: Callable[[int], str], records: Iterator[tuple[int, Any]], parse: Callable[[Any], str]
 ) -> Iterator[Item]:
-    """An input for each record of a file; blank lines at its end are none."""
-    for line, record in without_last_blanks(records):
+    """An input for each record of a file; `where` says where a line of it is."""
+    for line, record in records:
         try:
             given = parse(record)
             check_characters(given)
             if not given or given.isspace():
                 raise RowError("empty")
         except RowError as problem:
-            shown = record if isinstance(record, str) else ",".join(record)
-            yield Item(shown, f"{where}, line {line}: {problem}")
+            shown = record if isinstance(record, str) else ",".join(map(str, record))
+            yield Item(shown, f"{where(line)}: {problem}")
         else:
             yield Item(given)
 
 
 def _parse_json(keys: Sequence[str], line: str) -> str:
-    """The string under the first of `keys` that an object has; or a string itself."""
+    """The text under the first of `keys` that an object has, several joined; or a string itself."""
     expected = f'expected {{"{keys[0]}": "..."}} or a string'
     check_characters(line)
     try:
-        found = json.loads(line) if line.strip() else ""
+        found = read_json(line) if line.strip() else ""
     except json.JSONDecodeError as error:
         raise RowError(f"not valid JSON: {error.msg} at column {error.colno}: {expected}") from None
     except (ValueError, RecursionError):
         raise RowError("not readable JSON: a number too long, or nested too deeply") from None
     if isinstance(found, dict):
-        key = next((key for key in keys if key in found), None)
-        if key is None:
+        names = _first_there(keys, tuple(found))
+        if not names:
             held = ", ".join(map(repr, found)) or "none"
             raise RowError(f"no key '{keys[0]}'; it has {held}")
-        found = found[key]
-    if not isinstance(found, str):
-        raise RowError(f"{expected}; got {json_type(found)}")
+        if len(names) > 1:
+            return join_texts(names, [found[name] for name in names])
+        found = found[names[0]]
+    if not isinstance(found, str) or isinstance(found, WrittenNumber):
+        raise RowError(f"{expected}; got {type_of(found)}")
     return found

@@ -8,11 +8,12 @@ from app.data.bad import BadExamples
 from app.data.encoder import Encoder, Lengths
 from app.data.examples import Dataset
 from app.data.export import check_directory, export_tfrecord
-from app.data.hold import check_images, survey, text_chunks, text_lengths
+from app.data.hold import check_images, check_splits, survey, text_chunks, text_lengths
 from app.data.images import ImageSpec
-from app.data.report import describe
+from app.data.report import describe, describe_bad
 from app.data.text import build_vocabulary
 from app.distributed.world import World
+from app.errors import UserError
 
 CHECKED_PIXELS = 32  # a size at which images of mixed sizes are decoded to see whether they can be
 
@@ -27,17 +28,15 @@ def show_data(config: Config, export: Path | None = None) -> None:
     if export is not None:
         place = (wanted.data_dir or Path()) / wanted.dataset
         check_directory(export, place if place.is_dir() else None)
-    dataset = open_dataset(config, bad, World())
+    try:
+        dataset, spec = _sound_dataset(config, bad)
+    except UserError:
+        if bad.found:
+            print(describe_bad(bad.found))
+        raise
     lengths: dict[str, Lengths] = {}
     warning = None
-    spec = None
-    if dataset.kind == "image":
-        dataset = survey(dataset, bad, World())
-        if wanted.image_size:
-            channels, background = dataset.image_shape[2] or 3, rgb_of(wanted.background)
-            spec = ImageSpec(wanted.image_size, wanted.image_fit, channels, background)
-        dataset = check_images(dataset, spec or _check_spec(dataset), bad, World())
-    else:
+    if dataset.kind == "text":
         lengths = _text_lengths(config, dataset)
         warning = lengths["train"].warning(wanted.ngrams)
     tokens = {name: split.tokens for name, split in lengths.items()}
@@ -50,6 +49,22 @@ def show_data(config: Config, export: Path | None = None) -> None:
         bad.check(sum(map(len, dataset.splits.values())) + len(bad.found))
         export_tfrecord(dataset, export, config.training.seed, spec)
         print(f"\nwritten to {export}: train on it with --dataset {export}")
+
+
+def _sound_dataset(config: Config, bad: BadExamples) -> tuple[Dataset, ImageSpec | None]:
+    """The dataset without its bad examples, and how images are brought to the size asked for."""
+    wanted, spec = config.data, None
+    dataset = open_dataset(config, bad, World())
+    check_splits(dataset)
+    if dataset.kind == "image":
+        dataset = survey(dataset, bad, World())
+        check_splits(dataset)
+        if wanted.image_size:
+            channels, background = dataset.image_shape[2] or 3, rgb_of(wanted.background)
+            spec = ImageSpec(wanted.image_size, wanted.image_fit, channels, background)
+        dataset = check_images(dataset, spec or _check_spec(dataset), bad, World())
+        check_splits(dataset)
+    return dataset, spec
 
 
 def _check_spec(dataset: Dataset) -> ImageSpec:

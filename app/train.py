@@ -253,6 +253,7 @@ def _plan(
         sizes += f", {len(data.bad)} bad left out (bad_examples.jsonl)"
     return {
         "data": f"{data.dataset.name}: {sizes}, {len(data.dataset.class_names)} classes",
+        **({"read as": "; ".join(data.dataset.notes)} if data.dataset.notes else {}),
         **data.notes,
         "model": f"{config.model.model}, {parameters(state.model):,} parameters",
         "world": f"{world.size} rank(s), {world.backend}, {devices.describe()} each",

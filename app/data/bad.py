@@ -1,6 +1,8 @@
 """Bad examples: what a file or row holds that cannot be learnt from, and what is done about it."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Literal
 
 from app.errors import UserError
@@ -48,6 +50,23 @@ class BadExamples:
         lines = [f"{one.where}: {one.reason}" for one in self.found] + self.notes
         more = [f"... and {len(lines) - most:,} more"] if len(lines) > most else []
         return lines[:most] + more
+
+    @contextlib.contextmanager
+    def shown_before_errors(self) -> Iterator[None]:
+        """A block whose UserErrors may follow from what was left out: they begin with that."""
+        try:
+            yield
+        except UserError as error:
+            message = str(error)
+            # An error about the examples themselves names the first already.
+            if self.found and f"{self.found[0].where}: {self.found[0].reason}" not in message:
+                error.args = (f"{self._summary()} {message}", *error.args[1:])
+            raise
+
+    def _summary(self) -> str:
+        first = self.found[0]
+        more = f", and {len(self.found) - 1:,} more" if len(self.found) > 1 else ""
+        return f"Left out as bad: {first.where}: {first.reason}{more}. Then:"
 
     def check(self, examples: int) -> None:
         """Raise UserError if more than `MOST_SKIPPED` of all `examples` (the bad ones included)

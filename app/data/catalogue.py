@@ -13,7 +13,9 @@ from app.data.bad import BadExamples
 from app.data.classes import check_class_names, sort_class_names
 from app.data.examples import Dataset, Examples, Source, stratified_split
 from app.data.folders import find_splits, list_files
-from app.data.tables import SUFFIXES, read_table
+from app.data.table_files import table_name, table_suffix
+from app.data.table_rows import Reading
+from app.data.tables import Table, read_table
 from app.errors import UserError
 
 EMBEDDED = {"digits": embedded.digits, "pydocs": embedded.pydocs}
@@ -78,6 +80,10 @@ def _refuse_unused(data: Data, reader: Any) -> None:
         value = getattr(data, key)
         if value is not None and reader not in (_load_tfds, _load_table):
             raise UserError(f"{key} = '{value}' names a column, and {data.dataset} has no columns")
+    for key in ("header", "separator", "encoding"):
+        value = getattr(data, key)
+        if value != Data.model_fields[key].default and reader is not _load_table:
+            raise UserError(f"{key} = {value!r} is for a table, and {data.dataset} is none")
 
 
 def _check_classes(data: Data, dataset: Dataset, bad: BadExamples) -> None:
@@ -121,7 +127,7 @@ def _reader(data: Data) -> Any:
         return _load_embedded
     if synthetic.is_synthetic(data.dataset):
         return _load_synthetic
-    if place.suffix.lower() in SUFFIXES:
+    if table_suffix(place):
         return _load_table
     try:
         is_folder = place.is_dir()
@@ -192,37 +198,47 @@ def _load_table(data: Data, bad: BadExamples) -> Dataset:
     for split, wanted in (("validation", data.validation), ("test", data.test)):
         if isinstance(wanted, str):
             paths[split] = folder / wanted
-    tables = {
-        split: read_table(path, data.input_key, data.label_key, bad)
-        for split, path in paths.items()
-    }
-    if not data.case_sensitive_classes:
-        for table in tables.values():
-            lines = dict(zip(reversed(table.labels), reversed(table.lines), strict=True))
-            check_class_names(dict.fromkeys(table.labels), str(table.path), lines)
-    train = tables["train"]
+    reading = Reading(data.encoding, data.header, data.separator)
+    keys = data.input_key, data.label_key
+    train = read_table(paths["train"], *keys, bad, reading)
     names = sort_class_names(set(train.labels))
     splits: dict[str, Any] = {}
-    for split, table in tables.items():
+    notes = []
+    for split, path in paths.items():
+        table = train
+        if split != "train":
+            table = read_table(path, *keys, bad, reading, numbers=train.numbers)
+        if not data.case_sensitive_classes:
+            lines = dict(zip(reversed(table.labels), reversed(table.lines), strict=True))
+            check_class_names(dict.fromkeys(table.labels), str(table.path), lines)
+        notes.append(f"{path.name}: {table.about}")
         if table.kind != train.kind:
             raise UserError(f"{table.path} holds {table.kind}s, but {train.path} {train.kind}s")
-        labels = _label_ids(table, names)
-        wheres = [table.where(row) for row in range(len(labels))]
+        rows, labels = _label_ids(table, names, bad)
+        wheres = [table.where(row) for row in rows]
+        inputs = [table.inputs[row] for row in rows]
         if table.kind == "image":
             root = data.data_dir or table.path.parent
-            splits[split] = list_files(table.path, root, table.inputs, labels, wheres, bad)
+            splits[split] = list_files(table.path, root, inputs, labels, wheres, bad)
         else:
-            texts = np.array(table.inputs, dtype=object)
+            texts = np.array([*inputs, None], dtype=object)[:-1]
             splits[split] = Examples(texts, labels, np.array(wheres, dtype=object))
-    return Dataset(Path(data.dataset).stem, train.kind, names, **splits)
+    name = table_name(paths["train"])
+    return Dataset(name, train.kind, names, **splits, notes=tuple(notes))
 
 
-def _label_ids(table: Any, names: Sequence[str]) -> np.ndarray:
+def _label_ids(
+    table: Table, names: Sequence[str], bad: BadExamples
+) -> tuple[list[int], np.ndarray]:
+    """The rows whose label occurs in training, and their class ids; the others are bad."""
     number = {name: index for index, name in enumerate(names)}
+    rows = []
     for row, name in enumerate(table.labels):
-        if name not in number:
-            raise UserError(
-                f"{table.where(row)}: label '{name}' does not occur in the training file, so the "
-                "model cannot learn it: add training rows, or remove the row"
+        if name in number:
+            rows.append(row)
+        else:
+            bad.add(
+                table.where(row),
+                f"label '{name}' does not occur in the training file, so the model cannot learn it",
             )
-    return np.array([number[name] for name in table.labels], dtype=np.int64)
+    return rows, np.array([number[table.labels[row]] for row in rows], dtype=np.int64)

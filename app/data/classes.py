@@ -9,7 +9,10 @@ from decimal import Decimal
 from app.errors import UserError
 
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
-_FLOAT = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][+-]?[0-9]+)?")
+# As numbers are written, so without leading zeros: 007 is a name.
+_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# What pandas, R and SQL write where there is no value.
+_MISSING = ("nan", "na", "n/a", "null")
 
 # Seen by nobody: zero-width space, word joiner, and the byte order mark inside a text.
 _INVISIBLE = str.maketrans("", "", "\u200b\u2060\ufeff")
@@ -40,23 +43,38 @@ def merges(spellings: Mapping[str, Collection[str]], source: str) -> Iterator[st
             yield f"{source}: class '{name}' is one, written in {len(ways)} ways: {written}"
 
 
-def reads_as_float(label: str) -> bool:
-    """Whether text such as '1.0', '.5' or '1e3' is a number that is not written as a whole one."""
-    return _FLOAT.fullmatch(label) is not None
+def says_missing(label: str) -> bool:
+    """Whether a label is what programs write where there is none, such as 'nan'."""
+    return label.casefold() in _MISSING
 
 
-def label_problem(label: str, is_float: bool) -> str | None:
-    """Why a label cannot name a class; None if it can. `is_float` says that it is a number."""
-    if "\n" in label or "\r" in label:
-        return f"label {label[:40]!r} has a line break: the name of a class is one line"
-    if label.lower() == "nan":
-        return f"label {label} says that there is none: every example needs one"
-    if not is_float:
-        return None
-    value = float(label)
-    # Beyond 1e15 the digits would be those of the nearest float, not those that were meant.
-    hint = f": write {int(value)}" if value.is_integer() and abs(value) < 1e15 else ""
-    return f"label {label:.40}, but a class is a name or a whole number{hint}"
+def are_numbers(labels: Iterable[str]) -> bool:
+    """Whether a column of labels is one of numbers: every one that is not missing is written as a
+    number, as in 1.0, 0.0, nan. In any other column all are names: 1e5, NA, 007."""
+    found = False
+    for label in labels:
+        if not says_missing(label):
+            if not _NUMBER.fullmatch(label):
+                return False
+            found = True
+    return found
+
+
+def number_class(label: str) -> str:
+    """The class of a label in a column of numbers: '1' for '1.0'.
+
+    Raises ValueError that says why the label is no class.
+    """
+    if says_missing(label):
+        raise ValueError(f"label {label} says that there is none: every example needs one")
+    if not _NUMBER.fullmatch(label):  # of a test table, and not among the classes of training
+        return label
+    if _WHOLE_NUMBER.fullmatch(label):
+        return label.removeprefix("+")
+    # From 1e15 on, the digits would be those of the nearest float, not those that were meant.
+    if abs(value := float(label)) < 1e15 and value.is_integer():
+        return str(int(value))
+    raise ValueError(f"label {label:.40}, but a class is a name or a whole number")
 
 
 def check_class_names(

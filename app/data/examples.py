@@ -123,6 +123,7 @@ class Dataset:
         version: what else the content depends on, such as the version of its source.
         image_shape: (height, width, channels) of encoded images, None where it is not the same
             for all or not known.
+        notes: how it was read, for people.
 
     Raises:
         ValueError: a split is of the other kind, or has a label with no class name.
@@ -136,6 +137,7 @@ class Dataset:
     test: Source | None = None
     version: str = ""
     image_shape: tuple[int | None, int | None, int | None] = (None, None, None)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split, source in self.splits.items():

@@ -119,6 +119,13 @@ def image_spec(data: Data, dataset: Dataset) -> tuple[ImageSpec, tuple[int, int]
     return spec, (height, width)
 
 
+def check_splits(dataset: Dataset) -> None:
+    """Raise UserError for a split of which no good example is left; all ranks raise it alike."""
+    for name, source in dataset.splits.items():
+        if not len(source):
+            raise UserError(f"{dataset.name}: no good example is left for {name}", shared=True)
+
+
 def _survey_files(dataset: Dataset, bad: BadExamples, world: Any):
     """Read the header of every image file, dealt to the ranks."""
     sizes: set[tuple[int, int]] = set()

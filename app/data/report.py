@@ -39,7 +39,11 @@ def describe(
         notes: what was no example, and which classes were taken as one.
         warnings: other problems, behind the bad examples.
     """
-    lines = [f"{dataset.name}: {dataset.kind}s, {len(dataset.class_names)} classes", ""]
+    lines = [
+        f"{dataset.name}: {dataset.kind}s, {len(dataset.class_names)} classes",
+        *dataset.notes,
+        "",
+    ]
     lines += _class_table(dataset)
     contents = {name: _look_into(source) for name, source in dataset.splits.items()}
     if dataset.kind == "image":
@@ -57,11 +61,20 @@ def describe(
     problems = [f"{one.where}: {one.reason}" for one in bad]
     problems += [*warnings, *_without_tokens(dataset, lengths)]
     problems += _problems(dataset, {name: seen for name, (seen, _, _) in contents.items()})
-    lines += ["", f"problems found: {len(problems)}"]
+    return "\n".join([*lines, "", *_list(problems)])
+
+
+def describe_bad(bad: list[Bad]) -> str:
+    """The bad examples alone, as lines of text, for a source that nothing else can be said of."""
+    return "\n".join(_list([f"{one.where}: {one.reason}" for one in bad]))
+
+
+def _list(problems: list[str]) -> list[str]:
+    lines = [f"problems found: {len(problems)}"]
     lines += [f"  {problem}" for problem in problems[:MOST_PROBLEMS]]
     if len(problems) > MOST_PROBLEMS:
         lines.append(f"  ... and {len(problems) - MOST_PROBLEMS} more")
-    return "\n".join(lines)
+    return lines
 
 
 def _class_table(dataset: Dataset) -> list[str]:

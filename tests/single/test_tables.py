@@ -20,8 +20,11 @@ from app.data.bad import BadExamples
 from app.data.catalogue import load_dataset
 from app.data.classes import check_class_names, sort_class_names
 from app.data.file_names import IMAGE_SUFFIXES
-from app.data.tables import SUFFIXES, Table, read_table
+from app.data.table_files import DELIMITED, JSON
+from app.data.tables import Table, read_table
 from app.errors import UserError
+
+SUFFIXES = (*DELIMITED, *JSON)
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -208,9 +211,9 @@ def test_the_first_good_row_says_what_the_inputs_are(write) -> None:
 def test_a_missing_column_is_named_with_those_that_there_are(write, suffix: str) -> None:
     path = table_of(write, suffix, ["text", "category"], ["a", "b"])
     message = file_message(path)
-    assert message == (
-        f"{path} has no column 'label': Valid: category, text. Name the column with --label-key"
-    )
+    assert f"{path} has no column 'label': Valid: category, text. Name the column with" in message
+    assert "--label-key" in message
+    assert ("--header false" in message) == (suffix in DELIMITED)
     message = file_message(path, "txt", "category")
     assert "no column 'txt': did you mean 'text'?" in message and "--input-key" in message
 
@@ -337,7 +340,6 @@ BAD_ROWS = [
     (".csv", '"\n",y', "column 'text' is empty"),
     (".csv", "a,", "column 'label' is empty"),
     (".csv", "a,\u00a0", "column 'label' is empty"),
-    (".csv", "", "empty line"),
     (".csv", "a", "1 fields, but the header has 2: quote texts that hold commas"),
     (".csv", "a, b,y", "3 fields, but the header has 2"),
     (".csv", b"caf\xe9,y", "not UTF-8 text (byte 0xe9): convert the file to UTF-8"),
@@ -345,26 +347,12 @@ BAD_ROWS = [
     (".csv", b"\xed\xa0\x80,x", "not UTF-8 text (byte 0xed)"),
     (".csv", "a\0b,y", "holds a NUL character"),
     (".csv", "a,y\0", "holds a NUL character"),
-    (".csv", "a,nan", "label nan says that there is none"),
-    (".csv", "a,NaN", "label NaN says that there is none"),
-    (".csv", "a,1.0", "label 1.0, but a class is a name or a whole number: write 1."),
-    (".csv", "a,-2.", "label -2., but a class is a name or a whole number: write -2."),
-    (".csv", "a,3.5", "label 3.5, but a class is a name or a whole number. "),
-    (".csv", "a,.5", "label .5, but a class is a name or a whole number. "),
-    (".csv", "a,1e3", "label 1e3, but a class is a name or a whole number: write 1000."),
-    (".csv", "a,1e300", "label 1e300, but a class is a name or a whole number. "),
-    (".csv", "a,1." + "0" * 999, f"label 1.{'0' * 38}, but a class is a name"),
-    (".csv", "a,1e999", "label 1e999, but a class is a name or a whole number. "),
     (".tsv", "\ty", "column 'text' is empty"),
     (".tsv", "a\t ", "column 'label' is empty"),
-    (".tsv", "", "empty line"),
     (".tsv", "a\tb\ty", "3 fields, but the header has 2: texts cannot hold tabs"),
     (".tsv", "a y", "1 fields, but the header has 2"),
     (".tsv", b"caf\xe9\ty", "not UTF-8 text (byte 0xe9)"),
     (".tsv", "a\0\ty", "holds a NUL character"),
-    (".tsv", "a\tNAN", "label NAN says that there is none"),
-    (".tsv", "a\t2.0", "whole number: write 2."),
-    (".jsonl", "", "empty line"),
     (".jsonl", "\u00a0", "not valid JSON: Expecting value"),
     (".jsonl", '{"text": "a"', "not valid JSON: Expecting ',' delimiter at column 13"),
     (".jsonl", '{"text": "a", "label": "x"},', "not valid JSON: Extra data"),
@@ -382,10 +370,7 @@ BAD_ROWS = [
     (".jsonl", '{"text": "a", "label": null}', "'label' must be a string, a whole number or a"),
     (".jsonl", '{"text": "a", "label": ["y"]}', "or a boolean; got list"),
     (".jsonl", '{"text": "a", "label": NaN}', "label nan says that there is none"),
-    (".jsonl", '{"text": "a", "label": "NaN"}', "label NaN says that there is none"),
-    (".jsonl", '{"text": "a", "label": 1.0}', "whole number: write 1."),
-    (".jsonl", '{"text": "a", "label": 3.5}', "label 3.5, but a class is a name or a whole"),
-    (".jsonl", '{"text": "a", "label": -Infinity}', "label -inf, but a class is a name"),
+    (".jsonl", '{"text": "a", "label": -Infinity}', "label -inf is no class"),
     (".jsonl", b'{"text": "caf\xe9", "label": "y"}', "not UTF-8 text (byte 0xe9)"),
     (".jsonl", '{"text": "a\\ud83d", "label": "y"}', "not UTF-8 text (\\ud83d is half a char"),
     (".jsonl", '{"text": "a\\u0000", "label": "y"}', "holds a NUL character"),
@@ -397,7 +382,6 @@ PLACED_ROWS = [
     pytest.param(place, *row, id=f"{place}-{row[0]}-{str(row[1])[:40]}")
     for row in BAD_ROWS
     for place in ("first", "middle", "last")
-    if (place, row[1]) != ("last", "")  # an empty last line is no row
 ]
 
 
@@ -431,9 +415,9 @@ def test_a_bad_row_is_named_or_passed_over(write, place: str, suffix: str, row, 
 def test_bad_rows_are_collected_in_order_with_those_of_other_files(write) -> None:
     bad = BadExamples("skip")
     bad.add("other file", "other reason")
-    path = write("a.csv", 'text,label\n,x\n"a\nb",y\n\nc,1.0\nd,x\n')
+    path = write("a.csv", 'text,label\n,x\n"a\nb",y\n\nc,\nd,x\n')
     assert read_table(path, None, None, bad).lines == [3, 7]
-    assert [found.where.rpartition(" ")[2] for found in bad.found] == ["file", "2", "5", "6"]
+    assert [found.where.rpartition(" ")[2] for found in bad.found] == ["file", "2", "6"]
 
 
 @pytest.mark.parametrize(
@@ -461,10 +445,10 @@ def test_a_file_with_no_good_row_is_refused_even_if_bad_ones_are_passed_over(
 
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 TEXTS = st.text(CHARACTERS, min_size=1).filter(str.strip)
-# Texts of one line of a TSV file, as the format asks for.
+# Texts of one line of a TSV file, as the format asks for; one in quotes could be that of pandas.
 PLAIN = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0\t\r\n"), min_size=1
-).filter(str.strip)
+).filter(lambda text: text.strip() and not text.startswith('"'))
 LABELS = ["cat", "dog", "0", "a,b", 'say "x"', "é", "x y", "true"]
 ROWS = st.lists(st.tuples(TEXTS, st.sampled_from(LABELS)), min_size=1)
 PLAIN_ROWS = st.lists(st.tuples(PLAIN, st.sampled_from(LABELS)), min_size=1)
