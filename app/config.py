@@ -152,7 +152,9 @@ class Data(Section):
         "bad_examples.jsonl (at most 5%% of them)",
     )
     tokens: Literal["words", "characters", "subwords"] = Field(
-        "words", description="what a text is split into (a Chinese or Japanese character is a word)"
+        "words",
+        description="what a text is split into (a character of a script without spaces, such as "
+        "Chinese or Thai, is a word, and so is an emoji)",
     )
     vocabulary_size: Annotated[int, Field(ge=3)] = Field(
         20_000, description="most tokens in the vocabulary, padding and unknown included"
