@@ -131,10 +131,9 @@ class ScaledHalf:
 
 def _range(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """(the largest absolute value as float32 (), whether all values are finite)."""
-    sizes = tf.abs(tensor)
-    largest = tf.maximum(tf.reduce_max(sizes), 0)  # 0 of no elements
-    # A maximum need not show a NaN on every device; a sum does.
-    return tf.cast(largest, tf.float32), tf.math.is_finite(tf.reduce_sum(sizes))
+    largest = tf.maximum(tf.reduce_max(tf.abs(tensor)), 0)  # 0 of no elements
+    # A maximum need not show a NaN on every device.
+    return tf.cast(largest, tf.float32), tf.reduce_all(tf.math.is_finite(tensor))
 
 
 def _scale(largest: tf.Tensor, back_off: tf.Tensor) -> tf.Tensor:
