@@ -29,6 +29,7 @@ from app.state import POSITION, Kind, StateVariable, TrainState, state_variables
 LOG = logging.getLogger(__name__)
 FORMAT = 1
 SAVED = (Kind.REPLICATED, Kind.AVERAGED)
+STARTS_ANEW = "/fp16_scales"
 
 
 class Damaged(Exception):  # noqa: N818 (what it is, not what went wrong with us)
@@ -145,6 +146,10 @@ def _assign(path: Path, arrays: dict[str, np.ndarray], found: Sequence[StateVari
     differing = sorted(set(entries) ^ set(arrays)) or sorted(
         name for name, variable in entries.items() if tuple(variable.shape) != arrays[name].shape
     )
+    # A run may be resumed with another compression: what it knows is found out within a step.
+    if differing and all(name.endswith(STARTS_ANEW) for name in differing):
+        entries = {name: entries[name] for name in entries.keys() & arrays.keys()}
+        differing = []
     if differing:
         raise UserError(
             f"{path} belongs to another model or optimizer: '{differing[0]}' is missing or has "

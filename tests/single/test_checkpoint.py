@@ -207,6 +207,22 @@ def test_another_model_or_optimizer_is_named_by_a_variable(
     assert variable in message
 
 
+@pytest.mark.parametrize(("before", "now"), [("none", "fp16"), ("fp16", "none")])
+def test_a_run_is_resumed_with_another_compression(
+    make_state, batch, tmp_path, before, now
+) -> None:
+    state = make_state(compression=before)
+    state.model.train_step(batch)
+    Checkpoints(tmp_path, keep=1).save(state, {})
+    fresh = make_state(seed=6, compression=now)
+    Checkpoints(tmp_path, keep=1).restore_latest(fresh)
+    kept = {path for path in values(state) if not path.endswith("fp16_scales")}
+    assert kept < set(values(state)) | set(values(fresh))
+    for path in kept:
+        np.testing.assert_array_equal(values(fresh)[path], values(state)[path], err_msg=path)
+    fresh.model.train_step(batch)
+
+
 def test_another_shape_is_named_by_its_variable(make_classifier, make_state, tmp_path) -> None:
     checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
     path = checkpoints.save(state, {})
