@@ -73,6 +73,7 @@ def decode_image(encoded: tf.Tensor, spec: ImageSpec) -> tf.Tensor:
     it is. The image is turned upright as its EXIF data says, what is transparent lies on the
     spec's background, and of an animated one there is the first frame.
     """
+    encoded = tf.convert_to_tensor(encoded)  # Python's bytes would be traced one by one
     return _finish(decode_seen(encoded, needs_care(encoded), spec.background), spec)
 
 
