@@ -39,9 +39,11 @@ def check(config: Config, resume: bool, world_size: int) -> None:
     if kind is not None:
         check_model(config, config.data.dataset, kind)
     elif is_local(config.data) and _is_small(config.data):
-        dataset = load_dataset(config.data, config.training.seed, BadExamples(config.data.on_bad))
-        check_model(config, dataset.name, dataset.kind)
-        check_sizes(config, dataset, world_size)
+        bad = BadExamples(config.data.on_bad)
+        with bad.shown_before_errors():
+            dataset = load_dataset(config.data, config.training.seed, bad)
+            check_model(config, dataset.name, dataset.kind)
+            check_sizes(config, dataset, world_size)
 
 
 def _is_small(data: Data) -> bool:

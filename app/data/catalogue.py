@@ -97,8 +97,9 @@ def _check_classes(data: Data, dataset: Dataset, bad: BadExamples) -> None:
 
 
 def _left_out(bad: BadExamples) -> str:
-    """What was left out, for the end of a message about what is missing."""
-    lines = bad.left_out(MOST_REASONS)
+    """What was no example, for the end of a message about what is missing; what was bad stands
+    before it (`BadExamples.shown_before_errors`)."""
+    lines = bad.notes[:MOST_REASONS]
     return f". Left out: {'; '.join(lines)}" if lines else ""
 
 

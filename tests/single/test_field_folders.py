@@ -441,7 +441,7 @@ def test_folders_and_names_as_people_have_them(tmp_path: Path, case: Case) -> No
             keys[split] = str(root / keys[split])
     bad = BadExamples("skip")
     if case.refused:
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError) as caught, bad.shown_before_errors():
             load_dataset(Data(**keys), 0, bad)
         for part in case.refused:
             assert part in str(caught.value)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.build import build_optimizer
+from app.build import build_optimizer, build_schedule
 from app.classifier import Classifier
 from app.data.batches import Loaded
 from app.distributed.world import World
@@ -39,11 +39,12 @@ def loop_of(show: Show, step: int = 0, **keys: Any) -> Loop:
     layers = [keras.layers.Input((4, 4, 1)), keras.layers.Rescaling(1 / 255)]
     layers += [keras.layers.Flatten(), keras.layers.Dense(3, name="logits")]
     classifier = Classifier(keras.Sequential(layers))
-    optimizer = build_optimizer(config, EXAMPLES, World())
+    schedule = build_schedule(config, 1)
+    optimizer = build_optimizer(config, schedule, World())
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
     state = TrainState(classifier, optimizer, 0, step=step, examples_seen=step * BATCH)
-    return Loop(config, World(), state, {"train": split}, [show], save=lambda: None)
+    return Loop(config, World(), state, schedule, {"train": split}, [show], save=lambda: None)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
