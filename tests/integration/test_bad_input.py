@@ -384,6 +384,7 @@ def test_two_ranks_leave_out_the_same_rows(write) -> None:
     assert (metrics["bad_examples"], metrics["world_size"]) == (2, 2)
 
 
+@pytest.mark.full_matrix
 def test_two_ranks_refuse_too_many_bad_examples_with_one_message(photos: Path) -> None:
     for number in range(3):
         (photos / "cat" / f"{number}.jpg").write_bytes(b"")

@@ -215,6 +215,7 @@ def test_a_copy_inside_its_source_is_refused(tmp_path: Path, capsys) -> None:
     refused(capsys, root, "--export", "tfrecord", root / "copy")
 
 
+@pytest.mark.full_matrix
 def test_two_ranks_train_from_an_exported_copy_as_a_stream(tmp_path: Path, capsys) -> None:
     root = write_photos(tmp_path / "photos", 40)
     (root / "red" / "wide.png").write_bytes(picture(COLORS["red"], 1, (30, 20)))

@@ -73,6 +73,7 @@ def test_two_ranks_log_apart_warn_once_and_give_a_script_one_object(tmp_path, tr
     assert any(row.get("name") == "NEGOTIATE_ALLREDUCE" for row in timeline)
 
 
+@pytest.mark.full_matrix
 def test_a_quiet_run_prints_nothing_and_leaves_everything_behind(tmp_path):
     watch = ["--quiet", "--profile", "900:910", "--run-dir", str(tmp_path / "run")]
     done = run(["launch/local.sh", "-n", "2", *DIGITS, *watch], timeout_s=250)

@@ -163,7 +163,15 @@ SAME_TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
 # tf.cos and tf.sin, whose last bit is another one at the end of a batch.
 
 
-@pytest.mark.parametrize("case", SAME_TRAINING)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, marks=pytest.mark.full_matrix if case in ("augmented", "balanced") else []
+        )
+        for case in SAME_TRAINING
+    ],
+)
 def test_n_ranks_end_where_one_rank_in_memory_ends(world, place, case):
     source, keys = SAME_TRAINING[case]
     config = config_of(place, source, **keys)
@@ -488,6 +496,7 @@ def arrays(run: Path) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(path)
 
 
+@pytest.mark.full_matrix
 def test_a_streamed_run_ends_the_same_when_resumed_where_memory_would_do_and_by_one_rank(
     world, place, directory, monkeypatch
 ):

@@ -72,6 +72,7 @@ def test_gathered_embedding_gradients_end_where_dense_ones_end(world, sparse_as_
     assert largest_difference(weights, reference(world, "texts", "sgd")) <= FLOAT32_BOUND
 
 
+@pytest.mark.full_matrix
 def test_many_small_buckets_end_where_one_bucket_ends(world):
     weights = on_all_ranks(world, "images", "sgd", bucket_mb=0.0005)
     assert largest_difference(weights, reference(world, "images", "sgd")) <= FLOAT32_BOUND

@@ -192,6 +192,7 @@ def test_a_rank_with_another_config_is_named(world, directory):
         train(digits(directory, seed=1 if other else 0), world=world)
 
 
+@pytest.mark.full_matrix
 def test_statistics_of_batchnorm_are_equal_on_all_ranks_when_saved(world, directory):
     found = {}
 

@@ -400,6 +400,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.full_matrix
 def test_training_evaluation_prediction_and_export_agree_on_what_a_picture_is(
     trained: Path, tmp_path: Path
 ) -> None:
