@@ -169,7 +169,7 @@ def _data(run: SavedRun) -> str:
         f"- name: {plain(run.about['name'])}, {option}\n"
         f"- fingerprint: {run.about['fingerprint']}\n- examples: {splits}\n"
         f"- classes: {shown}{more}\n"
-        + "".join(f"- read as: {one}\n" for one in run.about.get("read_as", ()))
+        + "".join(f"- read as: {plain(one)}\n" for one in run.about.get("read_as", ()))
     )
 
 
