@@ -39,8 +39,12 @@ def share_memory(shape: tuple[int, ...], world: Any) -> HostMemory:
             "the ranks of this host cannot share memory, so each decodes and keeps all images: "
             "start them in one container, as one user"
         )
-    content = mmap.mmap(-1 if handle is None else handle, size)
-    if handle is not None:
+    if handle is None:  # memory of this process, in large pages where the kernel has them
+        content = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with contextlib.suppress(OSError):
+            content.madvise(mmap.MADV_HUGEPAGE)
+    else:
+        content = mmap.mmap(handle, size)
         os.close(handle)  # everybody has opened it
     array = np.frombuffer(content, np.uint8)[: math.prod(shape)].reshape(shape)
     return HostMemory(array, mine.index(world.rank), len(mine))
