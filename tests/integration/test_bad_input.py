@@ -367,6 +367,7 @@ def test_two_ranks_end_with_one_message_and_leave_nothing(photos: Path) -> None:
     assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
 
 
+@pytest.mark.full_matrix
 def test_two_ranks_leave_out_the_same_rows(write) -> None:
     path = write("t.csv", csv_of("数据,a,yes", "words,"))
     done = on_two_ranks(path, "--model", "bag", "--on-bad", "skip")

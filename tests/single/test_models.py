@@ -286,6 +286,7 @@ def test_one_step_lowers_the_loss(name):
     assert_one_step_lowers_the_loss(small_model(name, dropout=0), random_inputs(name, 16), 0.01)
 
 
+@pytest.mark.full_matrix
 def test_one_step_of_resnet50_lowers_the_loss(resnet50):
     assert_one_step_lowers_the_loss(resnet50, random_images(8, pixels=32), 1e-3)
 
