@@ -357,6 +357,7 @@ def on_two_ranks(dataset: Path, *options: str):
     return run(["launch/local.sh", "-n", "2", *train], timeout_s=120)
 
 
+@pytest.mark.full_matrix
 def test_two_ranks_end_with_one_message_and_leave_nothing(photos: Path) -> None:
     (photos / "dog" / "zz.png").write_bytes(picture(99)[:-40])  # decoded by one rank alone
     done = on_two_ranks(photos, "--hold", "stream")

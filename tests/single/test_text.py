@@ -306,13 +306,8 @@ assert not {"app", "sentencepiece", "tensorflow_text"} & set(sys.modules)
 """
 
 
-@pytest.mark.parametrize(
-    "tokens",
-    [
-        pytest.param(one, marks=[] if one == "subwords" else pytest.mark.full_matrix)
-        for one in ALL_TOKENS
-    ],
-)
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("tokens", ALL_TOKENS)
 def test_an_exported_layer_gives_the_same_ids_with_tensorflow_alone(
     tokens: Tokens, tmp_path: Path
 ) -> None:
