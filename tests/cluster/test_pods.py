@@ -179,7 +179,8 @@ def test_a_job_whose_launcher_and_then_a_worker_is_killed_resumes_and_finishes(c
     assert kubelet.exit_code(LAUNCHER, 400) == 0, kubelet.log(LAUNCHER)
     log = cluster.log("restarted")
     assert [int(n) for n in re.findall(r"from (\d+)\n", log)] == [first, second]
-    assert set(epochs(log)) == set(range(1, last + 1))
+    # A checkpoint is written before its epoch is shown, and the kill may fall between the two.
+    assert set(range(1, last + 1)) - set(epochs(log)) <= {first, second}
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["epoch"] == newest_checkpoint(run) == last
 
