@@ -9,10 +9,10 @@ import sys
 def main(arguments: list[str]) -> int:
     """Run a command; returns the exit code."""
     if arguments[:1] == ["doctor"]:
-        from app.doctor import main as doctor
+        from app.commands.doctor import main as doctor
 
         return doctor(arguments[1:])
-    from app.command_line import run
+    from app.commands.command_line import run
 
     return run(arguments)
 

@@ -16,7 +16,6 @@ from app.config import Config
 from app.data.bad import Bad, BadExamples
 from app.data.batches import Split
 from app.data.catalogue import load_dataset, prepare_dataset
-from app.data.encoder import Encoder, Lengths
 from app.data.examples import Dataset, Examples
 from app.data.hold import (
     Checked,
@@ -31,8 +30,9 @@ from app.data.hold import (
     text_bytes,
     text_chunks,
 )
-from app.data.records import keep_also
-from app.data.text import build_vocabulary
+from app.data.sources.records import keep_also
+from app.data.text.encoder import Encoder, Lengths
+from app.data.text.vocabulary import build_vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.errors import UserError

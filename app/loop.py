@@ -17,17 +17,17 @@ import tensorflow as tf
 
 from app.classifier import Classifier
 from app.config import Config
-from app.data.augment import Augment
+from app.data.augment.augment import Augment
 from app.data.batches import Feed, Split
 from app.data.order import EpochPlan, orders_of, owners_of
 from app.distributed.guard import compare
 from app.distributed.replicas import average_statistics, sum_metrics
 from app.distributed.world import World
-from app.evaluate import evaluate
-from app.progress import Place, Progress, Show
+from app.evaluation.evaluate import evaluate
+from app.monitor.progress import Place, Progress, Show
+from app.monitor.timing import Clock, Mark, RankTimes
 from app.schedule import Schedule
 from app.state import TrainState, reseed
-from app.timing import Clock, Mark, RankTimes
 
 
 class Loop:

@@ -10,10 +10,10 @@ import numpy as np
 
 from app import rundir
 from app.config import MODELS, Config, Data
-from app.data import synthetic
 from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
+from app.data.sources import synthetic
 from app.errors import UserError, suggest
 from app.recipe import overlay
 

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from app import logs, rundir
+from app import rundir
 from app.build import (
     Data,
     build_classifier,
@@ -27,19 +27,20 @@ from app.distributed import devices
 from app.distributed.guard import LockstepGuard
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
-from app.evaluate import describe_mistakes, evaluate
+from app.evaluation.evaluate import describe_mistakes, evaluate
+from app.evaluation.scores import Scores
 from app.loop import Loop, place_of
+from app.monitor import logs
+from app.monitor.options import Monitoring
+from app.monitor.profiler import Profiler
+from app.monitor.rank_log import RankLog, keep_logs
+from app.monitor.tensorboard import TensorBoard
+from app.monitor.terminal import Terminal
 from app.preflight import with_fitting_batch
-from app.profiler import Profiler
-from app.rank_log import RankLog, keep_logs
 from app.recipe import overlay
 from app.run_lock import RunLock
 from app.schedule import Schedule
-from app.scores import Scores
 from app.state import TrainState
-from app.tensorboard import TensorBoard
-from app.terminal import Terminal
-from app.watch import Watch
 
 TIMELINE = "timeline.json"
 HARDEST = 3  # classes named in the result
@@ -50,7 +51,7 @@ def train(
     config: Config,
     *,
     resume: bool = False,
-    watch: Watch | None = None,
+    monitoring: Monitoring | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     world: World | None = None,
 ) -> dict[str, Any]:
@@ -64,16 +65,16 @@ def train(
     Raises UserError for what the user can mend, ReplicasDiverged if the ranks drift apart.
     """
     began = time.monotonic()
-    watch = watch or Watch()
-    world = world or devices.connect_configured(watch.timeline)
-    if watch.profile:
-        watch.profile.check(world.size)
+    monitoring = monitoring or Monitoring()
+    world = world or devices.connect_configured(monitoring.timeline)
+    if monitoring.profile:
+        monitoring.profile.check(world.size)
     world.verify_same(config.facts() | code_version())
     directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))
     lock = RunLock(directory)
     world.from_chief(lock.acquire)
     try:
-        return _train(config.in_directory(directory), resume, watch, callbacks, world, began)
+        return _train(config.in_directory(directory), resume, monitoring, callbacks, world, began)
     finally:
         lock.release()
 
@@ -81,7 +82,7 @@ def train(
 def _train(
     config: Config,
     resume: bool,
-    watch: Watch,
+    monitoring: Monitoring,
     callbacks: Sequence[keras.callbacks.Callback],
     world: World,
     began: float,
@@ -111,7 +112,7 @@ def _train(
     checkpoints = _open_run(given, data, state, goes_on, world)
     keep_logs(directory, world)
 
-    terminal = chief_only(world, lambda: Terminal(config.training.epochs, watch.quiet))
+    terminal = chief_only(world, lambda: Terminal(config.training.epochs, monitoring.quiet))
     board = chief_only(world, lambda: _tensorboard(config, data, state, directory, world.size))
 
     def save() -> None:
@@ -119,12 +120,12 @@ def _train(
 
     every = config.distribution.guard_every_steps
     guard = LockstepGuard(every, world, lambda: board.agreed(state.step))
-    callbacks = [*_profilers(config, watch, state, world), guard, *callbacks]
+    callbacks = [*_profilers(config, monitoring, state, world), guard, *callbacks]
     shows = [terminal, board, RankLog(world)]
     loop = Loop(config, world, state, schedule, data.splits, shows, save, callbacks)
     terminal.table("Lockstep trains", _plan(config, data, state, schedule, notes, world))
     terminal.began(state.step, loop.total_steps)
-    timeline = world.timeline(directory / TIMELINE) if watch.timeline else None
+    timeline = world.timeline(directory / TIMELINE) if monitoring.timeline else None
     try:
         with timeline or contextlib.nullcontext():
             loop.run()
@@ -174,12 +175,14 @@ def _conclude(loop: Loop, data: Data, board: Any) -> dict[str, Any]:
     }
 
 
-def _profilers(config: Config, watch: Watch, state: TrainState, world: World) -> list[Profiler]:
-    if watch.profile is None:
+def _profilers(
+    config: Config, monitoring: Monitoring, state: TrainState, world: World
+) -> list[Profiler]:
+    if monitoring.profile is None:
         return []
     directory = (config.run.run_dir or Path()) / "tensorboard"
     passes = config.training.backward_passes_per_step
-    return [Profiler(watch.profile, directory, state, passes, world.rank)]
+    return [Profiler(monitoring.profile, directory, state, passes, world.rank)]
 
 
 def _save(checkpoints: Checkpoints, state: TrainState, board: Any, world_size: int) -> None:

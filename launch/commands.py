@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from app.doctor_hosts import BY_CONFIGURATION, Host, Ssh
+from app.doctor.hosts import BY_CONFIGURATION, Host, Ssh
 from app.errors import UserError
 
 # What ranks need of the launcher's environment; ssh gives them nothing of it.

@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.doctor import lines
-from app.doctor_alike import common_interfaces
-from app.doctor_hosts import (
+from app.commands.doctor import lines
+from app.doctor.alike import common_interfaces
+from app.doctor.hosts import (
     CONNECT_TIMEOUT_S,
     HOSTS_AT_ONCE,
     Answer,
@@ -17,8 +17,8 @@ from app.doctor_hosts import (
     find,
     judge,
 )
-from app.doctor_machine import judge_own_interfaces
-from app.doctor_probe import OK, PROBLEM, Pending, Result
+from app.doctor.machine import judge_own_interfaces
+from app.doctor.probe import OK, PROBLEM, Pending, Result
 from app.errors import UserError
 
 LOOK_EVERY_S = 2.0

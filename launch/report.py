@@ -14,7 +14,7 @@ from typing import BinaryIO
 # [RANK]<stdout>: of horovodrun, [JOB,RANK]<stdout>: of mpirun. It comes again inside a line, after
 # a carriage return or where a rank wrote the line in pieces.
 PREFIX = re.compile(rb"\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
-# How a rank begins to say why it ends: app/command_line.py, Python, its fault handler.
+# How a rank begins to say why it ends: app/commands/command_line.py, Python, its fault handler.
 LAST_WORDS = re.compile(rb"error: |rank \d+ of \d+ failed:|Traceback \(most rec|Fatal Python error")
 ECHO = re.compile(rb"an exchange failed; has another rank ended|Horovod background loop uncaught")
 # What the shell says for which horovodrun starts a rank, when a signal has ended it.

@@ -3,8 +3,8 @@
     launch/local.sh [-n N] [--gloo|--mpi] ARGUMENTS...
     launch/hosts.sh (-H HOSTS | --hostfile FILE) [OPTIONS] ARGUMENTS...
 
-Runs horovodrun (gloo) or mpirun (MPI) and watches it: commands.py, watch.py, report.py. hosts.sh
-first asks every host whether it can take ranks (reach.py), so that nobody meets a hang.
+Runs horovodrun (gloo) or mpirun (MPI) and watches it: commands.py, supervise.py, report.py.
+hosts.sh first asks every host whether it can take ranks (reach.py), so that nobody meets a hang.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from app.doctor import ends_what_it_started
-from app.doctor_facts import gpus_named
-from app.doctor_hosts import Host, make_ssh, parse_hostfile, parse_hosts
+from app.commands.doctor import ends_what_it_started
+from app.doctor.facts import gpus_named
+from app.doctor.hosts import Host, make_ssh, parse_hostfile, parse_hosts
 from app.errors import UserError
-from launch import commands, reach, watch
+from launch import commands, reach, supervise
 from launch.commands import Place
 
 CPU_RANKS = 2
@@ -90,7 +90,7 @@ def local(options: argparse.Namespace) -> int:
     _say_starting(place, options.arguments)
     if options.mpi:
         return _mpirun(place, environ)
-    return watch.run(commands.gloo_command(place), environ, place.host_of_rank)
+    return supervise.run(commands.gloo_command(place), environ, place.host_of_rank)
 
 
 def hosts(options: argparse.Namespace) -> int:
@@ -110,7 +110,7 @@ def hosts(options: argparse.Namespace) -> int:
     if options.mpi:
         return _mpirun(place, environ)
     command = commands.gloo_command(place)
-    return watch.run(command, commands.for_horovodrun(environ), place.host_of_rank)
+    return supervise.run(command, commands.for_horovodrun(environ), place.host_of_rank)
 
 
 def _check_directory() -> None:
@@ -132,7 +132,7 @@ def _mpirun(place: Place, environ: Mapping[str, str]) -> int:
         raise UserError("mpirun is missing: install Open MPI 4.1 (Debian: openmpi-bin), or --gloo")
     cores = len(os.sched_getaffinity(0))
     command = commands.mpi_command(place, environ, cores, is_root=os.geteuid() == 0)
-    return watch.run(command, environ, place.host_of_rank)
+    return supervise.run(command, environ, place.host_of_rank)
 
 
 def default_ranks(environ: Mapping[str, str]) -> int:

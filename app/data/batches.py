@@ -160,7 +160,7 @@ def _copied(batch: Batch, device: str) -> Batch:
 
 
 class Augmenter(Protocol):
-    """Changes a batch of images; see `app.data.augment.Augment`."""
+    """Changes a batch of images; see `app.data.augment.augment.Augment`."""
 
     def __call__(
         self, images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor, epoch: tf.Tensor

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from app.config import Data
-from app.data import embedded, synthetic
 from app.data.bad import BadExamples
-from app.data.classes import check_class_names, sort_class_names
 from app.data.examples import Dataset, Examples, Source, stratified_split
-from app.data.folders import find_splits, list_files
-from app.data.table_files import table_name, table_suffix
-from app.data.table_rows import Reading
-from app.data.tables import Table, read_table
+from app.data.sources import embedded, synthetic
+from app.data.sources.classes import check_class_names, sort_class_names
+from app.data.sources.folders import find_splits, list_files
+from app.data.sources.table_files import table_name, table_suffix
+from app.data.sources.table_rows import Reading
+from app.data.sources.tables import Table, read_table
 from app.errors import UserError
 
 EMBEDDED = {"digits": embedded.digits, "pydocs": embedded.pydocs}
@@ -30,7 +30,7 @@ def prepare_dataset(data: Data) -> None:
     Raises UserError for an unknown name or a failed download.
     """
     if _reader(data) is _load_tfds:
-        from app.data.tfds_source import prepare
+        from app.data.sources.tfds import prepare
 
         prepare(data, NAMES)
 
@@ -135,14 +135,14 @@ def _reader(data: Data) -> Any:
     except OSError as error:
         raise UserError(f"dataset '{data.dataset}': {error.strerror}") from None
     if is_folder:
-        from app.data.tfds_source import is_tfds_directory
+        from app.data.sources.tfds import is_tfds_directory
 
         return _load_tfds if is_tfds_directory(place) else _load_folder
     return _load_tfds  # which says what there is if it is none of its names
 
 
 def _load_tfds(data: Data, bad: BadExamples) -> Dataset:
-    from app.data.tfds_source import load_tfds  # TFDS takes a second to import
+    from app.data.sources.tfds import load_tfds  # TFDS takes a second to import
 
     return load_tfds(data, NAMES, bad)
 

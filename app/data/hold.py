@@ -18,12 +18,12 @@ import tensorflow as tf
 from app.config import Data, rgb_of
 from app.data.bad import BadExamples
 from app.data.batches import Loaded, Split, Streamed
-from app.data.encoder import Encoder, Lengths
 from app.data.examples import Dataset, Examples, Source
 from app.data.host_memory import share_memory
-from app.data.image_files import Header, ImageFiles
 from app.data.images import ImageSpec, MixedSizes, decode_batch, decode_images, fit_images
-from app.data.synthetic import SyntheticImages
+from app.data.sources.image_files import Header, ImageFiles
+from app.data.sources.synthetic import SyntheticImages
+from app.data.text.encoder import Encoder, Lengths
 from app.errors import UserError
 
 MEMORY_SHARE = 0.5  # of what is free; the rest is for TensorFlow, and for copies while loading

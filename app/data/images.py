@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.data.decode import decode_plain, decode_seen, needs_care
-from app.data.image_files import format_of, read_header
+from app.data.sources.image_files import format_of, read_header
 
 # Images decoded by one call of the graph: bounds its memory, and how many are decoded again if one
 # of them is bad.

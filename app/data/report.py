@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size  # a Chinese character is two cel
 
 from app.data.bad import Bad
 from app.data.examples import Dataset, Source
-from app.data.image_files import Header, read_header
+from app.data.sources.image_files import Header, read_header
 
 MOST_CLASSES = 40  # more are shown by their ends
 MOST_PROBLEMS = MOST_NOTES = 20

@@ -9,9 +9,9 @@ from typing import Any
 import tensorflow as tf
 
 from app.distributed.world import World, connect
-from app.doctor_facts import gpus_named
-from app.doctor_probe import OK
-from app.doctor_software import count_gpus, judge_gpus
+from app.doctor.facts import gpus_named
+from app.doctor.probe import OK
+from app.doctor.software import count_gpus, judge_gpus
 from app.errors import UserError
 
 LOG = logging.getLogger(__name__)

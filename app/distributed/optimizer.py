@@ -21,8 +21,8 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from app.distributed.compression import Compressor
-from app.distributed.exchange import GradientExchange
+from app.distributed.reducers.compression import Compressor
+from app.distributed.reducers.exchange import GradientExchange
 from app.distributed.telemetry import Telemetry
 from app.distributed.world import World, current_world
 

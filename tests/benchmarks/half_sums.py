@@ -2,14 +2,14 @@
 
 Relative errors in the norm of a bucket whose scale is right, in NumPy: of casting the shares
 alone, of a ring that adds float16 (as Horovod, MPI and NCCL do), and of adding in float32 and
-casting the sum (app/distributed/half.py).
+casting the sum (app/distributed/reducers/half.py).
 """
 
 import argparse
 
 import numpy as np
 
-TARGET = 2.0**11  # what app/distributed/half.py brings the largest sum to, at least
+TARGET = 2.0**11  # what app/distributed/reducers/half.py brings the largest sum to, at least
 
 
 def errors(ranks: int, elements: int, equal: bool) -> tuple[float, float, float]:

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from app.build import build_classifier, build_optimizer, build_schedule, load_data
 from app.config import Config
-from app.data.augment import Augment
+from app.data.augment.augment import Augment
 from app.data.batches import Batch, Feed, Split
 from app.data.order import EpochPlan, orders_of
 from app.distributed.world import World

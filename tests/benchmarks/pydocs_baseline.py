@@ -18,7 +18,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from app.data.embedded import pydocs
+from app.data.sources.embedded import pydocs
 
 NGRAMS = (1, 2)
 SUBLINEAR_TF = True

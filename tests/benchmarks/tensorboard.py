@@ -40,8 +40,8 @@ class StopWatch:
 
 
 def main(recipe: str = "launch/recipes/digits.toml", *pairs: str) -> None:
+    from app.monitor.tensorboard import TensorBoard
     from app.recipe import load
-    from app.tensorboard import TensorBoard
     from app.train import train
 
     watch = StopWatch(TensorBoard, ONCE + OFTEN)

@@ -13,7 +13,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from app.commands import parse
+from app.commands.parser import parse
 from app.recipe import load
 from tests.cluster import mpi_operator
 from tests.cluster.manifests import (

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.export import NAMES, export
-from app.saved_run import open_run
+from app.commands.export import NAMES, export
+from app.commands.saved_run import open_run
 from tests.integration.launching import ROOT
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.compare import read_curves
+from app.commands.compare import read_curves
 from tests.integration.launching import BIN, run
 
 pytestmark = pytest.mark.full_matrix

@@ -19,12 +19,12 @@ from PIL import Image
 import app.build
 import app.data.export
 import app.data.hold
-import app.data.image_files
+import app.data.sources.image_files
 from app.build import build_optimizer, build_schedule, class_weights, load_data
 from app.classifier import Classifier
 from app.data.batches import Streamed
 from app.data.examples import Dataset, Examples
-from app.data.text import SPECIAL_TOKENS
+from app.data.text.vocabulary import SPECIAL_TOKENS
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.errors import UserError
@@ -349,9 +349,9 @@ def summary(data):
 
 FAILURES = {
     "listed": ("folder memory", "os.path.getsize"),
-    "surveyed": ("folder memory", "app.data.image_files._read_header"),
-    "decoded": ("folder memory", "app.data.image_files._read_bytes"),
-    "checked": ("folder stream", "app.data.image_files._read_bytes"),
+    "surveyed": ("folder memory", "app.data.sources.image_files._read_header"),
+    "decoded": ("folder memory", "app.data.sources.image_files._read_bytes"),
+    "checked": ("folder stream", "app.data.sources.image_files._read_bytes"),
 }
 
 

@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from app.classifier import Classifier
+from app.commands.evaluate import evaluate_run
 from app.data.batches import Loaded
 from app.distributed.world import World
-from app.evaluate import evaluate
-from app.evaluate_run import evaluate_run
+from app.evaluation.evaluate import evaluate
 from app.recipe import load
 from app.train import train
 from tests.parallel.runs import image_network, images, text_network, texts

@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix, log_loss
 from app.classifier import Classifier
 from app.distributed.world import World
 from app.errors import UserError
-from app.evaluate import evaluate
+from app.evaluation.evaluate import evaluate
 from app.recipe import load
 from app.train import train
 from tests.parallel.runs import CLASSES, image_network, images

@@ -9,10 +9,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 import models
 from app.classifier import Classifier
 from app.data.batches import Batch, Loaded
-from app.data.encoder import Encoder
+from app.data.text.encoder import Encoder
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
-from app.evaluate import evaluate
+from app.evaluation.evaluate import evaluate
 
 SGD = keras.optimizers.SGD
 

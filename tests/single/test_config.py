@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import models
 from app.__main__ import main
-from app.commands import parse
+from app.commands.parser import parse
 from app.config import Config, section_of, sections
 from app.errors import UserError
 from app.recipe import add_flags, load, to_toml

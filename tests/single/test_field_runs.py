@@ -10,12 +10,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from app.commands.evaluate import evaluate_run
+from app.commands.model_card import Check, Export, Signature, model_card
+from app.commands.predict import predict
+from app.commands.saved_run import open_run
 from app.distributed.world import World
-from app.evaluate_run import evaluate_run
-from app.model_card import Check, Export, Signature, model_card
-from app.predict import predict
 from app.recipe import load
-from app.saved_run import open_run
 from app.train import train
 
 WORDS = {"x": "sun warm light", "y": "rain cold dark"}

@@ -12,10 +12,10 @@ from app.classifier import Classifier
 from app.data.batches import Loaded
 from app.distributed.world import World
 from app.loop import Loop
-from app.progress import Progress, Show
+from app.monitor.progress import Progress, Show
+from app.monitor.timing import Mark
 from app.recipe import load
 from app.state import TrainState
-from app.timing import Mark
 
 EXAMPLES, BATCH = 24, 4  # six steps an epoch
 

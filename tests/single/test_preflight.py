@@ -30,7 +30,7 @@ def test_the_table_of_models_is_that_of_the_networks() -> None:
 def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
     code = (
         "import sys\n"
-        "from app.command_line import run\n"
+        "from app.commands.command_line import run\n"
         f"code = run(['train', '--dataset', {table!r}, '--model', 'cnn'])\n"
         "print(code, sorted({'tensorflow', 'keras', 'horovod'} & set(sys.modules)))"
     )

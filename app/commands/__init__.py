@@ -1,0 +1,1 @@
+"""The commands of `python -m app`, a file each, and what only they share."""

@@ -1,0 +1,182 @@
+"""What is wrong with this installation, this machine and these hosts, and what to do about it.
+
+    python -m app doctor [--hosts host1:4,host2:4]
+
+It is needed when things are broken. So it imports nothing but Python's own library, looks at
+TensorFlow, Horovod and other hosts only through other processes, and waits for nothing for ever.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import signal
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.doctor.facts import gather
+from app.doctor.hosts import (
+    BY_CONFIGURATION,
+    Host,
+    Ssh,
+    check_hosts,
+    hosts_timeout_s,
+    make_ssh,
+    parse_hostfile,
+    parse_hosts,
+)
+from app.doctor.machine import check_disk, check_limits, judge_name, judge_own_interfaces
+from app.doctor.probe import PROBLEM, WARNING, Pending, Result, attempt, stop_all
+from app.doctor.software import check_allreduce, check_imports, start_probes
+from app.doctor.versions import check_versions, package_names, read_pins
+from app.errors import UserError
+
+QUICK_TIMEOUT_S = 30.0
+IMPORTS_TIMEOUT_S = 200.0
+ALLREDUCE_TIMEOUT_S = 300.0  # two transports, and the time to end what hangs
+WIDTH = 100
+
+
+def doctor(
+    hosts: str | None = None,
+    hostfile: Path | None = None,
+    ssh_port: int | None = None,
+    ssh_identity: Path | None = None,
+    network_interface: str | None = None,
+    as_json: bool = False,
+) -> int:
+    """Check everything and print a line for each; returns 0, or 1 if there is a problem.
+
+    `hosts` (`host1:4,host2:4`) or `hostfile` name the hosts to look at beside this one. Raises
+    UserError for arguments that cannot be.
+    """
+    if hosts is not None and hostfile is not None:
+        raise UserError("give --hosts or --hostfile, not both")
+    chosen = parse_hosts(hosts) if hosts is not None else []
+    chosen = parse_hostfile(hostfile) if hostfile is not None else chosen
+    ssh = make_ssh(ssh_port, ssh_identity)
+    with ends_what_it_started():
+        results = check(chosen, ssh, network_interface)
+        return _print_json(results) if as_json else _print_lines(results)
+
+
+def check(
+    hosts: Sequence[Host], ssh: Ssh = BY_CONFIGURATION, network_interface: str | None = None
+) -> Iterator[Result]:
+    """All results, as they become known. What takes long is started first, all at once."""
+    probes = start_probes()
+    try:
+        directory = os.getcwd()
+    except OSError as error:
+        yield Result(PROBLEM, "directory", f"the working directory is gone: {error}", "cd to one")
+        os.chdir(directory := "/")
+    others = Pending(check_hosts, hosts, ssh, network_interface) if hosts else None
+    pins = read_pins()
+    facts = gather(package_names(pins), directory)
+    limits = Pending(check_limits, facts["cores"], facts["gpus"])
+    disk = Pending(check_disk, directory)
+    yield from check_versions(platform.python_version(), facts, pins)
+    yield from attempt("limits", limits, QUICK_TIMEOUT_S)
+    yield from attempt("disk", disk, QUICK_TIMEOUT_S)
+    yield judge_name(facts["hostname"], facts["addresses"], len(hosts) > 1)
+    yield judge_own_interfaces(facts["interfaces"], network_interface)
+    if others:
+        yield from attempt("hosts", others, hosts_timeout_s(len(hosts)))
+    imports = Pending(check_imports, probes, facts["gpus"])
+    yield from attempt("imports", imports, IMPORTS_TIMEOUT_S)
+    yield from attempt(
+        "allreduce", Pending(check_allreduce, probes, facts["cores"]), ALLREDUCE_TIMEOUT_S
+    )
+
+
+@contextlib.contextmanager
+def ends_what_it_started() -> Iterator[None]:
+    """Leave no process behind, also when this one is interrupted or terminated."""
+
+    def terminated(*_: Any) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    with contextlib.suppress(ValueError):  # only the main thread may
+        signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield
+    finally:
+        stop_all()
+
+
+def _print_json(results: Iterator[Result]) -> int:
+    found = list(results)
+    code = exit_code(found)
+    rows = [result._asdict() for result in found]
+    print(json.dumps({"exit_code": code, "results": rows}, indent=2))
+    return code
+
+
+def _print_lines(results: Iterator[Result]) -> int:
+    """Each result as soon as it is known, then how many of each kind."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    found = []
+    for result in results:
+        found.append(result)
+        print("\n".join(lines(result)), flush=True)
+    counts = [f"{sum(r.status == kind for r in found)} {kind}(s)" for kind in (PROBLEM, WARNING)]
+    print(", ".join(counts))
+    return exit_code(found)
+
+
+def exit_code(results: Sequence[Result]) -> int:
+    """1 if there is a problem; warnings do not stop anyone."""
+    return int(any(result.status == PROBLEM for result in results))
+
+
+def lines(result: Result) -> list[str]:
+    """A result as printed: what was found beside its name, and below it what to do."""
+    margin = " " * 26
+    first, *output = result.found.split("\n")
+    text = _wrap(first, WIDTH - len(margin)) or [""]
+    text += [f"| {line}" for line in output]  # the output of what failed, as it came
+    text += _wrap(f"-> {result.advice}", WIDTH - len(margin)) if result.advice else []
+    head = f"{result.status:<8} {result.name:<16} "
+    return [head.ljust(len(margin)) + text[0], *(margin + line for line in text[1:])]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    # Words stay whole: commands and paths are to be copied.
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `doctor`, under their names."""
+    parser.add_argument("--hosts", metavar="HOST:SLOTS,...", help="also check these hosts over ssh")
+    parser.add_argument(
+        "--hostfile", type=Path, metavar="FILE", help="the same, from lines 'HOST slots=N'"
+    )
+    parser.add_argument(
+        "--ssh-port", type=int, metavar="PORT", help="the hosts' ssh port [ssh's own]"
+    )
+    parser.add_argument(
+        "--ssh-identity", type=Path, metavar="FILE", help="the private key [ssh's own]"
+    )
+    parser.add_argument(
+        "--network-interface", metavar="NAME", help="the interface that ranks will use [any]"
+    )
+    parser.add_argument(
+        "--json", dest="as_json", action="store_true", help="print one JSON object instead of lines"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run `doctor` where the command line itself cannot start; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m app doctor", description=__doc__)
+    add_flags(parser)
+    try:
+        return doctor(**vars(parser.parse_args(arguments)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

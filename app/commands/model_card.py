@@ -1,0 +1,242 @@
+"""The model card beside an export (Mitchell et al. 2018, arXiv:1810.03993): what the model is, how
+to load and call it, what it learnt from, how good it is, and what not to expect.
+
+Knows a run and what was found out about its export; writes nothing and needs no TensorFlow.
+"""
+
+import dataclasses
+import datetime
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from app.commands.saved_run import SavedRun
+from app.evaluation.markdown import code, plain, table
+from app.recipe import to_toml
+
+CLASSES_SHOWN = 20
+
+# How each format is loaded. The check of an export runs these very lines, so the card cannot lie.
+# `predict(inputs)` gives the outputs by name.
+LOADING = {
+    "savedmodel": """\
+import tensorflow as tf
+
+model = tf.saved_model.load({path!r})
+
+
+def predict(inputs, signature="serving_default"):
+    return model.signatures[signature](inputs=tf.constant(inputs))
+""",
+    "keras": """\
+import keras
+
+model = keras.models.load_model({path!r})
+
+
+def predict(inputs):
+    return model(inputs)
+""",
+    "tflite": """\
+import tensorflow as tf
+
+runner = tf.lite.Interpreter({path!r}).get_signature_runner("serving_default")
+
+
+def predict(inputs):
+    return runner(inputs=inputs)
+""",
+}
+CALLING = {
+    "bytes": 'answer = predict([open("photo.jpg", "rb").read()])\n',
+    "text": 'answer = predict(["a text", "and another"])\n',
+    "array": "import numpy as np\n\nanswer = predict(np.zeros({shape}, np.uint8))\n",
+}
+PRINTING = 'print(answer["label"], answer["class"], answer["probabilities"])\n'
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A way to call an export with one tensor called `inputs`.
+
+    `takes`: "bytes" (encoded images), "text" (UTF-8) or "array" (uint8 images).
+    """
+
+    name: str
+    takes: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What a fresh process found when it loaded an export and compared it with the run.
+
+    `rows` were compared, of which the first `scored` are of `split` (of `split_examples`) and give
+    the accuracies; `largest_difference` is that of any probability.
+    """
+
+    split: str
+    split_examples: int
+    rows: int
+    scored: int
+    largest_difference: float
+    same_class: int
+    run_accuracy: float
+    export_accuracy: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} rows, largest difference of a probability {self.largest_difference:.1e}, "
+            f"{self.same_class} with the same class; accuracy on {self.scored} of "
+            f"{self.split_examples} in {self.split}: {self.export_accuracy:.2%}, of the run "
+            f"{self.run_accuracy:.2%}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """An export that has passed its check; `path` is its final name."""
+
+    path: Path
+    format: str
+    quantize: str | None
+    signatures: tuple[Signature, ...]
+    size_bytes: int
+    check: Check
+
+
+def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
+    """The card in Markdown; `versions`: of the packages (and of the code) that exported."""
+    sections = {
+        "Use": _use(run, export),
+        "Check of this export": _check(export),
+        "Data": _data(run),
+        "Results of the run": _results(run),
+        "Limitations": "".join(f"- {one}\n" for one in _limitations(run, export)),
+        "Training": _training(run, versions),
+    }
+    about = f"`{run.config.model.model}`, trained with Lockstep on {plain(run.about['name'])}"
+    title = f"# {plain(export.path.name)}: {len(run.class_names)} classes of {run.kind}s"
+    parts = [title, f"{about}.", *(f"## {name}\n\n{text}" for name, text in sections.items())]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _use(run: SavedRun, export: Export) -> str:
+    """Signatures with shapes, and code that runs with TensorFlow alone."""
+    image = list(run.about["image_shape"])
+    takes = {
+        "bytes": ("string (B,)", "the bytes of JPEG, PNG, GIF, BMP or WebP files"),
+        "text": ("string (B,)", f"UTF-8{_joined(run)}"),
+        "array": (f"uint8 (B, {', '.join(map(str, image))})", "pixels of 0 to 255"),
+    }
+    rows = [
+        [f"`{s.name}`", f"`inputs`: {takes[s.takes][0]}, {takes[s.takes][1]}"]
+        for s in export.signatures
+    ]
+    calling = CALLING[export.signatures[0].takes].format(shape=tuple([1, *image]))
+    program = LOADING[export.format].format(path=export.path.name) + "\n\n" + calling + PRINTING
+    return (
+        f"{export.format}, {export.size_bytes:,} bytes. Needs TensorFlow alone; preprocessing is "
+        f"inside, B is any number.\n\n```python\n{program}```\n\n"
+        f"{table(['signature', 'takes'], rows)}\n\n"
+        f"All give `probabilities` float32 (B, {len(run.class_names)}), `class` int64 (B,), the "
+        "most probable one, and `label` string (B,), its name.\n"
+    )
+
+
+def _joined(run: SavedRun) -> str:
+    """What a text is if it comes from several columns."""
+    names = (run.config.data.input_key or "").split(",")
+    shown = ", ".join(f"`{name.strip()}`" for name in names)
+    return f": {shown} in this order, joined by one space" if len(names) > 1 else ""
+
+
+def _check(export: Export) -> str:
+    quantized = f" Weights are quantised to {export.quantize}." if export.quantize else ""
+    return (
+        "Loaded in a fresh process with TensorFlow alone and compared with the run's own "
+        f"classifier: {export.check}.{quantized}\n"
+    )
+
+
+def _data(run: SavedRun) -> str:
+    names = run.class_names
+    shown = ", ".join(map(plain, names[:CLASSES_SHOWN]))
+    more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
+    splits = ", ".join(f"{number:,} {split}" for split, number in run.about["examples"].items())
+    option = code(f"--dataset {run.config.data.dataset}")
+    return (
+        f"- name: {plain(run.about['name'])}, {option}\n"
+        f"- fingerprint: {run.about['fingerprint']}\n- examples: {splits}\n"
+        f"- classes: {shown}{more}\n"
+        + "".join(f"- read as: {plain(one)}\n" for one in run.about.get("read_as", ()))
+    )
+
+
+def _results(run: SavedRun) -> str:
+    metrics = _metrics(run)
+    if not metrics:
+        return "The run has not written metrics.json: it has not ended.\n"
+    rows = [[plain(name), plain(_shown(value))] for name, value in metrics.items()]
+    return table(["metric", "value"], rows) + "\n"
+
+
+def _metrics(run: SavedRun) -> dict[str, Any]:
+    try:
+        return json.loads((run.directory / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_shown(one)}" for name, one in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _limitations(run: SavedRun, export: Export) -> list[str]:
+    found = [
+        "Every input gets one of the classes above, also one that belongs to none of them.",
+        "It is as good as its data: for inputs of another kind the results above say nothing.",
+    ]
+    if run.kind == "text":
+        data = run.config.data
+        found.append(
+            f"Reads the first {data.max_tokens} {data.tokens} of a text; what is not among the "
+            f"{len(run.about['vocabulary']):,} in the vocabulary counts as unknown."
+        )
+    if "bytes" in {signature.takes for signature in export.signatures}:
+        spec, (height, width, _) = run.image_spec, run.about["image_shape"]
+        fitted = f'are fitted ("{spec.fit}")' if spec.size else "are refused"
+        found.append(
+            "Files are turned upright as their EXIF data say (JPEG, PNG, WebP), and what is "
+            f"transparent lies on {run.config.data.background}; then images that are not "
+            f"{width}x{height} {fitted}. Of an animated one the first frame counts. One damaged "
+            "image fails its whole batch."
+        )
+    if run.kind == "image":
+        found.append(
+            "Arrays are taken as they are: who decodes a file must turn it upright and put what is "
+            f"transparent on {run.config.data.background} first."
+        )
+    if run.config.training.precision != "float32":
+        found.append(
+            f"Trained in {run.config.training.precision}, exported in float32: compared with the "
+            "run's weights in float32."
+        )
+    if export.quantize:
+        found.append("Quantised: probabilities differ from the run's, as the check above shows.")
+    return found
+
+
+def _training(run: SavedRun, versions: dict[str, str]) -> str:
+    metrics, now = _metrics(run), datetime.datetime.now(datetime.UTC)
+    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    seconds = f", {metrics['seconds']:.1f} s" if "seconds" in metrics else ""
+    return (
+        f"- run: {plain(run.directory.name)}, checkpoint {run.checkpoint.name}, "
+        f"step {run.position['step']:,}\n"
+        f"- world: {metrics.get('world_size', 'unknown')} rank(s){seconds}\n"
+        f"- exported: {now:%Y-%m-%d %H:%M} UTC with Python {platform.python_version()}, {used}\n\n"
+        f"```toml\n{to_toml(run.config).strip()}\n```\n"
+    )

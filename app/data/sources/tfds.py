@@ -1,0 +1,248 @@
+"""Any TensorFlow Datasets dataset that has an image or a text and a class label."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core import features as tfds_features
+
+from app.config import Data
+from app.data.bad import BadExamples
+from app.data.examples import Dataset
+from app.data.sources.classes import clean_class_name, merges
+from app.data.sources.records import Records, index_files
+from app.errors import UserError, suggest
+
+PREPARED = "dataset_info.json"
+
+
+def is_tfds_directory(place: Path) -> bool:
+    """True for a prepared dataset: the folder of a version, or of a name that holds versions."""
+    return (place / PREPARED).is_file() or any(place.glob(f"*/{PREPARED}"))
+
+
+def prepare(data: Data, other_names: tuple[str, ...]) -> None:
+    """Download and prepare the dataset unless it is there, and index its files.
+
+    TFDS prepares in a folder of another name, verifies the checksums of what it downloads, and
+    renames at the end, so that half a dataset is never taken for a whole one. Raises UserError
+    for an unknown name or a failed download.
+    """
+    builder = _builder(data, other_names)
+    if not builder.info.splits:
+        _download(builder, data)
+    load_tfds(data, other_names, BadExamples())
+
+
+def _builder(data: Data, other_names: tuple[str, ...]) -> tfds.core.DatasetBuilder:
+    place = (data.data_dir or Path()) / data.dataset
+    if place.is_file():
+        raise UserError(
+            f"{place} is no file of a kind that is read: give a table (.csv, .tsv, .jsonl, .json, "
+            ".parquet), or a "
+            "folder of images by class"
+        )
+    if "/" in data.dataset and not place.exists() and not _is_name(data.dataset):
+        raise UserError(f"no file or folder '{place}', and no TFDS dataset of that name")
+    try:
+        if is_tfds_directory(place):
+            return tfds.builder_from_directory(str(_newest_version(place)))
+        return tfds.builder(data.dataset, data_dir=data.data_dir)
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        unknown = isinstance(error, tfds.core.DatasetNotFoundError)
+        if not unknown and "Parsing builder name" not in str(error):
+            raise UserError(f"dataset '{data.dataset}': {str(error).splitlines()[0]}") from None
+        found = [path.parent.parent.name for path in _data_dir(data).glob(f"*/*/{PREPARED}")]
+        raise UserError(
+            f"unknown dataset '{data.dataset}': "
+            f"{_nearest(data.dataset, {*other_names, *found}, tfds.list_builders())}"
+        ) from None
+    except Exception as error:  # a damaged dataset_info.json or features.json fails in any way
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"dataset '{data.dataset}': {reason}") from None
+
+
+def _is_name(name: str) -> bool:
+    """Whether this can be NAME/CONFIG or NAME/CONFIG/VERSION of a dataset that TFDS knows."""
+    return name.partition("/")[0] in tfds.list_builders()
+
+
+def _newest_version(place: Path) -> Path:
+    if (place / PREPARED).is_file():
+        return place
+
+    def version(folder: Path) -> list[int]:
+        return [int(part) if part.isdigit() else -1 for part in folder.name.split(".")]
+
+    return max((path.parent for path in place.glob(f"*/{PREPARED}")), key=version)
+
+
+def _download(builder: tfds.core.DatasetBuilder, data: Data) -> None:
+    try:
+        _data_dir(data).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--data-dir {data.data_dir} cannot be written: {error}") from None
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # downloads fail in every way there is
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{data.dataset} is not prepared in {builder.data_dir}, and preparing it failed: "
+            f"{reason}. Check the network and the disk, or prepare it elsewhere and point "
+            "--data-dir at it"
+        ) from None
+
+
+def _nearest(given: str, near: set[str], others: list[str]) -> str:
+    hint = suggest(given, [*near, *others]).partition("Valid: ")[0]
+    return (
+        f"{hint}Here: {', '.join(sorted(near))}; or a file, a folder of images by class, or any of "
+        f"TFDS's {len(others)}"
+    )
+
+
+def _data_dir(data: Data) -> Any:
+    return tfds.core.Path(data.data_dir or tfds.core.constants.DATA_DIR)
+
+
+def load_tfds(data: Data, other_names: tuple[str, ...], bad: BadExamples) -> Dataset:
+    """The splits that `[data]` names; those that the dataset has under the usual names if not."""
+    builder = _builder(data, other_names)
+    input_key, label_key = find_keys(builder.info, data.input_key, data.label_key)
+    feature = builder.info.features[input_key]
+    is_image = isinstance(feature, tfds_features.Image)
+    if is_image and feature.np_dtype != np.uint8:
+        raise UserError(
+            f"{data.dataset}: images are {feature.np_dtype}, and Lockstep reads uint8 only"
+        )
+    splits = {}
+    for role, wanted in (
+        ("train", data.train),
+        ("validation", data.validation),
+        ("test", data.test),
+    ):
+        split = wanted if isinstance(wanted, str) else role
+        if isinstance(wanted, str) or (wanted is None and split in builder.info.splits):
+            splits[role] = _records(builder, split, role, input_key, label_key)
+            if (splits[role].labels < 0).any():
+                raise UserError(
+                    f"{data.dataset}, split '{split}' has examples without a label (-1)"
+                )
+    _check_disjoint(data, splits)
+    names, number_of = _clean_names(builder.info.features[label_key].names, data.dataset, bad)
+    splits = {
+        role: dataclasses.replace(one, labels=number_of[one.labels]) for role, one in splits.items()
+    }
+    return Dataset(
+        builder.info.full_name,
+        "image" if is_image else "text",
+        names,
+        splits["train"],
+        splits.get("validation"),
+        splits.get("test"),
+        image_shape=tuple(feature.shape) if is_image else (None, None, None),
+    )
+
+
+def _clean_names(
+    given: Sequence[str], source: str, bad: BadExamples
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """The class names in the order of the dataset, and the new number of each old one, int64."""
+    spellings: dict[str, list[str]] = {}
+    for name in given:
+        spellings.setdefault(clean_class_name(name), []).append(name)
+    for note in merges(spellings, source):
+        bad.note(note)
+    numbers = {name: number for number, name in enumerate(spellings)}
+    return tuple(spellings), np.array([numbers[clean_class_name(name)] for name in given], np.int64)
+
+
+def _check_disjoint(data: Data, splits: dict[str, Records]) -> None:
+    """Raise UserError if an example to evaluate on is also one to train on."""
+    files = {
+        path: number for number, path in enumerate({p for s in splits.values() for p in s.files})
+    }
+    places = {
+        role: np.array([files[path] for path in split.files])[split.shard] * 2**40 + split.offset
+        for role, split in splits.items()
+    }
+    for role in splits.keys() - {"train"}:
+        common = len(np.intersect1d(places["train"], places[role]))
+        if common:
+            raise UserError(
+                f"{data.dataset}: {common} examples are both in the training split '{data.train}' "
+                f"and in the {role} split: name others with --train and --{role}"
+            )
+
+
+def _records(
+    builder: tfds.core.DatasetBuilder, split: str, role: str, input_key: str, label_key: str
+) -> Records:
+    """The records of a split or of a part of one, such as `train[:90%]`."""
+    try:
+        pieces = builder.info.splits[split].file_instructions
+        if not pieces:
+            raise ValueError("it is empty")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{builder.name}: no split '{split}' for {role} ({str(error).splitlines()[0]}): it has "
+            f"{', '.join(builder.info.splits)}; name one with --{role}"
+        ) from None
+    if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UserError(
+            f"{builder.name} is prepared as {builder.info.file_format}, and Lockstep reads "
+            "TFRecord files: convert it with 'tfds convert_format --out_file_format=tfrecord'"
+        )
+    # A piece is part of a file: `skip` records are left out, then `take` are taken (-1: all).
+    paths = [Path(piece.filename) for piece in pieces]
+    whole = index_files(list(dict.fromkeys(paths)), input_key, label_key)
+    rows = []
+    for path, piece in zip(paths, pieces, strict=True):
+        of_file = np.flatnonzero(whole.shard == whole.files.index(path))[piece.skip :]
+        rows.append(of_file if piece.take < 0 else of_file[: piece.take])
+    return whole.take(np.concatenate(rows))
+
+
+def find_keys(info: tfds.core.DatasetInfo, input_key: str | None, label_key: str | None):
+    """The names of the input feature and of the class label.
+
+    `supervised_keys` if it names them, else the only image, else the only text, and the only
+    class label; other features, such as an id, are ignored. Raises UserError for anything else.
+    """
+    features = dict(info.features.items())
+    kinds = {
+        "image": tfds_features.Image,
+        "text": tfds_features.Text,
+        "class label": tfds_features.ClassLabel,
+    }
+    found = {
+        kind: sorted(key for key, feature in features.items() if isinstance(feature, cls))
+        for kind, cls in kinds.items()
+    }
+    inputs = [*found["image"], *found["text"]]
+    for key, valid, flag in (
+        (input_key, inputs, "--input-key"),
+        (label_key, found["class label"], "--label-key"),
+    ):
+        if key is not None and key not in valid:
+            raise UserError(f"{info.name}: {flag} {key}: {suggest(key, valid)}")
+    supervised: tuple[Any, ...] = info.supervised_keys or ()
+    if len(supervised) == 2 and supervised[0] in inputs:
+        input_key = input_key or supervised[0]
+    if len(supervised) == 2 and supervised[1] in found["class label"]:
+        label_key = label_key or supervised[1]
+    candidates = found["image"] or found["text"]
+    for key, choices, what, flag in (
+        (input_key, candidates, "image or text", "--input-key"),
+        (label_key, found["class label"], "class label", "--label-key"),
+    ):
+        if key is None and len(choices) != 1:
+            raise UserError(
+                f"{info.name} has {len(choices) or 'no'} {what} features "
+                f"({', '.join(choices) or 'its features: ' + ', '.join(features)})"
+                + (f": choose one with {flag}" if choices else ": Lockstep needs one")
+            )
+    return input_key or candidates[0], label_key or found["class label"][0]

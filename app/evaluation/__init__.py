@@ -1,0 +1,1 @@
+"""Exact evaluation over all ranks, its scores, report and figures."""

@@ -1,0 +1,66 @@
+"""What the loop tells about a run, and the interface of what shows it. Knows plain numbers."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from app.distributed.telemetry import StepFacts
+from app.evaluation.scores import Scores
+from app.monitor.timing import RankTimes
+
+
+class Place(NamedTuple):
+    """How far training is: optimizer steps, finished epochs, and examples since the beginning."""
+
+    step: int
+    epoch: int
+    examples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where training is, with the values of all ranks.
+
+    `epoch`: the number of the epoch that is, or has just been, trained, from 1; `metrics`: means
+    over the epoch so far; `examples`: trained on since the beginning; `examples_per_second`: of all
+    ranks together, since the last report or over the epoch; `skipped_steps`: that changed nothing,
+    since the beginning (an overflow in float16); `times`, `memory_bytes` (float64 (ranks,)) and
+    `facts`: since the last report, None at the end of an epoch; `bytes_sent`: per step and rank,
+    `bytes_uncompressed`: what they would be.
+    """
+
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+    examples_per_second: float
+    learning_rate: float
+    examples: int = 0
+    skipped_steps: int = 0
+    loss_scale: float | None = None
+    times: RankTimes | None = None
+    memory_bytes: np.ndarray | None = None
+    facts: StepFacts | None = None
+    bytes_sent: float = 0.0
+    bytes_uncompressed: float = 0.0
+
+
+class Show:
+    """Something that shows training, most of them on the chief only, with values of all ranks; it
+    calls no collective. Every method does nothing here, so that a show has those that it needs."""
+
+    def sees(self, place: Place, network: Any, batch: Any) -> None:
+        """The chief's part of the first batch that this process trains on, as the model sees it."""
+
+    def trained(self, progress: Progress) -> None:
+        """Every `log_every_steps` steps."""
+
+    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
+        """After each epoch and its validation."""
+
+    def distributions(
+        self, step: int, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
+    ) -> None:
+        """After each epoch, if `histograms` is on: by path, the weights, and the gradients of the
+        last step that was looked into."""

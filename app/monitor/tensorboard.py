@@ -1,0 +1,263 @@
+"""What the run shows in TensorBoard. The chief writes; values come from all ranks.
+
+Tags: learning/, speed/ and health/ by optimizer step, learning_by_epoch/ and learning_by_examples/
+once more by those, timeline/ (points) and timeline_texts/ for what happened when. Curves of the
+runs `train`, `validation` and `test` share their tags, and so their charts.
+Otherwise a tag belongs to one plugin: TensorBoard fails where a text and an image share one.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.scalar.summary_v2 import scalar_pb
+from tensorboard.plugins.text.summary_v2 import text_pb
+
+from app.config import Config
+from app.evaluation.markdown import plain
+from app.evaluation.report import class_table, mistake_table
+from app.evaluation.scores import Scores
+from app.monitor.event_files import keep_only
+from app.monitor.progress import Place, Progress, Show
+from app.monitor.tensorboard_layout import end_summary, hparams_summaries, layout_summary
+from app.monitor.tensorboard_samples import contact_sheet, samples_of
+from app.recipe import to_toml
+
+CONTINUED = ("", "train", "validation")  # folders of event files, "" for their parent
+PARTS = ("input", "compute", "exchange", "other")  # of a step's time
+EVENTS = ("started", "resumed", "checkpointed", "evaluated", "finished", "failed")
+# Written by every process that trains, at the step it begins or ends with.
+OF_A_PROCESS = ("config", "samples/") + tuple(
+    f"{group}/{event}"
+    for group in ("timeline", "timeline_texts")
+    for event in ("resumed", "finished", "failed")
+)
+ONE_OF_A_RUN = ("_hparams_", "custom_scalars__config__")
+FIGURES_SHARE = 0.01  # of the time, for figures while the run goes on
+
+
+class TensorBoard(Show):
+    """Writes the event files of a run.
+
+    Args:
+        directory: where they are; the runs `train`, `validation` and `test` are folders in it.
+        config: the resolved config.
+        about: what `app.build.Data.describe()` says of the dataset.
+        world_size: the number of ranks.
+        place: where the run starts, or is resumed; what was written later is dropped.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        config: Config,
+        about: Mapping[str, Any],
+        world_size: int,
+        place: Place,
+    ):
+        self._directory = directory
+        self._about = about
+        self._last_epoch = config.training.epochs
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        self._events = list(EVENTS)
+        self._work: list[tuple[int, np.ndarray]] = []  # (step, seconds of each rank)
+        self._began, self._drawing_s = time.monotonic(), 0.0
+        self._checks = 0
+        directory.mkdir(parents=True, exist_ok=True)
+        for run in CONTINUED:
+            keep_only(directory / run, lambda tag, step: is_kept(tag, step, place))
+        keep_only(directory / "test", lambda tag, step: False)  # results of the end
+        for summary in (layout_summary(), *hparams_summaries(config, world_size)):
+            self._write("", place.step, summary)
+        self._text("train", "config", place.step, f"```toml\n{to_toml(config)}```")
+        self.marked(place.step, "resumed" if place.step else "started", f"{world_size} rank(s)")
+
+    def sees(self, place: Place, network: Any, batch: Any) -> None:
+        """The graph of the network, and samples of the first batch with what was done to them."""
+        inputs = tf.TensorSpec([None, *batch.inputs.shape[1:]], batch.inputs.dtype)
+        forward = tf.function(lambda x: network(x, training=False), autograph=False)
+        with self._writer("train").as_default(step=place.step):
+            tf.summary.graph(forward.get_concrete_function(inputs).graph)
+            if not len(batch.labels):  # this rank has none of it
+                return
+            samples = samples_of(batch, self._about)
+            if isinstance(samples, str):
+                tf.summary.text("samples/as_the_model_sees_them", samples)
+            else:
+                tf.summary.image("samples/as_the_model_sees_them", samples[None])
+
+    def trained(self, progress: Progress) -> None:
+        """Running means of the epoch, the learning rate, and how the steps went on all ranks."""
+        self._scalars("train", progress.step, _learning(progress.metrics) | _of_steps(progress))
+        if progress.times is not None:
+            self._work.append((progress.step, progress.times.work))
+
+    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
+        """The epoch's means, exact validation results, and the work of each rank over time."""
+        place = Place(progress.step, progress.epoch, progress.examples)
+        self._by_other_axes("train", place, progress.metrics)
+        if validation:
+            self.evaluated("validation", place, validation)
+        elapsed = time.monotonic() - self._began
+        if self._drawing_s < FIGURES_SHARE * elapsed - 0.5 and progress.epoch < self._last_epoch:
+            self._draw_work()
+
+    def distributions(
+        self, step: int, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
+    ) -> None:
+        """A histogram of each variable and its gradient."""
+        with self._writer("train").as_default(step=step):
+            for kind, arrays in (("weights", weights), ("gradients", gradients)):
+                for path, values in arrays.items():
+                    tf.summary.histogram(f"{kind}/{path}", values)
+
+    def evaluated(self, split: str, place: Place, scores: Scores) -> None:
+        """Exact results on a split."""
+        metrics = {"loss": scores.loss, "accuracy": scores.accuracy}
+        self._scalars(split, place.step, _learning(metrics))
+        self._by_other_axes(split, place, metrics)
+        self.marked(place.step, "evaluated", f"accuracy {scores.accuracy:.2%}", split)
+
+    def reported(
+        self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None
+    ) -> None:
+        """What an evaluation says of classes and mistakes.
+
+        `result`: as in `Scores.to_json`, with `mistakes`; `images`: uint8 (n, height, width,
+        channels) of the mistakes, if they are images.
+        """
+        from app.evaluation import figures  # Matplotlib takes a while
+
+        names = self._about["class_names"]
+        bins = (scores.bin_examples, scores.bin_hits, scores.bin_confidence)
+        self._figure(
+            split, "report/confusion", step, figures.confusion_figure(scores.confusion, names)
+        )
+        self._figure(split, "report/reliability", step, figures.reliability_figure(*bins))
+        self._text(split, "report/classes", step, class_table(result))
+        self._text(split, "report/most_confident_mistakes", step, mistake_table(result))
+        if images is not None and len(images):
+            captions = [f"{row['true']}, not {row['predicted']}" for row in result["mistakes"]]
+            sheet = contact_sheet(images, captions)
+            with self._writer(split).as_default(step=step):
+                tf.summary.image("report/images_most_confidently_mistaken", sheet[None])
+
+    def marked(self, step: int, event: str, text: str, run: str = "train") -> None:
+        """Something happened: a point in the row of its kind, and a line of text."""
+        if event not in self._events:
+            self._events.append(event)
+        summary = scalar_pb(f"timeline/{event}", float(self._events.index(event) + 1))
+        summary.MergeFrom(text_pb(f"timeline_texts/{event}", plain(text)))
+        self._write(run, step, summary)
+
+    def checkpointed(self, step: int, path: Path, seconds: float) -> None:
+        """A checkpoint was written."""
+        self._scalars("train", step, {"speed/checkpoint_s": seconds})
+        self.marked(step, "checkpointed", f"{path.name} in {seconds:.2f} s")
+        for writer in self._writers.values():
+            writer.flush()  # a run that is killed now goes on from here
+
+    def agreed(self, step: int) -> None:
+        """The lockstep guard has compared the replicas and found them equal."""
+        self._checks += 1
+        self._scalars("train", step, {"health/lockstep_checks_passed": self._checks})
+
+    def ended(self, step: int, error: BaseException | None = None) -> None:
+        """The run is over; makes all that was written visible."""
+        if error is None:
+            self.marked(step, "finished", "all epochs trained")
+        else:
+            self.marked(step, "failed", f"{type(error).__name__}: {error}")
+        self._draw_work()
+        self._write("", step, end_summary(error is None))
+        for writer in self._writers.values():
+            writer.close()
+
+    def _by_other_axes(self, split: str, place: Place, metrics: Mapping[str, float]) -> None:
+        for axis in ("epoch", "examples"):
+            values = _learning(metrics, f"learning_by_{axis}")
+            self._scalars(split, getattr(place, axis), values)
+
+    def _scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
+        """One event for all: an operation for each would take ten times as long."""
+        summary = Summary()
+        for tag, value in values.items():
+            summary.value.extend(scalar_pb(tag, value).value)
+        self._write(run, step, summary)
+
+    def _text(self, run: str, tag: str, step: int, text: str) -> None:
+        self._write(run, step, text_pb(tag, text))
+
+    def _figure(self, run: str, tag: str, step: int, figure: Any) -> None:
+        from app.evaluation.figures import to_png
+
+        image = tf.io.decode_png(to_png(figure), channels=3)
+        with self._writer(run).as_default(step=step):
+            tf.summary.image(tag, image[None])
+
+    def _draw_work(self) -> None:
+        """The heat map of rank and time, if several ranks have reported."""
+        if not self._work or len(self._work[0][1]) < 2:
+            return
+        from app.evaluation.figures import rank_time_figure
+
+        began = time.monotonic()
+        steps, rows = zip(*self._work, strict=True)
+        figure = rank_time_figure(np.stack(rows, axis=1), steps)
+        self._figure("train", "speed/work_of_each_rank", steps[-1], figure)
+        self._drawing_s += time.monotonic() - began
+
+    def _write(self, run: str, step: int, summary: Summary) -> None:
+        with self._writer(run).as_default(step=step):
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+
+    def _writer(self, run: str) -> tf.summary.SummaryWriter:
+        if run not in self._writers:
+            self._writers[run] = tf.summary.create_file_writer(str(self._directory / run))
+        return self._writers[run]
+
+
+def is_kept(tag: str, step: int, place: Place) -> bool:
+    """Whether a value belongs to the part of a run that one resumed at `place` goes on from."""
+    if place.step == 0 or tag.startswith(ONE_OF_A_RUN):
+        return False
+    axis = {"learning_by_epoch": "epoch", "learning_by_examples": "examples"}
+    last = getattr(place, axis.get(tag.partition("/")[0], "step"))
+    return step < last or (step == last and not tag.startswith(OF_A_PROCESS))
+
+
+def _learning(metrics: Mapping[str, float], group: str = "learning") -> dict[str, float]:
+    return {f"{group}/{name}": value for name, value in metrics.items()}
+
+
+def _of_steps(progress: Progress) -> dict[str, float]:
+    """How fast and how healthy the last steps were, over all ranks."""
+    found: dict[str, float] = {
+        "learning/learning_rate": progress.learning_rate,
+        "speed/examples_per_second": progress.examples_per_second,
+        "health/skipped_steps": progress.skipped_steps,
+    }
+    if progress.times is not None:
+        work = progress.times.work
+        slowest = int(work.argmax())
+        for name in PARTS:
+            seconds = getattr(progress.times, name)
+            found[f"speed/step_mean_s_{name}"] = float(seconds.mean())
+            found[f"speed/step_slowest_rank_s_{name}"] = float(seconds[slowest])
+        found["speed/rank_skew"] = float(work.max() / work.mean()) if work.any() else 1.0
+    if progress.memory_bytes is not None:
+        found["health/memory_gb"] = float(progress.memory_bytes.max()) / 1e9
+    if progress.facts is not None:
+        found["health/gradient_norm"] = progress.facts.gradient_norm
+        found["health/update_to_weight_ratio"] = progress.facts.update_ratio
+        found["health/compression_error"] = progress.facts.compression_error
+    if progress.loss_scale is not None:
+        found["health/loss_scale"] = progress.loss_scale
+    if progress.bytes_sent:
+        found["speed/megabytes_sent_per_step"] = progress.bytes_sent / 1e6
+        found["speed/compression_ratio"] = progress.bytes_uncompressed / progress.bytes_sent
+    return found

@@ -1,0 +1,73 @@
+"""Samples of a batch, for people: what the model sees after decoding, augmentation and tokens."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from app.evaluation.markdown import cell, table
+
+MOST_SAMPLES = 16
+MOST_TOKENS = 60
+CELL_PIXELS, CAPTION_PIXELS, COLUMNS = 128, 18, 4
+FIRST_TOKEN = 2  # 0 is padding, 1 is what the vocabulary does not have
+
+
+def samples_of(batch: Any, about: Mapping[str, Any]) -> Any:
+    """A contact sheet, uint8 (height, width, 3), of the first images of a batch, or a Markdown
+    table of its first texts.
+
+    `batch`: an `app.data.batches.Batch`; `about`: what `app.build.Data.describe()` says.
+    """
+    inputs, labels = batch.inputs[:MOST_SAMPLES].numpy(), batch.labels[:MOST_SAMPLES].numpy()
+    targets = None if batch.targets is None else batch.targets[:MOST_SAMPLES].numpy()
+    names = about["class_names"]
+    if about["kind"] == "text":
+        rows = [
+            (names[label], _words(ids, about)) for label, ids in zip(labels, inputs, strict=True)
+        ]
+        return table(["class", "tokens"], [[cell(name), cell(text)] for name, text in rows])
+    if targets is None:
+        captions = [names[label] for label in labels]
+    else:
+        captions = [_mixture(shares, names) for shares in targets]
+    return contact_sheet(inputs, captions)
+
+
+def _words(ids: np.ndarray, about: Mapping[str, Any]) -> str:
+    vocabulary = about["vocabulary"]
+    shown = [int(number) for number in ids if number][:MOST_TOKENS]
+    return " · ".join(
+        vocabulary[i - FIRST_TOKEN] if i >= FIRST_TOKEN else "[unknown]" for i in shown
+    )
+
+
+def _mixture(shares: np.ndarray, names: list[str]) -> str:
+    """The classes of a blend, the larger share first."""
+    order = np.argsort(-shares, kind="stable")[:2]
+    return ", ".join(f"{names[number]} {shares[number]:.0%}" for number in order if shares[number])
+
+
+def contact_sheet(images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
+    """Images in rows of four, each with its caption above it; uint8 (height, width, 3).
+
+    `images`: uint8 (n, height, width, 1 or 3); small ones are enlarged with their pixels visible.
+    """
+    rows = -(-len(images) // COLUMNS)
+    size = (CELL_PIXELS * COLUMNS, (CELL_PIXELS + CAPTION_PIXELS) * rows)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left = number % COLUMNS * CELL_PIXELS
+        top = number // COLUMNS * (CELL_PIXELS + CAPTION_PIXELS)
+        one = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).convert("RGB")
+        one.thumbnail((CELL_PIXELS - 4, CELL_PIXELS - 4))
+        scale = (CELL_PIXELS - 4) // max(one.size)
+        if scale > 1:
+            one = one.resize((one.width * scale, one.height * scale), Image.Resampling.NEAREST)
+        sheet.paste(one, (left + 2, top + CAPTION_PIXELS))
+        while draw.textlength(caption) > CELL_PIXELS - 4:
+            caption = caption[:-2] + "…"
+        draw.text((left + 2, top + 3), caption, fill="black")
+    return np.asarray(sheet)

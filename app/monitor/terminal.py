@@ -1,0 +1,112 @@
+"""What the user sees: the plan, one progress bar, a table at the end. Only the chief has one."""
+
+import datetime
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+import rich.progress
+from rich.console import Console
+from rich.table import Column
+
+from app.distributed.launcher import read_launcher
+from app.evaluation.evaluate import Scores
+from app.monitor.logs import STORY
+from app.monitor.progress import Progress, Show
+
+EPOCH_EVERY_S, STEP_EVERY_S = 2.0, 20.0  # at most one line of each in that time, without a bar
+BAR_WIDTH = 20
+
+
+class Terminal(Show):
+    """Prints to the terminal if there is one, in lines otherwise; tables also to the rank's log.
+
+    The output of a rank under a launcher is a pipe; launch/local.sh names the terminal that the
+    user looks at in LOCKSTEP_TERMINAL, so that the bar can move. `quiet`: the log alone.
+    """
+
+    def __init__(self, epochs: int, quiet: bool = False):
+        self._screen: IO[str] = sys.stdout
+        terminal = os.environ.get("LOCKSTEP_TERMINAL")
+        if terminal and os.path.exists(terminal):
+            self._screen = open(terminal, "w", encoding="utf-8")  # noqa: SIM115 (open for the run)
+        # Open MPI gives its ranks a terminal of its own; a bar there would fill the output.
+        moves = (
+            None if self._screen is not sys.stdout or read_launcher().launcher is None else False
+        )
+        self._console = Console(
+            file=self._screen, highlight=False, soft_wrap=True, force_terminal=moves, quiet=quiet
+        )
+        self._has_bar = self._console.is_terminal and not quiet
+        self._epochs = epochs
+        self._bar: rich.progress.Progress | None = None
+        self._first_step = self._total_steps = 0
+        self._began, self._last_line = time.monotonic(), -math.inf
+
+    def table(self, title: str, rows: Mapping[str, Any]) -> None:
+        """Names and values."""
+        width = max(len(name) for name in rows)
+        lines = "\n".join(f"  {name:{width}}  {value}" for name, value in rows.items())
+        self._console.print(f"\n[bold]{title}[/bold]")
+        self._console.print(lines + "\n", markup=False)  # one line each, to be copied
+        self._screen.flush()
+        STORY.info("%s\n%s", title, lines)
+
+    def began(self, step: int, total_steps: int) -> None:
+        """Show the bar, if the screen can move it."""
+        self._first_step, self._total_steps = step, total_steps
+        self._began = time.monotonic()
+        if self._has_bar:
+            self._bar = rich.progress.Progress(
+                rich.progress.BarColumn(BAR_WIDTH // 2),
+                rich.progress.TaskProgressColumn(),
+                rich.progress.TimeRemainingColumn(compact=True),
+                rich.progress.TextColumn(
+                    "{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")
+                ),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("first step ...", total=total_steps, completed=step)
+            self._bar.start()
+
+    def trained(self, progress: Progress) -> None:
+        """Move the bar; without one, a line now and then, for epochs may be long."""
+        self._show(progress, self._line(progress), STEP_EVERY_S)
+
+    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
+        """Move the bar, or print a line."""
+        line = self._line(progress)
+        if validation:
+            line += f"  validation {validation.accuracy:.2%}"
+        self._show(progress, line, 0 if progress.epoch == self._epochs else EPOCH_EVERY_S)
+
+    def ended(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar:
+            self._bar.stop()
+
+    def _show(self, progress: Progress, line: str, every_s: float) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=progress.step, description=line)
+        elif time.monotonic() - self._last_line >= every_s:
+            filled = round(BAR_WIDTH * progress.step / self._total_steps)
+            bar = "━" * filled + "╌" * (BAR_WIDTH - filled)
+            self._console.print(f"{bar} {line}{self._left(progress.step)}", markup=False)
+            self._screen.flush()
+            self._last_line = time.monotonic()
+
+    def _left(self, step: int) -> str:
+        """The time to the end at the mean speed so far."""
+        if step <= self._first_step or step >= self._total_steps:
+            return ""
+        passed = time.monotonic() - self._began
+        left = passed * (self._total_steps - step) / (step - self._first_step)
+        return f"  {datetime.timedelta(seconds=round(left))} left"
+
+    def _line(self, progress: Progress) -> str:
+        number = f"{progress.epoch:>{len(str(self._epochs))}}/{self._epochs}"
+        values = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+        return f"epoch {number}  {values}  {progress.examples_per_second:,.0f} examples/s"

@@ -1,0 +1,380 @@
+"""`python -m app evaluate`: the run's own splits, other sources, and what is written about them."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+from PIL import Image
+
+from app.__main__ import main
+from app.build import load_data
+from app.commands.evaluate import MOST_MISTAKES, evaluate_run
+from app.commands.saved_run import open_run
+from app.data.bad import BadExamples
+from app.data.batches import Loaded
+from app.data.catalogue import load_dataset
+from app.data.images import ImageSpec, decode_images
+from app.distributed.world import World
+from app.errors import UserError
+from app.evaluation.evaluate import evaluate
+from app.evaluation.figures import (
+    MOST_CLASSES,
+    confusion_figure,
+    f1_figure,
+    reliability_figure,
+    to_png,
+)
+from app.evaluation.report import to_markdown, write_report
+from app.evaluation.scores import Scores
+from app.recipe import load
+from app.train import train
+
+pytestmark = pytest.mark.full_matrix  # slow: CI runs it
+
+FILES = {"evaluation.json", "evaluation.md", "confusion.png", "reliability.png", "f1.png"}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A short run on the embedded images, and its metrics."""
+    path = tmp_path_factory.mktemp("digits") / "run"
+    keys = {"run_dir": str(path), "epochs": 2, "global_batch_size": 64, "learning_rate": "4e-3"}
+    return path, train(load(None, keys), world=World())
+
+
+@pytest.fixture(scope="module")
+def pydocs(tmp_path_factory) -> tuple[Path, dict[str, Any]]:
+    """A short run on the embedded texts, and its metrics."""
+    path = tmp_path_factory.mktemp("pydocs") / "run"
+    keys = {"dataset": "pydocs", "model": "bag", "width": 8, "vocabulary_size": 5000}
+    keys |= {"run_dir": str(path), "epochs": 2, "global_batch_size": 64, "learning_rate": "1e-2"}
+    return path, train(load(None, keys), world=World())
+
+
+def run_on(path: Path, split: str | None = None, output: Path | None = None, **overrides):
+    return evaluate_run(path, overrides, split, output, World())
+
+
+@pytest.mark.parametrize("kind", ["digits", "pydocs"])
+def test_the_test_split_scores_as_at_the_end_of_training(kind: str, request) -> None:
+    path, metrics = request.getfixturevalue(kind)
+    result = run_on(path)
+    assert result["accuracy"] == metrics["test_accuracy"]
+    assert result["loss"] == pytest.approx(metrics["test_loss"], rel=1e-6)
+    assert result["examples"] == metrics["test_examples"]
+    recall = {row["class"]: row["recall"] for row in result["classes"]}
+    assert recall == metrics["test_recall"]
+    assert result["accuracy"] > 0.3  # it has learnt, or equal numbers say little
+    folder = path / "evaluations" / "test"
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) == result
+    assert (folder / "evaluation.md").read_text(encoding="utf-8") == to_markdown(result)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_held_out_examples_are_those_of_training(digits, split: str) -> None:
+    path, _ = digits
+    data = load_data(load(path / "config.toml", {}), World())
+    expected = evaluate(open_run(path).classifier, data.splits[split], World())
+    result = run_on(path, split)
+    assert result["confusion"] == expected.confusion.tolist()
+    assert result["split"] == split and (path / "evaluations" / split).is_dir()
+
+
+def test_mistakes_carry_the_text_that_was_mistaken(pydocs) -> None:
+    path, _ = pydocs
+    result = run_on(path)
+    dataset = load_dataset(load(path / "config.toml", {}).data, 0, BadExamples())
+    assert len(result["mistakes"]) == MOST_MISTAKES
+    for row in result["mistakes"]:
+        assert row["text"] == dataset.test.inputs[row["index"]]
+        assert row["true"] == dataset.class_names[dataset.test.labels[row["index"]]]
+        assert row["predicted"] != row["true"]
+    confidence = [row["confidence"] for row in result["mistakes"]]
+    assert confidence == sorted(confidence, reverse=True)
+
+
+def test_a_run_without_that_split_says_which_it_has(tmp_path: Path, digits) -> None:
+    path = copy_of(digits[0], tmp_path)
+    config = (path / "config.toml").read_text().replace("[data]", "[data]\nvalidation = 0.0")
+    (path / "config.toml").write_text(config)
+    with pytest.raises(UserError, match="the data has changed since"):  # more to train on
+        run_on(path)
+    data = load_data(load(path / "config.toml", {}), World())
+    (path / "dataset.json").write_text(json.dumps(data.describe()))
+    with pytest.raises(UserError, match="has no validation split.*: train, test$"):
+        run_on(path, "validation")
+
+
+def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
+    table = tmp_path / "reviews.csv"
+    write_table(table, [(f"good fine {i}", "yes") for i in range(30)])
+    write_table(table, [(f"bad poor {i}", "no") for i in range(30)], append=True)
+    path = tmp_path / "run"
+    keys = {"dataset": str(table), "model": "bag", "run_dir": str(path), "epochs": 1}
+    train(load(None, keys | {"global_batch_size": 16}), world=World())
+    assert run_on(path)["examples"] == 6
+    write_table(table, [("another", "yes")], append=True)
+    with pytest.raises(UserError, match="the data has changed since .*bring the old data back"):
+        run_on(path)
+    assert run_on(path, dataset=str(table))["examples"] == 61
+
+
+def test_golden_report(tmp_path: Path, digits) -> None:
+    """A network that always says 0, with a probability of 3/4: the same on every machine."""
+    path = copy_of(digits[0], tmp_path)
+    set_weights(path, bias_of_first=np.log(27))  # 27 / (27 + 9)
+    result = run_on(path, "test", tmp_path / "out")
+    assert result["accuracy"] == 36 / 359
+    assert result["calibration_error"] == pytest.approx(0.75 - 36 / 359)
+    expected_loss = (36 * -np.log(0.75) + 323 * -np.log(1 / 36)) / 359
+    assert result["loss"] == pytest.approx(expected_loss, rel=1e-6)
+    text = (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
+    head, _, rest = text.partition("| 1 | - | 0.00% | 0.00% | 36 |")
+    assert head.splitlines() == [
+        "# digits: test",
+        "",
+        f"    python -m app evaluate {path} --split test --output {tmp_path / 'out'}",
+        "",
+        "|  |  |",
+        "| --- | --- |",
+        f"| run | {path}, epoch-0002 |",
+        f"| data | digits, test (fingerprint {result['fingerprint']}) |",
+        "| examples | 359 |",
+        "| accuracy | 10.03% |",
+        "| top-5 accuracy | 50.14% |",
+        "| loss | 3.2530 nats |",
+        "| macro F1 | 1.82% |",
+        "| calibration error | 64.97% (expected, 15 bins) |",
+        "",
+        "## Classes",
+        "",
+        "| class | precision | recall | F1 | examples |",
+        "| --- | --- | --- | --- | --- |",
+        "| 0 | 10.03% | 100.00% | 18.23% | 36 |",
+    ]
+    assert "| macro average | 1.00% | 10.00% | 1.82% | 359 |" in rest
+    assert "| weighted average | 1.01% | 10.03% | 1.83% | 359 |" in rest
+    assert "| 73.3% to 80.0% | 359 | 75.00% | 10.03% |" in rest
+    first = int(np.flatnonzero(open_test_labels(path))[0])
+    mistake = result["mistakes"][0]
+    assert (mistake["index"], mistake["predicted"]) == (first, "0")
+    assert f"| {mistake['true']} | 0 | 75.00% | example {first} |  |" in rest
+
+
+def test_the_terminal_gets_a_short_table(digits, capsys) -> None:
+    path, metrics = digits
+    capsys.readouterr()
+    run_on(path)
+    shown = capsys.readouterr().out
+    assert f"accuracy           {metrics['test_accuracy']:.2%}" in shown
+    assert f"report             {path / 'evaluations' / 'test' / 'evaluation.md'}" in shown
+    assert len(shown.splitlines()) < 20
+
+
+def test_a_script_gets_the_result_as_json(digits, capfd) -> None:
+    path, metrics = digits
+    assert main(["evaluate", str(path), "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out)["accuracy"] == metrics["test_accuracy"]
+    assert "calibration error" in err
+
+
+def test_another_source_is_matched_by_the_names_of_its_classes(tmp_path: Path, pydocs) -> None:
+    path, _ = pydocs
+    dataset = load_dataset(load(path / "config.toml", {}).data, 0, BadExamples())
+    wanted = ["text and data formats", "concurrency"]  # other order, fewer classes
+    rows = [
+        (text, dataset.class_names[label])
+        for text, label in zip(dataset.test.inputs, dataset.test.labels, strict=True)
+        if dataset.class_names[label] in wanted
+    ]
+    write_table(tmp_path / "some texts.csv", rows)
+    result = run_on(path, dataset=str(tmp_path / "some texts.csv"))
+    own = run_on(path)
+    for name, ours, theirs in zip(
+        dataset.class_names, result["confusion"], own["confusion"], strict=True
+    ):
+        assert ours == (theirs if name in wanted else [0] * 7), name
+    assert result["split"] == "all" and result["examples"] == len(rows)
+    assert (path / "evaluations" / "some-texts" / "evaluation.md").is_file()
+    assert "some texts.csv, line " in result["mistakes"][0]["where"]
+    assert f"--data '{tmp_path / 'some texts.csv'}'" in result["command"]
+
+
+def test_a_class_that_the_run_does_not_know_is_named_with_its_row(tmp_path: Path, pydocs) -> None:
+    write_table(tmp_path / "t.csv", [("a lock", "concurrency"), ("a knot", "sailing")])
+    with pytest.raises(UserError, match=r"t.csv, line 3: class 'sailing' is none of those"):
+        run_on(pydocs[0], dataset=str(tmp_path / "t.csv"))
+
+
+def test_one_class_alone_can_be_scored(tmp_path: Path, pydocs) -> None:
+    write_table(tmp_path / "t.csv", [("a lock", "concurrency")])
+    result = run_on(pydocs[0], dataset=str(tmp_path / "t.csv"))
+    assert result["examples"] == 1
+    known = {row["class"]: row["recall"] for row in result["classes"] if row["examples"]}
+    assert known.keys() == {"concurrency"}
+
+
+def test_images_of_other_sizes_and_colours_are_brought_to_the_runs(tmp_path: Path, digits) -> None:
+    path, _ = digits
+    test, spec = first_of_test(path, 60), ImageSpec(8, "crop", 1)
+    expected = np.zeros((60, 8, 8, 1), np.uint8)
+    for number, (image, label) in enumerate(zip(test.everything.numpy(), test.labels, strict=True)):
+        file = tmp_path / "drawn" / str(label) / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        side = 8 * (1 + number % 3)
+        colours = Image.fromarray(np.repeat(image, 3, axis=2))
+        colours.resize((side, side + number % 2), Image.Resampling.BOX).save(file)
+        expected[number] = decode_images([file.read_bytes()], spec)[0][0]
+    result = run_on(path, dataset=str(tmp_path / "drawn"))
+    split = Loaded(tf.constant(expected), test.labels)
+    scores = evaluate(open_run(path).classifier, split, World())
+    assert result["examples"] == 60
+    assert result["confusion"] == scores.confusion.tolist()
+    assert result["mistakes"][0]["where"].startswith(str(tmp_path / "drawn"))
+
+
+def test_images_in_memory_are_resized_too(tmp_path: Path, digits) -> None:
+    result = run_on(digits[0], dataset="digits", split="train")
+    assert result["examples"] == 1438  # nothing is held out of another source
+    folder = tmp_path / "rgb"
+    for name in "01":
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            colour = (255 * int(name), number, 9)
+            Image.new("RGB", (16, 16), colour).save(folder / name / f"{number}.png")
+    keys = {"dataset": str(folder), "run_dir": str(tmp_path / "run"), "epochs": 1}
+    train(load(None, keys | {"global_batch_size": 8}), world=World())
+    with pytest.raises(UserError, match=r"class '[2-9]' is none of those"):
+        run_on(tmp_path / "run", dataset="digits")
+    name = "synthetic-image:size=24,channels=1,classes=1,examples=40"
+    with pytest.raises(UserError, match="class 'class 0' is none of those"):
+        run_on(tmp_path / "run", dataset=name)
+    about = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    about["class_names"] = ["class 0", "class 1"]
+    (tmp_path / "run" / "dataset.json").write_text(json.dumps(about))
+    assert run_on(tmp_path / "run", dataset=name)["examples"] == 4  # its test split
+    assert (tmp_path / "run" / "evaluations" / "synthetic-image-test").is_dir()
+    streamed = run_on(tmp_path / "run", "train", dataset=name, hold="stream")
+    assert streamed["examples"] == 40
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"epochs": "3"}, "--epochs is no key of"),
+        ({"epoch": "3"}, "unknown key 'epoch'"),
+        ({"max_tokens": "9"}, "--max-tokens cannot be changed"),
+        ({"dataset": "digits", "test": "0.5"}, "a share is held out for training"),
+        ({"dataset": "pydocs"}, "reads images, and pydocs holds texts"),
+        ({"dataset": "nothing.csv"}, "no file nothing.csv"),
+        ({"dataset": "digits", "label_key": "x"}, "label_key = 'x' names a column"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(digits, overrides: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_on(digits[0], **overrides)
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        run_on(tmp_path)
+
+
+def test_an_output_that_cannot_be_written_is_a_users_mistake(tmp_path: Path, digits) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write the evaluation to"):
+        run_on(digits[0], output=tmp_path / "file" / "out")
+
+
+def test_bad_rows_of_another_source_are_left_out_and_listed(tmp_path: Path, pydocs) -> None:
+    write_table(tmp_path / "t.csv", [("a lock", "concurrency")] * 40 + [("a lock", "")])
+    with pytest.raises(UserError, match="t.csv, line 42"):
+        run_on(pydocs[0], dataset=str(tmp_path / "t.csv"))
+    result = run_on(pydocs[0], dataset=str(tmp_path / "t.csv"), on_bad="skip")
+    assert result["examples"] == 40
+    assert [row["where"] for row in result["bad_examples"]] == [f"{tmp_path / 't.csv'}, line 42"]
+    assert "40, and 1 bad ones of the source left out" in to_markdown(result)
+
+
+def test_a_text_cannot_break_the_report(tmp_path: Path, pydocs) -> None:
+    write_table(tmp_path / "t.csv", [("a lock", "concurrency")])
+    result = run_on(pydocs[0], dataset=str(tmp_path / "t.csv"))
+    texts = ["a | b <script> `c`\nnew line", "half a pair \ud800", "word " * 500]
+    result["mistakes"] = [
+        {"true": "x", "predicted": "y", "confidence": 0.5, "where": "here", "text": text}
+        for text in texts
+    ]
+    write_report(tmp_path / "out", result, Scores(np.zeros((7, 7), np.int64), 0.0))
+    text = (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
+    rows = text.partition("## Most confident mistakes")[2].strip().splitlines()
+    assert len(rows) == 2 + len(texts)
+    assert rows[2].endswith(r"| a \| b &lt;script&gt; \`c\` new line |")
+    assert rows[3].endswith("| half a pair ? |")
+    assert len(rows[4]) < 250 and rows[4].endswith("… |")
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8"))
+    assert written["mistakes"][0]["text"] == texts[0]
+
+
+def test_figures_of_many_classes_show_the_worst() -> None:
+    random = np.random.default_rng(0)
+    confusion = np.diag(random.integers(50, 60, 100))
+    confusion[7, 93] = confusion[93, 7] = 40
+    axes = confusion_figure(confusion, [f"class {i}" for i in range(100)]).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) == MOST_CLASSES and {"class 7", "class 93"} <= set(names)
+    assert "25 most confused classes of 100" in axes.get_title()
+    f1 = [0.9] * 98 + [0.1, None]
+    axes = f1_figure(f1, [str(i) for i in range(100)]).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names[0] == "98" and "99" not in names and len(names) == MOST_CLASSES
+
+
+def test_figures_of_no_examples_and_of_names_that_no_font_or_formula_has() -> None:
+    names, zero = ["$\\wrong{", "猫", "x" * 90], np.zeros(15, np.int64)
+    for figure in (
+        confusion_figure(np.zeros((3, 3), np.int64), names),
+        reliability_figure(zero, zero, np.zeros(15)),
+        f1_figure([None, None, None], names),
+        f1_figure([0.5, 0.0, 1.0], names),
+    ):
+        assert to_png(figure).startswith(b"\x89PNG")
+
+
+def copy_of(path: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(path, folder / "copied"))
+
+
+def set_weights(path: Path, bias_of_first: float) -> None:
+    """Make the network say one thing of everything."""
+    checkpoint = max((path / "checkpoints").glob("epoch-*"))
+    arrays = safetensors.numpy.load_file(checkpoint / "state.safetensors")
+    arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
+    arrays["logits/bias"][0] = bias_of_first
+    content = safetensors.numpy.save(arrays)
+    (checkpoint / "state.safetensors").write_bytes(content)
+    meta = json.loads((checkpoint / "state.json").read_text())
+    meta["sha256"] = hashlib.sha256(content).hexdigest()
+    (checkpoint / "state.json").write_text(json.dumps(meta))
+
+
+def open_test_labels(path: Path) -> np.ndarray:
+    return load_dataset(load(path / "config.toml", {}).data, 0, BadExamples()).test.labels
+
+
+def first_of_test(path: Path, number: int) -> Loaded:
+    test = load_dataset(load(path / "config.toml", {}).data, 0, BadExamples()).test
+    return Loaded(tf.constant(test.inputs[:number]), test.labels[:number])
+
+
+def write_table(path: Path, rows: list[tuple[str, str]], append: bool = False) -> None:
+    with path.open("a" if append else "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows if append else [("text", "label"), *rows])

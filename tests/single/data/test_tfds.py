@@ -1,0 +1,368 @@
+"""TensorFlow Datasets: made here on disk, and the real ones where they are."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from app.build import Data as Held
+from app.build import hold_dataset, open_dataset
+from app.config import Data
+from app.data.bad import BadExamples
+from app.data.sources.tfds import find_keys, load_tfds, prepare
+from app.distributed.world import World
+from app.errors import UserError
+from app.recipe import load
+
+LABEL = tfds.features.ClassLabel(names=["cat", "dog"])
+
+
+def store(folder: Path, name: str, features: dict[str, Any], **splits: list[dict]) -> None:
+    """Write a dataset of these examples, in this order."""
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name=name,
+        version="1.0.0",
+        data_dir=folder,
+        features=tfds.features.FeaturesDict(features),
+        split_datasets={split: list(enumerate(rows)) for split, rows in splits.items()},
+        disable_shuffling=True,
+    )
+
+
+def pixels(value: int, height: int = 4, width: int = 4) -> np.ndarray:
+    return np.full((height, width, 1), value, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Small datasets of every kind that matters."""
+    path = tmp_path_factory.mktemp("tfds")
+    rows = [{"id": f"n{i}", "image": pixels(i), "label": i % 2} for i in range(6)]
+    same_size = {"id": tfds.features.Text(), "image": tfds.features.Image(shape=(4, 4, 1))}
+    store(path, "images", {**same_size, "label": LABEL}, train=rows, test=rows[4:])
+    rows = [{"text": f"text é {i}", "label": i % 2} for i in range(7)]
+    others = [{"text": f"text ü {i}", "label": i % 2} for i in range(2)]
+    text = {"text": tfds.features.Text()}
+    store(path, "texts", {**text, "label": LABEL}, train=rows[1:], dev=rows[:1], test=others)
+    rows = [{"image": pixels(7, 3 + i, 5), "label": i % 2} for i in range(4)]
+    any_size = {"image": tfds.features.Image(shape=(None, None, 1))}
+    store(path, "mixed", {**any_size, "label": LABEL}, train=rows, test=rows)
+    rows = [{"title": "t", "body": f"b{i}", "label": i % 2} for i in range(4)]
+    two = {"title": tfds.features.Text(), "body": tfds.features.Text()}
+    store(path, "pairs", {**two, "label": LABEL}, train=rows, test=rows)
+    store(path, "bare", text, train=[{"text": "a"}], test=[{"text": "a"}])
+    rows = [{"text": "a", "label": 0}, {"text": "b", "label": -1}]
+    store(path, "unlabelled", {**text, "label": LABEL}, train=rows[:1], test=rows)
+    deep = {"image": tfds.features.Image(shape=(4, 4, 1), dtype=np.uint16), "label": LABEL}
+    rows = [{"image": pixels(1).astype(np.uint16), "label": i} for i in range(2)]
+    store(path, "deep", deep, train=rows, test=rows)
+    return path
+
+
+def held(folder: Path, **keys: object) -> Held:
+    """The whole way into memory."""
+    bad = BadExamples()
+    config = load(None, {"data_dir": str(folder), "validation": 0, **keys})
+    return hold_dataset(config, open_dataset(config, bad, World()), bad, World())
+
+
+def fingerprint(data: Data) -> str:
+    return load_tfds(data, (), BadExamples()).fingerprint
+
+
+def inputs_of(data: Held, split: str = "train") -> np.ndarray:
+    return data.splits[split].everything.numpy()  # type: ignore[attr-defined]
+
+
+def texts_of(data: Held, split: str = "train") -> list[str]:
+    source = data.dataset.splits[split]
+    return [text.decode() for text in source.read(np.arange(len(source)))]
+
+
+def message_of(folder: Path, dataset: str, **keys: object) -> str:
+    with pytest.raises(UserError) as caught:
+        held(folder, dataset=dataset, **keys)
+    return str(caught.value)
+
+
+def test_images_are_found_beside_other_features_and_kept_in_order(folder: Path) -> None:
+    data = held(folder, dataset="images")
+    assert (data.dataset.kind, data.dataset.class_names) == ("image", ("cat", "dog"))
+    assert inputs_of(data).shape == (6, 4, 4, 1)
+    assert inputs_of(data)[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5]
+    assert data.splits["train"].labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert inputs_of(data, "test")[:, 0, 0, 0].tolist() == [4, 5]
+    assert "validation" not in data.splits
+
+
+def test_texts_are_found_and_decoded(folder: Path) -> None:
+    data = held(folder, dataset="texts", validation="dev")
+    assert data.dataset.kind == "text"
+    assert texts_of(data) == [f"text é {i}" for i in range(1, 7)]
+    assert texts_of(data, "validation") == ["text é 0"]
+    assert data.splits["test"].labels.tolist() == [0, 1]
+
+
+def test_splits_may_be_parts_of_splits(folder: Path) -> None:
+    data = held(folder, dataset="texts", train="train[:4]", test="train[4:]")
+    assert texts_of(data) == [f"text é {i}" for i in range(1, 5)]
+    assert texts_of(data, "test") == ["text é 5", "text é 6"]
+    percent = held(folder, dataset="texts", train="train[:50%]", test="dev+test")
+    assert texts_of(percent, "test") == ["text é 0", "text ü 0", "text ü 1"]
+    assert len(percent.splits["train"]) == 3
+
+
+def test_a_directory_is_as_good_as_a_name(folder: Path) -> None:
+    by_name = held(folder, dataset="images").dataset.fingerprint
+    assert held(folder / "images", dataset="1.0.0").dataset.fingerprint == by_name
+    assert held(Path(), dataset=str(folder / "images")).dataset.fingerprint == by_name
+
+
+def test_the_splits_of_the_dataset_are_the_default_and_a_share_is_held_out_if_it_has_none(
+    folder: Path,
+) -> None:
+    def sizes(**keys: object) -> dict[str, int]:
+        return {name: len(split) for name, split in held(folder, **keys).splits.items()}
+
+    parts = {"train": "train[:4]", "test": "train[4:]"}
+    assert sizes(dataset="images", validation=0.34) == {"train": 4, "validation": 2, "test": 2}
+    assert sizes(dataset="texts", validation=0.34, **parts) == {
+        "train": 3,
+        "validation": 1,
+        "test": 2,
+    }
+    assert sizes(dataset="images", test=0.34) == {"train": 4, "test": 2}
+
+
+def test_an_example_to_train_and_to_test_on_is_refused(folder: Path) -> None:
+    message = message_of(folder, "texts", train="train+dev", validation="dev")
+    assert "1 examples are both in the training split 'train+dev' and in the validation" in message
+
+
+def test_the_fingerprint_is_that_of_the_content(folder: Path) -> None:
+    data = Data(dataset="images", data_dir=folder)
+    part = Data(dataset="images", data_dir=folder, train="train[:5]")
+    assert fingerprint(data) == fingerprint(data)
+    assert fingerprint(data) != fingerprint(part)
+
+
+def test_class_names_that_look_equal_are_one_class(tmp_path: Path) -> None:
+    label = tfds.features.ClassLabel(names=["zoo", "caf\u00e9", "a  b", "cafe\u0301"])
+    rows = [{"text": f"text {i}", "label": i} for i in range(4)]
+    store(tmp_path, "names", {"text": tfds.features.Text(), "label": label}, train=rows)
+    bad = BadExamples()
+    dataset = load_tfds(Data(dataset="names", data_dir=tmp_path), (), bad)
+    assert dataset.class_names == ("zoo", "caf\u00e9", "a b")
+    assert dataset.train.labels.tolist() == [0, 1, 2, 1]
+    assert len(bad.notes) == 1 and "is one, written in 2 ways: 'cafe\\u0301'" in bad.notes[0]
+
+
+def test_two_texts_need_a_choice(folder: Path) -> None:
+    message = message_of(folder, "pairs")
+    assert "pairs has 2 image or text features (" in message
+    assert "title" in message and "body" in message  # in the order of a protobuf map: any
+    assert "--input-key" in message
+    assert texts_of(held(folder, dataset="pairs", input_key="body", test="train[3:]",
+                         train="train[:3]")) == ["b0", "b1", "b2"]  # fmt: skip
+    message = message_of(folder, "pairs", input_key="bodi")
+    assert "--input-key bodi: did you mean 'body'?" in message
+
+
+def test_a_dataset_without_labels_is_refused(folder: Path) -> None:
+    message = message_of(folder, "bare")
+    assert "bare has no class label features (its features: text)" in message
+
+
+def test_examples_without_a_label_are_refused(folder: Path) -> None:
+    assert "unlabelled, split 'test' has examples without a label" in message_of(
+        folder, "unlabelled"
+    )
+
+
+def test_images_of_mixed_sizes_need_a_size(folder: Path) -> None:
+    message = message_of(folder, "mixed")
+    assert "mixed sizes" in message and "--image-size" in message
+
+
+@pytest.mark.parametrize("name", ["mixed", "images"])
+def test_images_are_resized(folder: Path, name: str) -> None:
+    inputs = inputs_of(held(folder, dataset=name, image_size=2))
+    assert inputs.shape[1:] == (2, 2, 1)
+    assert inputs.dtype == np.uint8
+    if name == "mixed":
+        assert set(inputs.ravel()) == {7}
+    else:
+        assert inputs[:, 1, 1, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_images_of_16_bits_are_refused(folder: Path) -> None:
+    assert "deep" in message_of(folder, "deep")
+
+
+def test_images_that_do_not_fit_into_memory_are_streamed_or_refused_if_memory_is_asked_for(
+    folder: Path,
+) -> None:
+    message = message_of(folder, "images", image_size=500_000, hold="memory")
+    assert "needs 2,000.0 GB on a host" in message and "leave hold out" in message
+    # Streaming is chosen before an image is decoded: one of 2 GB would not be.
+    from app.data.hold import choose
+
+    held_as = choose("auto", 10**15, True, "images", World())
+    assert held_as.stream and "1,000,000.0 GB on a host" in held_as.why
+    assert not choose("auto", 1000, True, "images", World()).stream
+
+
+@pytest.mark.parametrize(
+    ("role", "split"),
+    [("train", "trian"), ("validation", "dev"), ("test", "train[5"), ("train", "train[:0]")],
+)
+def test_an_unknown_split_is_named_with_those_that_there_are(
+    folder: Path, role: str, split: str
+) -> None:
+    message = message_of(folder, "images", **{role: split})
+    assert f"no split '{split}' for {role}" in message
+    assert "it has train, test" in message and f"--{role}" in message
+
+
+def prepare_message(folder: Path, dataset: str) -> str:
+    with pytest.raises(UserError) as caught:
+        prepare(Data(dataset=dataset, data_dir=folder), ("digits", "pydocs"))
+    return str(caught.value)
+
+
+def test_what_is_on_disk_needs_no_preparation(folder: Path) -> None:
+    prepare(Data(dataset="images", data_dir=folder), ())
+
+
+@pytest.mark.parametrize(
+    ("given", "nearest"), [("imagse", "images"), ("digit", "digits"), ("cifr10", "cifar10")]
+)
+def test_an_unknown_dataset_names_the_nearest(folder: Path, given: str, nearest: str) -> None:
+    message = prepare_message(folder, given)
+    assert f"unknown dataset '{given}': did you mean '{nearest}'?" in message
+
+
+def test_a_name_that_cannot_be_one_is_refused(folder: Path) -> None:
+    assert "dataset 'a b: c'" in prepare_message(folder, "a b: c")
+
+
+def test_a_failed_download_says_where_the_data_should_be(tmp_path, monkeypatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
+    message = prepare_message(tmp_path, "mnist")
+    assert str(tmp_path) in message and "no route" in message and "to host" not in message
+    assert "--data-dir" in message
+
+
+class LockstepInterrupted(tfds.core.GeneratorBasedBuilder):
+    """A dataset whose preparation stops half way, once."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    failure: BaseException | None = None
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {"text": tfds.features.Text(), "label": LABEL}
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+    def _generate_examples(self) -> Any:
+        for index in range(20):
+            if index == 10 and type(self).failure:
+                raise type(self).failure  # type: ignore[misc]
+            yield index, {"text": f"text {index}", "label": index % 2}
+
+
+def test_a_preparation_that_fails_or_is_interrupted_is_done_again_from_the_start(
+    tmp_path: Path, monkeypatch
+) -> None:
+    data = Data(dataset="lockstep_interrupted", data_dir=tmp_path)
+    monkeypatch.setattr(LockstepInterrupted, "failure", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        prepare(data, ())
+    monkeypatch.setattr(LockstepInterrupted, "failure", OSError("the disk is full"))
+    assert "the disk is full" in prepare_message(tmp_path, "lockstep_interrupted")
+    assert not list(tmp_path.rglob("lockstep_interrupted/1.0.0"))
+    monkeypatch.setattr(LockstepInterrupted, "failure", None)
+    prepare(data, ())
+    assert len(held(tmp_path, dataset="lockstep_interrupted").splits["train"]) == 20
+
+
+class Info:
+    """What `find_keys` reads of a `tfds.core.DatasetInfo`."""
+
+    name = "some"
+
+    def __init__(self, supervised_keys: tuple | None = None, **features: Any):
+        self.features = tfds.features.FeaturesDict(features)
+        self.supervised_keys = supervised_keys
+
+
+IMAGE, TEXT = tfds.features.Image(), tfds.features.Text()
+
+
+def test_an_image_comes_before_a_text() -> None:
+    assert find_keys(Info(caption=TEXT, photo=IMAGE, kind=LABEL), None, None) == ("photo", "kind")
+
+
+def test_supervised_keys_choose_and_flags_choose_before_them() -> None:
+    info = Info(("b", "y"), a=TEXT, b=TEXT, x=LABEL, y=LABEL)
+    assert find_keys(info, None, None) == ("b", "y")
+    assert find_keys(info, "a", "x") == ("a", "x")
+    assert find_keys(info, "a", None) == ("a", "y")
+
+
+def test_supervised_keys_that_are_no_image_text_or_label_are_ignored() -> None:
+    number = tfds.features.Scalar(dtype=tf.float32)
+    info = Info(("image", "price"), image=IMAGE, price=number, label=LABEL)
+    assert find_keys(info, None, None) == ("image", "label")
+
+
+def test_two_labels_need_a_choice() -> None:
+    with pytest.raises(UserError, match=r"2 class label features \(x, y\): .* --label-key"):
+        find_keys(Info(a=TEXT, x=LABEL, y=LABEL), None, None)
+
+
+def test_no_image_or_text_is_refused() -> None:
+    with pytest.raises(UserError, match="no image or text features .*Lockstep needs one"):
+        find_keys(Info(y=LABEL), None, None)
+
+
+def real(variable: str) -> Path:
+    if variable not in os.environ:
+        pytest.skip(f"{variable} does not name a folder with the data")
+    return Path(os.environ[variable])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "counts", "test_per_class"),
+    [
+        ("cifar10", (32, 32, 3), {"train": 50_000, "test": 10_000}, 1000),
+        ("clinc150", (), {"train": 15_000, "validation": 3_000, "test": 4_500}, 30),
+    ],
+)
+def test_the_real_dataset_is_whole(name, shape, counts, test_per_class) -> None:
+    validation = "validation" if "validation" in counts else 0
+    keys = {} if validation == "validation" else {"validation": 0}
+    data = held(real("LOCKSTEP_TFDS_DIR"), dataset=name, **{"validation": "validation", **keys})
+    dataset = data.dataset
+    assert {key: len(split) for key, split in data.splits.items()} == counts
+    assert (data.image_shape or ()) == shape
+    assert set(np.bincount(dataset.test.labels)) == {test_per_class}
+    assert len(set(np.bincount(dataset.train.labels))) == 1
+
+
+def test_banking77_is_read_from_its_csv_files() -> None:
+    place = real("LOCKSTEP_BANKING77_DIR")
+    dataset = held(place, dataset="train.csv", test="test.csv", label_key="category").dataset
+    assert (len(dataset.train), len(dataset.test)) == (10_003, 3_080)
+    assert len(dataset.class_names) == 77
+    assert set(np.bincount(dataset.test.labels)) == {40}
+    assert np.bincount(dataset.train.labels).min() == 35

@@ -1,0 +1,325 @@
+"""What the launch scripts make of what they are given, without starting anything."""
+
+import io
+import json
+import shlex
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.doctor.hosts import Host, Ssh, parse_hosts
+from app.errors import UserError
+from launch import commands, rank, start
+from launch.commands import Place, check_safe, for_horovodrun, gloo_command, mpi_command
+from launch.report import Report, reason
+
+TWO = Place([Host("h1", 2), Host("h2", 1)])
+# All that the operating system lets an argument be: no NUL.
+words = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
+nasty = st.sampled_from(["; touch x", "$(touch x)", "`touch x`", "a b", ":", "-x", "'", '"', "\n"])
+
+
+def pair(command, flag):
+    """The word after a flag."""
+    return command[command.index(flag) + 1]
+
+
+def mca(command):
+    """name -> value of all -mca."""
+    at = [index for index, word in enumerate(command) if word == "-mca"]
+    return {command[index + 1]: command[index + 2] for index in at}
+
+
+# Command lines
+
+
+@given(st.lists(words | nasty), words)
+def test_arguments_reach_the_rank_as_they_were_and_no_command_line(arguments, directory):
+    environ = commands.rank_environment({"PATH": "/bin"}, TWO, arguments, directory)
+    assert json.loads(environ["LOCKSTEP_ARGUMENTS"]) == arguments
+    assert environ["LOCKSTEP_DIRECTORY"] == directory
+    assert {"LOCKSTEP_ARGUMENTS", "LOCKSTEP_DIRECTORY"} <= set(commands.forwarded(environ))
+    assert gloo_command(TWO)[-4:] == mpi_command(TWO, environ, 8, True)[-4:] == commands.RANK
+
+
+@given(words | nasty, words | nasty, words | nasty)
+def test_what_horovodrun_puts_into_a_shell_is_one_word_each(host, identity, interface):
+    """horovodrun joins these with blanks and gives them to a shell."""
+    try:
+        hosts = parse_hosts(f"{host}:1")
+        check_safe(identity, interface)
+    except UserError:
+        return
+    for word in (hosts[0].name, identity, interface):
+        assert shlex.split(word) == [word] and not set(word) & set(";&|<>()$`\\\"'*?[]#\n !{}")
+
+
+def test_mpirun_is_told_everything_that_ssh_and_tcp_need():
+    place = Place(TWO.hosts, Ssh(2222, "/k"), "eth0")
+    environ = {"PATH": "/bin", "SECRET": "x", "OMPI_MCA_plm_rsh_args": "-o ConnectionAttempts=10"}
+    environ = commands.rank_environment(environ, place, ["train"], "/w")
+    command = mpi_command(place, environ, cores=8, is_root=True)
+    assert (pair(command, "-np"), pair(command, "-H")) == ("3", "h1:2,h2:1")
+    assert mca(command) == {
+        "pml": "ob1",
+        "btl": "^openib",
+        "odls_base_sigkill_timeout": "10",
+        "btl_tcp_if_include": "eth0",
+        "oob_tcp_if_include": "eth0",
+        "plm_rsh_args": "-o ConnectionAttempts=10 -p 2222 -i /k",
+    }
+    assert "--allow-run-as-root" in command
+    exported = {command[i + 1] for i, word in enumerate(command) if word == "-x"}
+    assert {"PATH", "NCCL_SOCKET_IFNAME", "LOCKSTEP_ARGUMENTS"} <= exported
+    assert "SECRET" not in exported and environ["NCCL_SOCKET_IFNAME"] == "eth0"
+
+
+def test_mpirun_as_a_user_with_enough_cores_gets_no_more_than_it_needs():
+    command = mpi_command(Place([Host("localhost", 2)]), {}, cores=2, is_root=False)
+    assert "--allow-run-as-root" not in command
+    assert set(mca(command)) == {"pml", "btl", "odls_base_sigkill_timeout"}
+    crowded = mpi_command(Place([Host("localhost", 3)]), {}, cores=2, is_root=False)
+    assert mca(crowded)["mpi_yield_when_idle"] == "1"
+
+
+def test_horovodrun_gets_port_key_and_interface():
+    command = gloo_command(Place(TWO.hosts, Ssh(2222, "/k"), "eth0"))
+    assert pair(command, "-p") == "2222" and pair(command, "-i") == "/k"
+    assert pair(command, "--network-interfaces") == "eth0" and pair(command, "-H") == "h1:2,h2:1"
+    assert set(gloo_command(TWO)) & {"-p", "-i", "--network-interfaces"} == set()
+
+
+def test_other_hosts_get_no_secrets_and_no_terminal():
+    environ = dict.fromkeys(["PATH", "NCCL_DEBUG", "HOME", "AWS_SECRET_ACCESS_KEY", "A_TOKEN"], "x")
+    assert set(for_horovodrun(environ)) == {"PATH", "NCCL_DEBUG", "HOME"}
+    assert commands.forwarded({"LOCKSTEP_TERMINAL": "/dev/pts/0", "LOCKSTEP_X": ""}) == [
+        "LOCKSTEP_X"
+    ]
+
+
+def test_other_hosts_get_what_chooses_gpus_and_not_what_a_container_sets():
+    chosen = ["CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUBLAS_WORKSPACE_CONFIG"]
+    chosen += ["NVIDIA_TF32_OVERRIDE", "TF_DETERMINISTIC_OPS"]
+    of_a_container = ["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"]
+    environ = dict.fromkeys([*chosen, *of_a_container], "0")
+    environ = commands.rank_environment(environ, TWO, [], "/")
+    assert set(chosen) <= set(for_horovodrun(environ))
+    command = mpi_command(TWO, environ, 8, False)
+    exported = {command[i + 1] for i, word in enumerate(command) if word == "-x"}
+    assert set(chosen) <= exported
+    assert not {*for_horovodrun(environ), *exported} & set(of_a_container)
+
+
+@pytest.mark.parametrize("visible", ["GPU-8f2c", "0,MIG-1a2b"])
+def test_gpus_that_only_this_host_has_are_refused_on_others(visible):
+    environ = {"CUDA_VISIBLE_DEVICES": visible}
+    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={visible} .*h1 has others.*0,1"):
+        commands.check_gpus(environ, TWO.hosts, "here")
+    commands.check_gpus(environ, [Host("localhost", 2), Host("here", 1)], "here")
+
+
+@pytest.mark.parametrize("environ", [{}, *({"CUDA_VISIBLE_DEVICES": v} for v in ("", "-1", "0,1"))])
+def test_gpus_named_by_number_are_those_of_every_host(environ):
+    commands.check_gpus(environ, TWO.hosts, "here")
+
+
+def test_hosts_are_not_asked_if_the_gpus_cannot_be_theirs(monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f2c")
+    monkeypatch.setattr(start.reach, "check", lambda *_: pytest.fail("asked"))
+    assert start.main(["hosts", "-H", "h1:1", "train"]) == 2
+    assert "names GPUs of this host" in capsys.readouterr().err
+
+
+def test_an_empty_nvidia_variable_and_the_operators_hostfile_are_not_passed_on():
+    environ = {"NVIDIA_VISIBLE_DEVICES": "", "OMPI_MCA_orte_default_hostfile": "/etc/mpi/hostfile"}
+    told = commands.rank_environment(environ, TWO, [], "/")
+    assert not set(environ) & set(told)
+    told = commands.rank_environment({"NVIDIA_VISIBLE_DEVICES": "all"}, TWO, [], "/")
+    assert told["NVIDIA_VISIBLE_DEVICES"] == "all"
+
+
+def test_what_the_user_has_set_is_kept():
+    told = commands.rank_environment({"NCCL_DEBUG": "INFO"}, TWO, [], "/")
+    assert (told["NCCL_DEBUG"], told["TF_CPP_MIN_LOG_LEVEL"]) == ("INFO", "3")
+
+
+def test_ranks_fill_one_host_after_the_other():
+    assert TWO.host_of_rank == ["h1", "h1", "h2"]
+
+
+# Arguments
+
+
+def test_options_end_at_the_command():
+    options = start.parse("local", ["-n", "3", "--mpi", "train", "-n", "5", "--help"])
+    assert (options.ranks, options.mpi) == (3, True)
+    assert options.arguments == ["train", "-n", "5", "--help"]
+    options = start.parse("hosts", ["-H", "a:2", "--wait", "9", "train", "--wait"])
+    assert (options.hosts, options.wait, options.mpi) == ("a:2", 9, False)
+    assert options.arguments == ["train", "--wait"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("local", [], "nothing to run"),
+        ("local", ["-n", "0", "train"], "'0' is no whole number above 0"),
+        ("local", ["-n", "two", "train"], "'two' is no whole"),
+        ("local", ["-n"], "expected one argument"),
+        ("local", ["--recipe", "x"], "unrecognized arguments: --recipe"),
+        ("local", ["--gloo", "--mpi", "train"], "not allowed with"),
+        ("hosts", ["train"], "one of the arguments -H/--hosts --hostfile is required"),
+        ("hosts", ["-H", "a", "--hostfile", "b", "train"], "not allowed with"),
+        ("hosts", ["-H", "a", "--wait", "-1", "train"], "--wait"),
+        ("hosts", ["-H", "a", "--ssh-port", "99999", "train"], "'99999' is no whole number"),
+        ("hosts", ["-H", "a"], "nothing to run"),
+    ],
+)
+def test_a_wrong_argument_is_told(kind, arguments, message):
+    with pytest.raises(UserError, match=message):
+        start.parse(kind, arguments)
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus"), [("0,1,2", 3), ("", 0), ("-1", 0), ("0,-1,1", 1), ("GPU-8a, GPU-9b", 2)]
+)
+def test_gpus_are_counted_as_cuda_does(visible, gpus):
+    assert start.visible_gpus({"CUDA_VISIBLE_DEVICES": visible}) == gpus
+
+
+def test_nvidia_smi_counts_the_gpus(monkeypatch, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'GPU 0: H200'\necho '  MIG 1g'\necho 'GPU 1: H200'\n")
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert start.visible_gpus({}) == start.default_ranks({}) == 2
+    smi.write_text("#!/bin/sh\nexit 9\n")
+    assert start.default_ranks({"CUDA_VISIBLE_DEVICES": ""}) in (1, 2)
+
+
+# The report
+
+
+def report(hosts=("h1", "h2")):
+    """A report and what it shows."""
+    errors = io.BytesIO()
+    return Report(hosts, errors), errors
+
+
+def told(errors):
+    return errors.getvalue().decode().splitlines()
+
+
+def test_rank_0_has_no_prefix_and_others_have_their_number():
+    shows, _ = report()
+    screen = io.BytesIO()
+    for line in (b"[0]<stdout>:epoch 1\n", b"[1,0]<stdout>:epoch 2\n", b"[1,1]<stdout>:hello\n"):
+        shows.output(line, screen)
+    shows.output(b"[0]<stdout>:10%\r[0]<stdout>:20%\n", screen)
+    shows.output(b"[1,1]<stdout>:in pieces[1,1]<stdout>:\n", screen)
+    shows.output(b"Process 1 exit with status code 2.\n", screen)
+    assert screen.getvalue() == b"epoch 1\nepoch 2\n[1] hello\n10%\r20%\n[1] in pieces\n"
+
+
+MPI_CODE = """\
+mpirun detected that one or more processes exited with non-zero status, thus causing
+the job to be terminated. The first process to do so was:
+
+  Process name: [[26087,1],1]
+  Exit code:    {}
+"""
+
+
+def test_a_mistake_is_only_its_message():
+    shows, errors = report()
+    shows.error(b"[1,1]<stderr>:error: no such column\n")
+    for line in MPI_CODE.format(2).encode().splitlines(keepends=True):
+        shows.error(line)
+    assert shows.ended(2) == 2
+    assert told(errors) == ["[1] error: no such column"]
+
+
+def test_the_first_traceback_is_shown_and_those_of_others_are_not():
+    shows, errors = report()
+    for line in (b"[1]<stderr>:Traceback (most recent call last):", b"[1]<stderr>:ValueError: a"):
+        shows.error(line + b"\n")
+        shows.error(line.replace(b"[1]", b"[0]") + b"\n")
+    shows.output(b"Process 1 exit with status code 1.\n", io.BytesIO())
+    shows.output(b"Process 0 exit with status code 143.\n", io.BytesIO())
+    assert shows.ended(1) == 1
+    assert told(errors) == [
+        "[1] Traceback (most recent call last):",
+        "[1] ValueError: a",
+        "error: rank 1 on host h2 ended with exit code 1",
+    ]
+
+
+def test_the_killed_rank_is_named_and_the_echo_of_the_others_is_not_shown():
+    shows, errors = report()
+    shows.error(b"[0]<stderr>:rank 0: an exchange failed; has another rank ended? closed\n")
+    shows.error(b"[1]<stderr>:Killed\n")
+    shows.output(b"Process 0 exit with status code 1.\n", io.BytesIO())
+    shows.output(b"Process 1 exit with status code 137.\n", io.BytesIO())
+    assert shows.ended(1) == 137
+    (line,) = told(errors)
+    assert line.startswith("error: rank 1 on host h2 was killed by SIGKILL")
+
+
+def test_without_another_reason_the_echo_is_shown():
+    shows, errors = report(["localhost"] * 2)
+    shows.error(b"[0]<stderr>:rank 0: an exchange failed; has another rank ended? closed\n")
+    shows.output(b"Process 0 exit with status code 1.\n", io.BytesIO())
+    assert shows.ended(1) == 1
+    assert told(errors)[0].startswith("rank 0: an exchange failed")
+    assert told(errors)[1] == "error: rank 0 ended with exit code 1"
+
+
+def test_a_signal_that_mpirun_noticed_is_told():
+    shows, errors = report()
+    shows.error(b"mpirun noticed that process rank 1 with PID 7 on node h2 exited on signal 11")
+    assert shows.ended(139) == 139
+    assert told(errors) == ["error: rank 1 on host h2 was killed by SIGSEGV"]
+
+
+def test_a_host_that_mpirun_has_lost_is_named():
+    shows, errors = report()
+    text = (
+        "ORTE has lost communication with a remote daemon.\n\n"
+        "  HNP daemon   : [[1,0],0] on node h1\n  Remote daemon: [[1,0],1] on node h2\n"
+    )
+    for line in text.splitlines(keepends=True):
+        shows.error(line.encode())
+    assert shows.ended(205) == 1
+    assert told(errors) == ["error: the connection to host h2 was lost: is it still up?"]
+
+
+def test_a_launcher_that_fails_by_itself_shows_its_last_lines():
+    shows, errors = report()
+    shows.error(b"ValueError: no free port\n")
+    assert shows.ended(1) == 1
+    assert told(errors)[0] == "ValueError: no free port" and "launcher failed" in told(errors)[1]
+
+
+def test_what_was_held_back_is_shown_when_all_ends_well():
+    shows, errors = report()
+    shows.error(b"[0]<stderr>:Traceback (most recent call last): in a log\n")
+    shows.error(b"[1]<stderr>:a warning\n")
+    assert shows.ended(0) == 0
+    assert told(errors)[1] == "[1] a warning"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(1, "exit code 1"), (137, "SIGKILL"), (255, "ssh connection"), (200, "signal 72")],
+)
+def test_an_exit_status_is_put_into_words(status, words):
+    assert words in reason(status)
+
+
+def test_a_rank_whose_directory_is_gone_says_so(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("LOCKSTEP_ARGUMENTS", "[]")
+    monkeypatch.setenv("LOCKSTEP_DIRECTORY", str(tmp_path / "gone"))
+    monkeypatch.setattr(rank, "end_with_launcher", lambda: None)
+    assert rank.main() == 2
+    assert str(tmp_path / "gone") in capsys.readouterr().err
