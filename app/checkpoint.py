@@ -23,6 +23,7 @@ import safetensors
 import safetensors.numpy
 
 from app.errors import UserError
+from app.run_files import CHECKPOINT_PREFIX, STATE, list_checkpoints
 from app.rundir import flush_directory
 from app.state import POSITION, Kind, StateVariable, TrainState, state_variables
 
@@ -48,7 +49,7 @@ class Checkpoints:
 
         Raises UserError if the disk refuses, with nothing half-written left under a final name.
         """
-        final = self.directory / f"epoch-{state.epoch:04d}"
+        final = self.directory / f"{CHECKPOINT_PREFIX}{state.epoch:04d}"
         partial = self.directory / f".{final.name}.partial"
         arrays = {e.path: np.asarray(e.variable.numpy()) for e in state.entries if e.kind in SAVED}
         try:
@@ -58,7 +59,7 @@ class Checkpoints:
             meta = {"format": FORMAT, **state.position, **about}
             meta["sha256"] = hashlib.sha256(content).hexdigest()
             _write(partial / "state.safetensors", content)
-            _write(partial / "state.json", json.dumps(meta, indent=2).encode())
+            _write(partial / STATE, json.dumps(meta, indent=2).encode())
             flush_directory(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
@@ -70,8 +71,7 @@ class Checkpoints:
 
     def list(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
-        found = [path for path in self.directory.glob("epoch-*") if path.name[6:].isdigit()]
-        return sorted(found, key=lambda path: int(path.name[6:]))
+        return list_checkpoints(self.directory)
 
     def _forget(self, saved: Path) -> None:
         """Remove all but the newest; also any with a higher number than the one that was saved
@@ -129,7 +129,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     Raises Damaged if it is not whole, UserError if it is of another version of this code.
     """
     try:
-        meta = json.loads((path / "state.json").read_text())
+        meta = json.loads((path / STATE).read_text())
         content = (path / "state.safetensors").read_bytes()
         if meta["format"] != FORMAT:
             raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")

@@ -30,7 +30,6 @@ from app.distributed.world import World
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.scores import Scores
 from app.loop import Loop, place_of
-from app.monitor import logs
 from app.monitor.options import Monitoring
 from app.monitor.profiler import Profiler
 from app.monitor.rank_log import RankLog, keep_logs
@@ -38,11 +37,11 @@ from app.monitor.tensorboard import TensorBoard
 from app.monitor.terminal import Terminal
 from app.preflight import with_fitting_batch
 from app.recipe import overlay
+from app.run_files import RunFiles
 from app.run_lock import RunLock
 from app.schedule import Schedule
 from app.state import TrainState
 
-TIMELINE = "timeline.json"
 HARDEST = 3  # classes named in the result
 MOST_MISTAKES = 16  # shown in TensorBoard
 
@@ -125,7 +124,7 @@ def _train(
     loop = Loop(config, world, state, schedule, data.splits, shows, save, callbacks)
     terminal.table("Lockstep trains", _plan(config, data, state, schedule, notes, world))
     terminal.began(state.step, loop.total_steps)
-    timeline = world.timeline(directory / TIMELINE) if monitoring.timeline else None
+    timeline = world.timeline(RunFiles(directory).timeline) if monitoring.timeline else None
     try:
         with timeline or contextlib.nullcontext():
             loop.run()
@@ -147,7 +146,7 @@ def _tensorboard(
     config: Config, data: Data, state: TrainState, directory: Path, world_size: int
 ) -> TensorBoard:
     place = place_of(state, len(data.splits["train"]))
-    return TensorBoard(directory / "tensorboard", config, data.describe(), world_size, place)
+    return TensorBoard(RunFiles(directory).tensorboard, config, data.describe(), world_size, place)
 
 
 def _conclude(loop: Loop, data: Data, board: Any) -> dict[str, Any]:
@@ -180,7 +179,7 @@ def _profilers(
 ) -> list[Profiler]:
     if monitoring.profile is None:
         return []
-    directory = (config.run.run_dir or Path()) / "tensorboard"
+    directory = RunFiles(config.run.run_dir or Path()).tensorboard
     passes = config.training.backward_passes_per_step
     return [Profiler(monitoring.profile, directory, state, passes, world.rank)]
 
@@ -228,7 +227,7 @@ def _open_run(
     The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
     """
     directory = config.run.run_dir or Path()
-    checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, config.run.keep_checkpoints)
+    checkpoints = Checkpoints(RunFiles(directory).checkpoints, config.run.keep_checkpoints)
     describe = data.describe()
     if goes_on:
         world.from_chief(lambda: rundir.check_same_data(directory, describe))
@@ -284,11 +283,12 @@ def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[s
         "time": f"{metrics['seconds']:.1f} s",
         "checkpoint": checkpoint,
         **_left_behind(directory),
-        "TensorBoard": f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}",
+        "TensorBoard": f"tensorboard --logdir {shlex.quote(str(RunFiles(directory).tensorboard))}",
     }
 
 
 def _left_behind(directory: Path) -> dict[str, str]:
     """What there is to look at, beside TensorBoard."""
-    places = {"logs": directory / logs.DIRECTORY, "timeline": directory / TIMELINE}
+    files = RunFiles(directory)
+    places = {"logs": files.logs, "timeline": files.timeline}
     return {name: str(path) for name, path in places.items() if path.exists()}

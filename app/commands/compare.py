@@ -18,6 +18,7 @@ from app.errors import UserError
 from app.evaluation.markdown import plain
 from app.evaluation.markdown import table as markdown_table
 from app.monitor.event_files import event_files, events
+from app.run_files import STATE, RunFiles, list_checkpoints
 from app.rundir import write_file
 
 NOTHING = "-"
@@ -101,14 +102,15 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def read_run(directory: Path, name: str) -> Run:
     """The run in a directory, finished or not; UserError if there is none."""
+    files = RunFiles(directory)
     try:
-        tables = tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
+        tables = tomllib.loads(files.config.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{directory} holds no run (no config.toml): give directories of runs"
+            f"{directory} holds no run (no {files.config.name}): give directories of runs"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{directory / 'config.toml'} cannot be read: {error}") from None
+        raise UserError(f"{files.config} cannot be read: {error}") from None
     # As it stands in the file: a run of an older version may have other keys.
     config = {
         f"{section}.{key}": value
@@ -117,10 +119,10 @@ def read_run(directory: Path, name: str) -> Run:
         for key, value in keys.items()
     }
     config.pop(NOT_COMPARED, None)
-    fingerprint = _read_json(directory / "dataset.json").get("fingerprint")
+    fingerprint = _read_json(files.dataset).get("fingerprint")
     if fingerprint:
         config["data (fingerprint)"] = str(fingerprint)[:FINGERPRINT_DIGITS]
-    newest, metrics = _newest_checkpoint(directory), _numbers(directory / "metrics.json")
+    newest, metrics = _newest_checkpoint(files), _numbers(files.metrics)
     done, wanted = int(newest.get("epoch", 0)), config.get("training.epochs", 0)
     if metrics.get("epoch", 0) < done:
         metrics = {}  # of an earlier end, before the run was resumed for more epochs
@@ -147,11 +149,10 @@ def _numbers(path: Path) -> dict[str, float]:
     return {k: v for k, v in _read_json(path).items() if isinstance(v, int | float)}
 
 
-def _newest_checkpoint(directory: Path) -> dict[str, float]:
+def _newest_checkpoint(files: RunFiles) -> dict[str, float]:
     """step, epoch and more of the newest checkpoint; empty if there is none."""
-    found = [p for p in (directory / "checkpoints").glob("epoch-*") if p.name[6:].isdigit()]
-    newest = max(found, key=lambda path: int(path.name[6:]), default=None)
-    return _numbers(newest / "state.json") if newest else {}
+    found = list_checkpoints(files.checkpoints)
+    return _numbers(found[-1] / STATE) if found else {}
 
 
 def table(runs: Sequence[Run]) -> list[list[str]]:
@@ -226,7 +227,7 @@ def read_curves(directory: Path) -> dict[tuple[str, str], list[Point]]:
     values: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
     began = math.inf
     for split in SPLITS:
-        for path in event_files(directory / "tensorboard" / split):
+        for path in event_files(RunFiles(directory).tensorboard / split):
             for event in events(path):
                 began = min(began, event.wall_time)
                 for tag, number in _scalars(event):

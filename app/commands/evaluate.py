@@ -32,6 +32,7 @@ from app.errors import UserError, suggest
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.report import show_report, write_report
 from app.recipe import load
+from app.run_files import STATE, RunFiles
 from app.rundir import MAY_DIFFER
 
 MOST_MISTAKES = 20
@@ -76,7 +77,7 @@ def evaluate_run(
     """
     with world.together():
         run = open_run(run_dir)
-        weights = json.loads((run.checkpoint / "state.json").read_text())["sha256"]
+        weights = json.loads((run.checkpoint / STATE).read_text())["sha256"]
         data = _data_config(run, overrides)
     world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {weights}"})
     world.verify_same({"data and split": repr((data, split))})
@@ -88,7 +89,7 @@ def evaluate_run(
     with world.together():
         bad.check(choice.examples)
     scores = evaluate(run.classifier, examples, world, MOST_MISTAKES)
-    directory = output or run_dir / "evaluations" / choice.name
+    directory = output or RunFiles(run_dir).evaluations / choice.name
     about = {
         "command": _command(run_dir, overrides, split, output),
         "run": str(run_dir),

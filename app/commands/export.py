@@ -20,6 +20,7 @@ from app.commands.saved_run import SavedRun, open_run
 from app.data.images import decode_batch
 from app.data.text.vocabulary import fit, vectorizer
 from app.errors import UserError, suggest
+from app.run_files import RunFiles
 from app.rundir import write_file
 from models.layers import Dropout
 
@@ -63,7 +64,7 @@ def export(run_dir: Path, format: str, output: Path | None, quantize: str | None
             "--format savedmodel, which Keras opens too: keras.layers.TFSMLayer(PATH, "
             "call_endpoint='serving_default')"
         )
-    output = output or run_dir / "export" / _default_name(format, quantize)
+    output = output or RunFiles(run_dir).exports / _default_name(format, quantize)
     card = output.with_name(f"{output.name}.md")
     _check_output(output, card, format)
     samples = read_samples(run)

@@ -14,6 +14,7 @@ from typing import Any
 from app.commands.saved_run import SavedRun
 from app.evaluation.markdown import code, plain, table
 from app.recipe import to_toml
+from app.run_files import RunFiles
 
 CLASSES_SHOWN = 20
 
@@ -183,7 +184,7 @@ def _results(run: SavedRun) -> str:
 
 def _metrics(run: SavedRun) -> dict[str, Any]:
     try:
-        return json.loads((run.directory / "metrics.json").read_text(encoding="utf-8"))
+        return json.loads(RunFiles(run.directory).metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 

@@ -14,6 +14,7 @@ from app.data.images import ImageSpec
 from app.data.text.encoder import Encoder
 from app.errors import UserError
 from app.recipe import load
+from app.run_files import RunFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +64,16 @@ def open_run(directory: Path) -> SavedRun:
 
     Raises UserError if there is no run, no checkpoint, or one of its files is damaged.
     """
-    saved = directory / "config.toml"
-    if not saved.is_file():
-        raise UserError(f"{directory} holds no run (no config.toml): give the directory of a run")
-    config = load(saved, {})
+    files = RunFiles(directory)
+    if not files.config.is_file():
+        name = files.config.name
+        raise UserError(f"{directory} holds no run (no {name}): give the directory of a run")
+    config = load(files.config, {})
     about = rundir.read_dataset(directory)
     try:
         classifier = build_classifier(config, about)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{directory / rundir.DATASET} cannot be read: {error!r}") from None
-    checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
+        raise UserError(f"{files.dataset} cannot be read: {error!r}") from None
+    checkpoints = Checkpoints(files.checkpoints, config.run.keep_checkpoints)
     checkpoint, position = checkpoints.restore_model(classifier)
     return SavedRun(directory, config, about, classifier, checkpoint, position)

@@ -1,0 +1,95 @@
+"""Where everything lies in a run directory. Knows names only: no config, no TensorFlow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKPOINT_PREFIX = "epoch-"
+STATE = "state.json"  # in a checkpoint: where the run is, and the checksum of the weights
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run; each is there only once it has been written."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.directory / "config.toml"
+
+    @property
+    def dataset(self) -> Path:
+        """What the run is trained on."""
+        return self.directory / "dataset.json"
+
+    @property
+    def bad_examples(self) -> Path:
+        """The examples that were left out, one a line."""
+        return self.directory / "bad_examples.jsonl"
+
+    @property
+    def checked_images(self) -> Path:
+        """Which images of a stream cannot be decoded."""
+        return self.directory / "checked_images.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A directory for each checkpoint."""
+        return self.directory / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """What came of the run; written at its end."""
+        return self.directory / "metrics.json"
+
+    @property
+    def logs(self) -> Path:
+        """A log for each rank."""
+        return self.directory / "logs"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files and profiles."""
+        return self.directory / "tensorboard"
+
+    @property
+    def timeline(self) -> Path:
+        """Horovod's collectives, with --timeline."""
+        return self.directory / "timeline.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """A directory for each `evaluate`."""
+        return self.directory / "evaluations"
+
+    @property
+    def exports(self) -> Path:
+        """Exported models, each with its card."""
+        return self.directory / "export"
+
+    @property
+    def lock(self) -> Path:
+        """Who writes here now."""
+        return self.directory / ".lock"
+
+    def rank_log(self, rank: int) -> Path:
+        """The log of one rank."""
+        return self.logs / f"rank-{rank:03d}.log"
+
+    def left_by_a_start(self) -> set[Path]:
+        """What a first start that was interrupted leaves. What people keep is not among it."""
+        return {
+            *(self.config, self.dataset, self.bad_examples, self.checked_images),
+            *(self.checkpoints, self.logs, self.tensorboard, self.timeline),
+        }
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The whole checkpoints in a directory of them, oldest first."""
+    numbers = {
+        path: path.name.removeprefix(CHECKPOINT_PREFIX)
+        for path in directory.glob(f"{CHECKPOINT_PREFIX}*")
+    }
+    found = [path for path, number in numbers.items() if number.isdigit()]
+    return sorted(found, key=lambda path: int(numbers[path]))
