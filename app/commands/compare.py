@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.columns import columns
 from app.errors import UserError
 from app.evaluation.markdown import plain
 from app.evaluation.markdown import table as markdown_table
@@ -82,7 +83,7 @@ def compare(runs: Sequence[Path], output: Path | None) -> None:
     names = _names(runs)
     found = [read_run(path, name) for path, name in zip(runs, names, strict=True)]
     rows = table(found)
-    print(_aligned(rows))
+    print(columns(rows))
     if output:
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -188,13 +189,6 @@ def _shown(value: Any) -> str:
     if value is None:
         return NOTHING
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    """For a terminal: columns of equal width."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
 
 
 def _markdown(rows: list[list[str]]) -> str:

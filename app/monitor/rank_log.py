@@ -15,9 +15,9 @@ from app.evaluation.scores import Scores
 from app.monitor import logs
 from app.monitor.logs import STORY
 from app.monitor.progress import Progress, Show
+from app.monitor.timing import PARTS
 
 LOG = logging.getLogger(__name__)
-PARTS = ("input", "compute", "exchange", "other")  # of a step
 
 
 def keep_logs(directory: Path, world: World) -> None:

@@ -25,10 +25,10 @@ from app.monitor.event_files import keep_only
 from app.monitor.progress import Place, Progress, Show
 from app.monitor.tensorboard_layout import end_summary, hparams_summaries, layout_summary
 from app.monitor.tensorboard_samples import contact_sheet, samples_of
+from app.monitor.timing import PARTS
 from app.recipe import to_toml
 
 CONTINUED = ("", "train", "validation")  # folders of event files, "" for their parent
-PARTS = ("input", "compute", "exchange", "other")  # of a step's time
 EVENTS = ("started", "resumed", "checkpointed", "evaluated", "finished", "failed")
 # Written by every process that trains, at the step it begins or ends with.
 OF_A_PROCESS = ("config", "samples/") + tuple(

@@ -63,10 +63,10 @@ def test_the_classes_are_counted_in_every_split() -> None:
     assert report(dataset).split("\n")[:6] == [
         "some: texts, 2 classes",
         "",
-        "  class               train        test",
-        "  no                    750           4",
-        "  a longer name         750           3",
-        "  all                 1,500           7",
+        "  class          train  test",
+        "  no               750     4",
+        "  a longer name    750     3",
+        "  all            1,500     7",
     ]
 
 

@@ -47,6 +47,12 @@ def test_a_pipe_gets_lines_and_the_log_gets_the_tables(log: Path, capsys) -> Non
     assert "Plan\n  model  cnn\n" in log.read_text()
 
 
+def test_what_looks_like_markup_is_shown_as_it_is(capsys) -> None:
+    Terminal(epochs=1).table("Plan", {"data": "[red]a[/red] :smile: [link", "run": "[bold]"})
+    out = capsys.readouterr().out
+    assert "  data  [red]a[/red] :smile: [link\n  run   [bold]\n" in out
+
+
 def test_the_time_left_is_told_from_the_steps_of_this_process(monkeypatch, capsys) -> None:
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
