@@ -131,7 +131,7 @@ def _data(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     if options.export and options.export[0] != "tfrecord":
         raise UserError(f"--export {options.export[0]}: the only format is tfrecord")
     _alone("data")
-    from app.commands.data import show_data
+    from app.commands.show_data import show_data
 
     show_data(config, Path(options.export[1]) if options.export else None)
 
@@ -168,7 +168,7 @@ def _add_evaluate(commands: Any) -> Any:
 
 def _evaluate(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     with _output(options) as results:
-        from app.commands.evaluate import evaluate_run
+        from app.commands.evaluate_run import evaluate_run
         from app.distributed.devices import connect_configured
 
         run, split, output = options.run_dir, options.split, options.output
@@ -198,7 +198,7 @@ def _add_predict(commands: Any) -> Any:
 
 def _predict(options: argparse.Namespace, overrides: dict[str, Any]) -> int:
     _alone("predict")
-    from app.commands.predict import predict
+    from app.commands.predictor import predict
 
     return predict(options.run_dir, options.inputs, options.batch_size, options.top, options.output)
 
@@ -226,7 +226,7 @@ def _add_export(commands: Any) -> Any:
 
 def _export(options: argparse.Namespace, overrides: dict[str, Any]) -> None:
     _alone("export")
-    from app.commands.export import export
+    from app.commands.export_model import export
 
     export(options.run_dir, options.format, options.output, options.quantize)
 

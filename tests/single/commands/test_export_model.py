@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.commands import export as export_module
-from app.commands.export import export
+from app.commands import export_model as export_module
+from app.commands.export_model import export
 from app.commands.saved_run import open_run
 from app.errors import UserError
 

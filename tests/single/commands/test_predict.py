@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from app.build import Data, load_data
-from app.commands.predict import Item, Predictor, predict
+from app.commands.predictor import Item, Predictor, predict
 from app.commands.saved_run import SavedRun, open_run
 from app.distributed.world import World
 from app.errors import UserError
@@ -359,9 +359,9 @@ def test_inputs_are_read_as_they_are_needed(digits: Path, tmp_path: Path, monkey
     """A batch is answered before the next is opened: memory does not grow with the inputs."""
     opened, held = [], []
     monkeypatch.setattr(
-        "app.commands.predict._load_image", lambda path, size: opened.append(path) or "no"
+        "app.commands.predictor._load_image", lambda path, size: opened.append(path) or "no"
     )
-    monkeypatch.setattr("app.commands.predict._line", lambda one: held.append(len(opened)) or b"")
+    monkeypatch.setattr("app.commands.predictor._line", lambda one: held.append(len(opened)) or b"")
     predict(digits, [f"{n}.png" for n in range(10)], 4, None, tmp_path / "out")
     assert held == [4] * 4 + [8] * 4 + [10] * 2
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from app.build import build_classifier, code_version
+from app.build import build_classifier
 from app.commands.check_export import Samples, check_export, read_samples
 from app.commands.model_card import Export, Signature, model_card
 from app.commands.saved_run import SavedRun, open_run
@@ -21,6 +21,7 @@ from app.data.images import decode_batch
 from app.data.text.vocabulary import fit, vectorizer
 from app.errors import UserError, suggest
 from app.rundir import write_file
+from app.version import code_version
 from models.layers import Dropout
 
 BYTES, TEXT = Signature("serving_default", "bytes"), Signature("serving_default", "text")

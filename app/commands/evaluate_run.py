@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from app.build import code_version, hold_dataset, open_dataset
+from app.build import hold_dataset, open_dataset
 from app.commands.saved_run import SavedRun, open_run
 from app.config import Config, Data, section_of
 from app.data import catalogue
@@ -33,6 +33,7 @@ from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.report import show_report, write_report
 from app.recipe import load
 from app.rundir import MAY_DIFFER
+from app.version import code_version
 
 MOST_MISTAKES = 20
 # What the network was trained to read; another value would be another model.
