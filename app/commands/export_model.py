@@ -15,11 +15,12 @@ import tensorflow as tf
 
 from app.build import build_classifier
 from app.commands.check_export import Samples, check_export, read_samples
+from app.commands.export import NAMES
 from app.commands.model_card import Export, Signature, model_card
 from app.commands.saved_run import SavedRun, open_run
 from app.data.images import decode_batch
 from app.data.text.vocabulary import fit, vectorizer
-from app.errors import UserError, suggest
+from app.errors import UserError
 from app.rundir import write_file
 from app.version import code_version
 from models.layers import Dropout
@@ -39,8 +40,6 @@ REFUSED = {
     "TensorFlow 2.20 cannot run them (it has no Flex delegate: github.com/google-ai-edge/LiteRT "
     "issue 6458), so the file could not be checked",
 }
-NAMES = {"keras": "model.keras", "savedmodel": "savedmodel", "tflite": "model.tflite"}
-QUANTIZE = ("float16", "int8")
 
 
 def export(run_dir: Path, format: str, output: Path | None, quantize: str | None) -> Path:
@@ -53,10 +52,9 @@ def export(run_dir: Path, format: str, output: Path | None, quantize: str | None
         quantize: for tflite, "float16" or "int8" (dynamic range) weights; None for float32.
 
     Raises:
-        UserError: the run, the format or the output cannot be used, this kind of model cannot be
-            exported so, or the export gives other predictions than the run. Nothing is left then.
+        UserError: the run or the output cannot be used, this kind of model cannot be exported in
+            this format, or the export's predictions differ from the run's. Nothing is left then.
     """
-    _check_choice(format, quantize)
     run = open_run(run_dir)
     if (format, run.kind) not in SIGNATURES:
         raise UserError(
@@ -85,15 +83,6 @@ def export(run_dir: Path, format: str, output: Path | None, quantize: str | None
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{output}: {exported.size_bytes:,} bytes\nchecked: {exported.check}\ncard: {card}")
     return output
-
-
-def _check_choice(format: str, quantize: str | None) -> None:
-    if format not in NAMES:
-        raise UserError(f"unknown --format '{format}': {suggest(format, NAMES)}")
-    if quantize is not None and quantize not in QUANTIZE:
-        raise UserError(f"unknown --quantize '{quantize}': {suggest(quantize, QUANTIZE)}")
-    if quantize is not None and format != "tflite":
-        raise UserError(f"--quantize {quantize} is for --format tflite, not for {format}")
 
 
 def _default_name(format: str, quantize: str | None) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 from app.commands.evaluate_run import evaluate_run
 from app.commands.model_card import Check, Export, Signature, model_card
-from app.commands.predictor import predict
+from app.commands.predict import predict
 from app.commands.saved_run import open_run
 from app.distributed.world import World
 from app.recipe import load
