@@ -1,10 +1,7 @@
 """From a config to the things it describes: data, a classifier, an optimizer."""
 
 import dataclasses
-import hashlib
-import importlib.metadata
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -262,23 +259,6 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
         world=world,
         name="distributed",
     )
-
-
-def code_version() -> dict[str, str]:
-    """What must be the same on all ranks: our sources and the packages that compute."""
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for path in sorted([*root.glob("app/**/*.py"), *root.glob("models/**/*.py")]):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
-    versions = {name: _version(name) for name in ("tensorflow", "keras", "horovod", "numpy")}
-    return {"code": digest.hexdigest()[:16], **versions}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def parameters(classifier: Classifier) -> int:

@@ -33,6 +33,12 @@ def add_flags(parser: argparse.ArgumentParser, only: str | None = None) -> None:
             )
 
 
+def given_keys(options: argparse.Namespace) -> dict[str, Any]:
+    """The keys of a config that a command was given as flags, among its other options."""
+    keys = {key for section in sections().values() for key in section.model_fields}
+    return {key: value for key, value in vars(options).items() if key in keys}
+
+
 def _metavar(annotation: Any) -> str:
     """`INT`, `FLOAT`, `PATH`, ... of an annotation, or its choices."""
     arguments = typing.get_args(annotation)

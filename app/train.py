@@ -16,7 +16,6 @@ from app.build import (
     build_classifier,
     build_optimizer,
     build_schedule,
-    code_version,
     load_data,
     parameters,
 )
@@ -41,6 +40,7 @@ from app.run_files import RunFiles
 from app.run_lock import RunLock
 from app.schedule import Schedule
 from app.state import TrainState
+from app.version import code_version
 
 HARDEST = 3  # classes named in the result
 MOST_MISTAKES = 16  # shown in TensorBoard

@@ -30,7 +30,7 @@ SAFE_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", re.ASCII)
 TERM_TO_KILL_S = 10
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """Where ranks start: hosts with slots, how to reach them, the network interface to use."""
 
     hosts: Sequence[Host]
@@ -77,13 +77,13 @@ def check_gpus(environ: Mapping[str, str], hosts: Sequence[Host], own_name: str)
 
 
 def rank_environment(
-    environ: Mapping[str, str], place: Place, arguments: Sequence[str], directory: str
+    environ: Mapping[str, str], placement: Placement, arguments: Sequence[str], directory: str
 ) -> dict[str, str]:
     """The launcher's environment, with what every rank is told."""
     chosen = {
         "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's notes at the start, once for each rank
         "NCCL_DEBUG": "WARN",
-        **({"NCCL_SOCKET_IFNAME": place.interface} if place.interface else {}),
+        **({"NCCL_SOCKET_IFNAME": placement.interface} if placement.interface else {}),
         **environ,
         "LOCKSTEP_ARGUMENTS": json.dumps(list(arguments)),
         "LOCKSTEP_DIRECTORY": directory,
@@ -105,33 +105,35 @@ def for_horovodrun(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name in names}
 
 
-def gloo_command(place: Place) -> list[str]:
-    """How horovodrun starts the ranks of a place over gloo."""
-    command = ["horovodrun", "-np", str(place.ranks), "--gloo", "-H", place.listed]
+def gloo_command(placement: Placement) -> list[str]:
+    """How horovodrun starts ranks over gloo."""
+    command = ["horovodrun", "-np", str(placement.ranks), "--gloo", "-H", placement.listed]
     command += ["--disable-cache"]  # it would remember for an hour that a host could be reached
-    command += ["--network-interfaces", place.interface] if place.interface else []
-    command += ["-p", str(place.ssh.port)] if place.ssh.port else []
-    command += ["-i", str(place.ssh.identity)] if place.ssh.identity else []
+    command += ["--network-interfaces", placement.interface] if placement.interface else []
+    command += ["-p", str(placement.ssh.port)] if placement.ssh.port else []
+    command += ["-i", str(placement.ssh.identity)] if placement.ssh.identity else []
     return [*command, *RANK]
 
 
-def mpi_command(place: Place, environ: Mapping[str, str], cores: int, is_root: bool) -> list[str]:
-    """How mpirun (Open MPI 4.1) starts the ranks of a place. `cores`: of this host."""
-    command = ["mpirun", "--tag-output", "-np", str(place.ranks), "-H", place.listed]
+def mpi_command(
+    placement: Placement, environ: Mapping[str, str], cores: int, is_root: bool
+) -> list[str]:
+    """How mpirun (Open MPI 4.1) starts ranks. `cores`: of this host."""
+    command = ["mpirun", "--tag-output", "-np", str(placement.ranks), "-H", placement.listed]
     command += ["--allow-run-as-root"] if is_root else []
     # Ranks choose their own cores (app/distributed/devices.py).
     command += ["-bind-to", "none", "-map-by", "slot"]
     command += _mca("pml", "ob1") + _mca("btl", "^openib")
     command += _mca("odls_base_sigkill_timeout", str(TERM_TO_KILL_S))
-    if max(host.slots for host in place.hosts) > cores:
+    if max(host.slots for host in placement.hosts) > cores:
         # A waiting rank of Open MPI spins; it must let the others compute.
         command += _mca("mpi_yield_when_idle", "1")
-    if place.interface:
-        command += _mca("btl_tcp_if_include", place.interface)
-        command += _mca("oob_tcp_if_include", place.interface)
+    if placement.interface:
+        command += _mca("btl_tcp_if_include", placement.interface)
+        command += _mca("oob_tcp_if_include", placement.interface)
     ssh = environ.get("OMPI_MCA_plm_rsh_args", "").split()  # the MPI Operator sets some
-    ssh += ["-p", str(place.ssh.port)] if place.ssh.port else []
-    ssh += ["-i", str(place.ssh.identity)] if place.ssh.identity else []
+    ssh += ["-p", str(placement.ssh.port)] if placement.ssh.port else []
+    ssh += ["-i", str(placement.ssh.identity)] if placement.ssh.identity else []
     command += _mca("plm_rsh_args", " ".join(ssh)) if ssh else []
     for name in forwarded(environ):
         command += ["-x", name]

@@ -4,6 +4,7 @@ Reads the files of the runs and nothing else: no TensorFlow, so that it answers 
 look at runs that are still going on. The first run is what the others are compared with.
 """
 
+import argparse
 import csv
 import io
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.columns import columns
+from app.commands.parser import add_output, refuse_launcher
 from app.errors import UserError
 from app.evaluation.markdown import plain
 from app.evaluation.markdown import table as markdown_table
@@ -46,8 +48,21 @@ COUNTS: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The runs."""
+    parser.usage = "python -m app compare RUN RUN ... [--output DIR]"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of runs")
+    add_output(parser, "DIR", "also write it there as Markdown and CSV, and draw the curves")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare in this process."""
+    refuse_launcher("compare")
+    compare(options.runs, options.output)
+
+
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """What the files of a run say.
 
     `name`: what it is called in tables; `config`: values by "section.key", and the fingerprint of
@@ -101,7 +116,7 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in runs]
 
 
-def read_run(directory: Path, name: str) -> Run:
+def read_run(directory: Path, name: str) -> ComparedRun:
     """The run in a directory, finished or not; UserError if there is none."""
     files = RunFiles(directory)
     try:
@@ -133,7 +148,7 @@ def read_run(directory: Path, name: str) -> Run:
     whole = metrics and metrics.get("epoch", 0) >= wanted
     status = "finished" if whole else f"unfinished, {done} of {wanted} epochs"
     per_epoch = newest["step"] / done if done and newest.get("step") else None
-    return Run(name, directory, config, metrics, status, per_epoch)
+    return ComparedRun(name, directory, config, metrics, status, per_epoch)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -156,7 +171,7 @@ def _newest_checkpoint(files: RunFiles) -> dict[str, float]:
     return _numbers(found[-1] / STATE) if found else {}
 
 
-def table(runs: Sequence[Run]) -> list[list[str]]:
+def table(runs: Sequence[ComparedRun]) -> list[list[str]]:
     """Rows of a name and one cell per run: a heading, status, metrics, config keys that differ."""
     rows = [["", *(run.name for run in runs)], ["status", *(run.status for run in runs)]]
     for name, (key, shown) in (METRICS | COUNTS).items():
@@ -171,13 +186,13 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
     return rows if keys or len(runs) < 2 else [*rows, [SAME, *[""] * len(runs)]]
 
 
-def differing(runs: Sequence[Run]) -> list[str]:
+def differing(runs: Sequence[ComparedRun]) -> list[str]:
     """The config keys that are not the same in all runs, in the order of the config."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     return [key for key in keys if len({_shown(run.config.get(key)) for run in runs}) > 1]
 
 
-def ratio(run: Run, first: Run, key: str) -> float | None:
+def ratio(run: ComparedRun, first: ComparedRun, key: str) -> float | None:
     """A metric of a run by that of the first run; None if either has none, or it is 0."""
     value, unit = run.metrics.get(key), first.metrics.get(key)
     if value is None or not unit or not math.isfinite(value / unit):
@@ -198,7 +213,7 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _csv(runs: Sequence[Run]) -> str:
+def _csv(runs: Sequence[ComparedRun]) -> str:
     """One row per run, values as they are."""
     file, keys = io.StringIO(), differing(runs)
     writer = csv.writer(file, lineterminator="\n")
@@ -241,7 +256,7 @@ def _scalars(event: Any) -> Iterator[tuple[str, float]]:
             yield TAGS[value.tag], float(make_ndarray(value.tensor))
 
 
-def _curves_png(runs: Sequence[Run]) -> bytes:
+def _curves_png(runs: Sequence[ComparedRun]) -> bytes:
     """Loss and accuracy of all runs, by epoch and by time: training dotted, validation solid."""
     from matplotlib.figure import Figure
 

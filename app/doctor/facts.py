@@ -37,11 +37,16 @@ def gather(packages: list[str], directory: str) -> dict[str, Any]:
         "addresses": lookup(socket.gethostname()),
         "interfaces": interfaces(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
-        "gpus": len(glob.glob("/dev/nvidia[0-9]*")),
+        "gpus": gpu_devices("/dev"),
         "directory": bounded(os.path.isdir, directory),
         "disk_free_bytes": bounded(disk_free_bytes, directory),
         "time_s": time.time(),
     }
+
+
+def gpu_devices(directory: str) -> int:
+    """How many GPUs the NVIDIA driver has made devices for."""
+    return len(glob.glob(f"{directory}/nvidia[0-9]*"))
 
 
 def gpus_named(visible: str) -> int:

@@ -68,9 +68,7 @@ class Answer(NamedTuple):
 
 
 def make_ssh(port: int | None, identity: Path | None) -> Ssh:
-    """How to reach hosts. Raises UserError for a port or an identity file that cannot be."""
-    if port is not None and not 1 <= port <= 65535:
-        raise UserError(f"--ssh-port {port}: expected 1 to 65535")
+    """How to reach hosts. Raises UserError if there is no such identity file."""
     if identity is not None and not identity.is_file():
         raise UserError(f"--ssh-identity {identity}: no such file; expected a private key")
     return Ssh(port, identity)

@@ -5,7 +5,6 @@ TensorFlow and Horovod are only ever imported by another process, which may cras
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from app.doctor.facts import gpus_named
+from app.doctor.facts import gpu_devices, gpus_named
 from app.doctor.probe import OK, PROBLEM, WARNING, Finished, Pending, Result, last_line, run, tail
 from app.doctor.versions import MAKE_SETUP, REBUILD, numbers
 
@@ -149,7 +148,7 @@ def judge_gpus(
 def count_gpus(directory: str = "/dev") -> int:
     """The GPUs that this host shows, without TensorFlow; of WSL, which has none in /dev, by
     nvidia-smi."""
-    devices = len(glob.glob(f"{directory}/nvidia[0-9]*"))
+    devices = gpu_devices(directory)
     if devices or shutil.which(NVIDIA_SMI[0]) is None:
         return devices
     return judge_nvidia_smi(run(NVIDIA_SMI, TOOL_TIMEOUT_S), 0)[0]

@@ -5,6 +5,8 @@ All of it goes through Python's `logging`: the story of the run through `STORY`,
 through loggers of their own. Knows no TensorFlow: it starts before that does.
 """
 
+from __future__ import annotations
+
 import datetime
 import logging
 import logging.handlers

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.commands.export import NAMES, export
+from app.commands.export import NAMES
+from app.commands.export_model import export
 from app.commands.saved_run import open_run
 from tests.integration.launching import ROOT
 

@@ -41,7 +41,7 @@ def launch(script, *arguments, timeout_s=60, **options):
     ("script", "arguments", "message"),
     [
         ("local", [], "nothing to run"),
-        ("local", ["-n", "0", "train"], "'0' is no whole number above 0"),
+        ("local", ["-n", "0", "train"], "-n: expected a whole number from 1 to 65535, got '0'"),
         ("local", ["-x", "train"], "unrecognized arguments: -x"),
         ("hosts", ["train"], "-H/--hosts --hostfile is required"),
         ("hosts", ["-H", "a;touch x", "train"], "'a;touch x' is no host name"),
@@ -52,7 +52,11 @@ def launch(script, *arguments, timeout_s=60, **options):
         ("hosts", ["-H", "a", "--network-interface", "eth0;touch x", "train"], "no name of an"),
         ("hosts", ["-H", "a", "--ssh-identity", "k;touch x", "train"], "take only paths of"),
         ("hosts", ["-H", "a", "--ssh-identity", "no/such/key", "train"], "no such file"),
-        ("hosts", ["-H", "a", "--ssh-port", "0", "train"], "'0' is no whole number"),
+        (
+            "hosts",
+            ["-H", "a", "--ssh-port", "0", "train"],
+            "--ssh-port: expected a whole number from 1",
+        ),
     ],
 )
 def test_a_wrong_argument_is_one_message_and_code_2(script, arguments, message):

@@ -86,6 +86,23 @@ def test_the_command_line_answers_a_mistake_without_tensorflow() -> None:
     assert result.stderr.startswith("error: --epochs: ")
 
 
+def test_the_doctor_needs_no_package_and_no_new_python() -> None:
+    """Its annotations are never evaluated, so that it also reports a Python that is too old."""
+    result = python(
+        "import sys\n"
+        "sys.path = [path for path in sys.path if 'site-packages' not in path]\n"
+        "from app.commands.command_line import parse\n"
+        "parse(['doctor'])\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('app.')), sep='\\n')"
+    )
+    assert result.returncode == 0, result.stderr
+    texts = {path: Path(path).read_text("utf-8") for path in result.stdout.splitlines()}
+    assert len(texts) > 10
+    late = {path for path, text in texts.items() if "\nfrom __future__ import annotations" in text}
+    functions = {path for path, text in texts.items() if "\ndef " in text}
+    assert functions - late == {str(REPOSITORY / "app/distributed/__init__.py")}
+
+
 WITHOUT_HOROVOD = """
 import sys
 

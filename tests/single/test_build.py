@@ -8,7 +8,6 @@ from app.build import (
     build_classifier,
     build_optimizer,
     build_schedule,
-    code_version,
     load_data,
 )
 from app.distributed.world import World
@@ -84,9 +83,3 @@ def test_biases_and_batchnorm_do_not_decay() -> None:
                     model.trainable_variables)  # fmt: skip
     moved = {v.name: bool((v.numpy() != 1).any()) for v in model.trainable_variables}
     assert moved == {"kernel": True, "bias": False, "gamma": False, "beta": False}
-
-
-def test_the_code_version_names_our_sources_and_the_packages() -> None:
-    version = code_version()
-    assert len(version["code"]) == 16
-    assert version["keras"] == keras.__version__

@@ -9,8 +9,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import models
-from app.__main__ import main
-from app.commands.parser import parse
 from app.config import Config, section_of, sections
 from app.errors import UserError
 from app.recipe import add_flags, load, to_toml
@@ -246,17 +244,6 @@ def test_there_are_recipes() -> None:
     assert {"digits", "pydocs"} <= {path.stem for path in RECIPES}
 
 
-def test_the_help_names_every_flag(capsys) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        parse(["train", "--help"])
-    assert stopped.value.code == 0
-    printed = capsys.readouterr().out
-    for section in sections().values():
-        for key in section.model_fields:
-            assert f"--{key.replace('_', '-')} " in printed
-    assert "'train[:90%]'" in printed
-
-
 def test_the_default_that_help_shows_is_the_configs() -> None:
     import argparse
 
@@ -265,16 +252,3 @@ def test_the_default_that_help_shows_is_the_configs() -> None:
     help_of = {action.dest: action.help for action in parser._actions}
     assert help_of["label_smoothing"].endswith("[0.0]")
     assert help_of["epochs"].endswith(f"[{Config().training.epochs}]")
-
-
-def test_a_mistake_on_the_command_line_is_one_line_and_exit_code_2(capsys) -> None:
-    assert main(["train", "--epoch", "3"]) == 2
-    streams = capsys.readouterr()
-    assert streams.out == ""
-    assert streams.err.startswith("error: unknown argument '--epoch': did you mean '--epochs'?")
-    assert streams.err.count("\n") == 1
-
-
-def test_the_command_line_tells_actions_from_config_keys() -> None:
-    options, overrides = parse(["train", "--resume", "--run-dir", "runs/one"])
-    assert options.resume and overrides == {"run_dir": "runs/one"}

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from app.commands.evaluate import evaluate_run
+from app.commands.evaluate_run import evaluate_run
 from app.commands.model_card import Check, Export, Signature, model_card
 from app.commands.predict import predict
 from app.commands.saved_run import open_run

@@ -15,7 +15,7 @@ from PIL import Image
 
 from app.__main__ import main
 from app.build import load_data
-from app.commands.evaluate import MOST_MISTAKES, evaluate_run
+from app.commands.evaluate_run import MOST_MISTAKES, evaluate_run
 from app.commands.saved_run import open_run
 from app.data.bad import BadExamples
 from app.data.batches import Loaded

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.commands import export as export_module
-from app.commands.export import export
+from app.commands import export_model as export_module
+from app.commands.export_model import export
 from app.commands.saved_run import open_run
 from app.errors import UserError
 
@@ -217,22 +217,17 @@ def test_formats_that_cannot_hold_texts_are_refused_with_the_reason(
 
 
 @pytest.mark.parametrize(
-    ("format", "name", "quantize", "message"),
+    ("format", "name", "message"),
     [
-        ("onnx", None, None, "unknown --format 'onnx': .*Valid: keras, savedmodel, tflite"),
-        ("SavedModel", None, None, "did you mean 'savedmodel'"),
-        ("tflite", None, "int4", "unknown --quantize 'int4': .*Valid: float16, int8"),
-        ("keras", None, "int8", "--quantize int8 is for --format tflite, not for keras"),
-        ("keras", "model.h5", None, r"model.h5: the name of a keras export ends with .keras"),
-        ("savedmodel", "taken", None, "taken exists already: remove it, or give another --output"),
-        ("savedmodel", "carded", None, "carded.md exists already"),
-        ("savedmodel", "taken/model", None, "cannot write .*taken/model: "),
+        ("keras", "model.h5", r"model.h5: the name of a keras export ends with .keras"),
+        ("savedmodel", "taken", "taken exists already: remove it, or give another --output"),
+        ("savedmodel", "carded", "carded.md exists already"),
+        ("savedmodel", "taken/model", "cannot write .*taken/model: "),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_nothing(
     format: str,
-    name: str | None,
-    quantize: str | None,
+    name: str,
     message: str,
     run: Callable[[str], Path],
     tmp_path: Path,
@@ -240,7 +235,7 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(
     (tmp_path / "taken").write_text("mine")
     (tmp_path / "carded.md").write_text("mine")
     with pytest.raises(UserError, match=message) as error:
-        export(run("cnn"), format, tmp_path / name if name else None, quantize)
+        export(run("cnn"), format, tmp_path / name, None)
     assert "\n" not in str(error.value)
     assert left_behind(tmp_path) == ["carded.md", "taken"]
     assert (tmp_path / "taken").read_text() == "mine"

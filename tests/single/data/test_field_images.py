@@ -17,10 +17,10 @@ from PIL import Image, ImageOps
 
 from app.__main__ import main
 from app.build import load_data
-from app.commands.evaluate import evaluate_run
-from app.commands.export import export
-from app.commands.predict import Predictor
+from app.commands.evaluate_run import evaluate_run
+from app.commands.export_model import export
 from app.commands.predict_inputs import Item
+from app.commands.predictor import Predictor
 from app.commands.saved_run import open_run
 from app.config import Data, rgb_of
 from app.data import decode
