@@ -31,8 +31,7 @@ from app.data.hold import (
     text_chunks,
 )
 from app.data.sources.records import keep_also
-from app.data.text.encoder import Encoder, Lengths
-from app.data.text.vocabulary import build_vocabulary
+from app.data.text.tokenizer import Lengths, Tokenizer, build_tokenizer, tokenizer_from
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.errors import UserError
@@ -54,7 +53,7 @@ class Data:
 
     dataset: Dataset
     splits: dict[str, Split]
-    vocabulary: list[str] | None
+    tokenizer: Tokenizer | None
     image_shape: tuple[int, int, int] | None
     held: Held
     bad: list[Bad]
@@ -71,7 +70,7 @@ class Data:
             "examples": {name: len(split) for name, split in self.splits.items()},
             "class_names": list(self.dataset.class_names),
             "image_shape": list(self.image_shape or ()),
-            "vocabulary": self.vocabulary,
+            "tokenizer": self.tokenizer.to_json() if self.tokenizer else None,
             "read_as": list(self.dataset.notes),
             "hold": "stream" if self.held.stream else "memory",
         }
@@ -152,21 +151,18 @@ def _load_texts(
     if config.augmentation.is_on or wanted.image_size is not None:
         what = "image_size" if wanted.image_size is not None else "[augmentation]"
         raise UserError(f"{what} is for images, but {dataset.name} holds texts", shared=True)
-    size, ngrams, tokens = wanted.vocabulary_size, wanted.ngrams, wanted.tokens
     can_stream = not isinstance(dataset.train, Examples)
     needed = text_bytes(dataset) * world.local_size
     held = choose(hold, needed, can_stream, dataset.name, world)
-    vocabulary = world.from_chief(
-        lambda: build_vocabulary(text_chunks(dataset.train), tokens, size, ngrams)
+    tokenizer = tokenizer_from(
+        world.from_chief(lambda: build_tokenizer(wanted, text_chunks(dataset.train)).to_json())
     )
-    encoder = Encoder(vocabulary, tokens, ngrams, wanted.max_tokens)
-    splits, lengths = hold_texts(dataset, encoder, held, world)
-    notes = {"texts": f"{len(vocabulary):,} {tokens} in the vocabulary, {held.why}"}
-    notes |= _text_notes(lengths, wanted.max_tokens, ngrams)
-    return Data(dataset, splits, vocabulary, None, held, bad.found, notes)
+    splits, lengths = hold_texts(dataset, tokenizer, held, world)
+    notes = {"texts": f"{tokenizer.summary}, {held.why}"} | _text_notes(lengths, tokenizer)
+    return Data(dataset, splits, tokenizer, None, held, bad.found, notes)
 
 
-def _text_notes(lengths: Mapping[str, Lengths], max_tokens: int, ngrams: int) -> dict[str, str]:
+def _text_notes(lengths: Mapping[str, Lengths], tokenizer: Tokenizer) -> dict[str, str]:
     """What of the texts the model does not read."""
 
     def count(what: Callable[[np.ndarray], np.ndarray]) -> tuple[int, str]:
@@ -174,12 +170,13 @@ def _text_notes(lengths: Mapping[str, Lengths], max_tokens: int, ngrams: int) ->
         train = f"{found['train']:,} of {len(lengths['train'].tokens):,} in train"
         return sum(found.values()), train
 
-    total, train = count(lambda tokens: tokens > max_tokens)
-    notes = {"cut": f"{total:,} texts longer than {max_tokens} tokens ({train})"}
+    most = tokenizer.max_tokens
+    total, train = count(lambda tokens: tokens > most)
+    notes = {"cut": f"{total:,} texts longer than {most} tokens ({train})"}
     total, train = count(lambda tokens: tokens == 0)
     if total:
         notes["no token"] = f"{total:,} texts, which the model cannot tell apart ({train})"
-    if warning := lengths["train"].warning(ngrams):
+    if warning := lengths["train"].warning(tokenizer.ngrams):
         notes["warning"] = warning
     return notes
 
@@ -201,7 +198,8 @@ def build_classifier(
             shape = tuple(about["image_shape"])
             network = models.build_image_model(name, shape, classes, **options)
         else:
-            size, cut = len(about["vocabulary"]) + 2, config.data.max_tokens
+            tokenizer = tokenizer_from(about["tokenizer"])
+            size, cut = tokenizer.vocabulary_size, tokenizer.max_tokens
             network = models.build_text_model(name, size, classes, max_tokens=cut, **options)
     except ValueError as error:
         raise UserError(f"model '{name}': {error}") from None

@@ -26,7 +26,7 @@ MAY_DIFFER = ("data_dir", "hold", "on_bad")
 CONFIG, DATASET, CHECKPOINTS = "config.toml", "dataset.json", "checkpoints"
 CHECKED, BAD = "checked_images.json", "bad_examples.jsonl"
 # Grows when the same files become other examples: other tokens, orientation, transparency.
-DATASET_FORMAT = 2
+DATASET_FORMAT = 3
 # What a first start that was interrupted leaves behind. What people keep is not among it.
 BEGUN = (CONFIG, DATASET, CHECKPOINTS, CHECKED, BAD, "logs", "tensorboard", "timeline.json")
 

@@ -88,7 +88,7 @@ def _read(run: SavedRun, source: Source, most: int) -> tuple[dict[str, Any], Any
     if run.kind == "text":
         texts = np.concatenate(list(text_chunks(source.take(rows))))
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        return {"text": encoded}, run.encoder(texts)[0], rows
+        return {"text": encoded}, run.tokenizer.encode(texts)[0], rows
     content = source.read(rows)
     if isinstance(content, np.ndarray):
         encoded = [tf.io.encode_png(image).numpy() for image in content]

@@ -10,8 +10,7 @@ from app.data.export import check_directory, export_tfrecord
 from app.data.hold import check_images, check_splits, survey, text_chunks, text_lengths
 from app.data.images import ImageSpec
 from app.data.report import describe, describe_bad
-from app.data.text.encoder import Encoder, Lengths
-from app.data.text.vocabulary import build_vocabulary
+from app.data.text.tokenizer import Lengths, build_tokenizer
 from app.distributed.world import World
 from app.errors import UserError
 
@@ -74,8 +73,5 @@ def _check_spec(dataset: Dataset) -> ImageSpec:
 
 def _text_lengths(config: Config, dataset: Dataset) -> dict[str, Lengths]:
     """How long the texts of each split are, in tokens of this training split."""
-    wanted = config.data
-    chunks = text_chunks(dataset.train)
-    vocabulary = build_vocabulary(chunks, wanted.tokens, wanted.vocabulary_size, wanted.ngrams)
-    encoder = Encoder(vocabulary, wanted.tokens, wanted.ngrams, wanted.max_tokens)
-    return {name: text_lengths(source, encoder) for name, source in dataset.splits.items()}
+    tokenizer = build_tokenizer(config.data, text_chunks(dataset.train))
+    return {name: text_lengths(source, tokenizer) for name, source in dataset.splits.items()}

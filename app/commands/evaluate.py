@@ -236,7 +236,7 @@ def _hold(
     if run.kind == "text":
         needed = text_bytes(dataset) * world.local_size
         held = choose(data.hold, needed, can_stream, dataset.name, world)
-        return hold_texts(dataset, run.encoder, held, world)[0]["train"], dataset.train
+        return hold_texts(dataset, run.tokenizer, held, world)[0]["train"], dataset.train
     height, width, channels = run.about["image_shape"]
     dataset = survey(dataset, bad, world)
     check_splits(dataset)

@@ -18,7 +18,6 @@ from app.commands.check_export import Samples, check_export, read_samples
 from app.commands.model_card import Export, Signature, model_card
 from app.commands.saved_run import SavedRun, open_run
 from app.data.images import decode_batch
-from app.data.text.vocabulary import fit, vectorizer
 from app.errors import UserError, suggest
 from app.rundir import write_file
 from models.layers import Dropout
@@ -162,13 +161,11 @@ def _write_savedmodel(run: SavedRun, network: keras.Model, path: Path) -> None:
 
 
 def _text_signature(run: SavedRun, network: keras.Model, module: tf.Module) -> Callable:
-    data = run.config.data
-    with tf.device("CPU"):  # of the tables; the graph is bound to no device
-        module.vectorize = vectorizer(run.about["vocabulary"], data.tokens, data.ngrams)
+    module.tokenizer_tables = run.tokenizer.tables
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = tf.cast(fit(module.vectorize(inputs), data.max_tokens), tf.int32).to_tensor()
+        ids = run.tokenizer.ids_of(inputs).to_tensor()
         return _answers(network(ids, training=False), run.class_names)
 
     return serve

@@ -200,10 +200,10 @@ def _limitations(run: SavedRun, export: Export) -> list[str]:
         "It is as good as its data: for inputs of another kind the results above say nothing.",
     ]
     if run.kind == "text":
-        data = run.config.data
+        tokenizer = run.tokenizer
         found.append(
-            f"Reads the first {data.max_tokens} {data.tokens} of a text; what is not among the "
-            f"{len(run.about['vocabulary']):,} in the vocabulary counts as unknown."
+            f"Reads the first {tokenizer.max_tokens} {tokenizer.kind} of a text; what is not among "
+            f"the {tokenizer.summary} counts as unknown."
         )
     if "bytes" in {signature.takes for signature in export.signatures}:
         spec, (height, width, _) = run.image_spec, run.about["image_shape"]

@@ -105,7 +105,7 @@ class Predictor:
         """Token ids int32 (n, longest), padded with 0; nothing is wrong with a text here."""
         if not texts:
             return (), {}
-        return self.run.encoder(np.array(texts, dtype=object))[0].to_tensor(), {}
+        return self.run.tokenizer.encode(np.array(texts, dtype=object))[0].to_tensor(), {}
 
     def _images(self, paths: list[str]) -> tuple[Any, dict[int, str]]:
         """The images that can be decoded, uint8 (good, h, w, c), and by place why others cannot."""

@@ -11,7 +11,7 @@ from app.checkpoint import Checkpoints
 from app.classifier import Classifier
 from app.config import Config, rgb_of
 from app.data.images import ImageSpec
-from app.data.text.encoder import Encoder
+from app.data.text.tokenizer import Tokenizer, tokenizer_from
 from app.errors import UserError
 from app.recipe import load
 
@@ -41,10 +41,9 @@ class SavedRun:
         return self.about["class_names"]
 
     @functools.cached_property
-    def encoder(self) -> Encoder:
+    def tokenizer(self) -> Tokenizer:
         """Texts to token ids, as in training."""
-        data = self.config.data
-        return Encoder(self.about["vocabulary"], data.tokens, data.ngrams, data.max_tokens)
+        return tokenizer_from(self.about["tokenizer"])
 
     @property
     def image_spec(self) -> ImageSpec:

@@ -23,7 +23,7 @@ from app.data.host_memory import share_memory
 from app.data.images import ImageSpec, MixedSizes, decode_batch, decode_images, fit_images
 from app.data.sources.image_files import Header, ImageFiles
 from app.data.sources.synthetic import SyntheticImages
-from app.data.text.encoder import Encoder, Lengths
+from app.data.text.tokenizer import Lengths, Tokenizer
 from app.errors import UserError
 
 MEMORY_SHARE = 0.5  # of what is free; the rest is for TensorFlow, and for copies while loading
@@ -290,28 +290,28 @@ def text_chunks(source: Source) -> Iterator[np.ndarray]:
 
 
 def hold_texts(
-    dataset: Dataset, encoder: Encoder, held: Held, world: Any
+    dataset: Dataset, tokenizer: Tokenizer, held: Held, world: Any
 ) -> tuple[dict[str, Split], dict[str, Lengths]]:
     """The splits as token ids, and how long the texts of each are; a collective."""
     splits: dict[str, Split] = {}
     found: dict[str, Lengths] = {}
     for name, source in dataset.splits.items():
         if held.stream:
-            found[name] = world.from_chief(functools.partial(text_lengths, source, encoder))
-            lengths = np.clip(found[name].tokens, 1, encoder.max_tokens)
-            splits[name] = Streamed(source, encoder.ids_of, lengths=lengths)
+            found[name] = world.from_chief(functools.partial(text_lengths, source, tokenizer))
+            lengths = np.clip(found[name].tokens, 1, tokenizer.max_tokens)
+            splits[name] = Streamed(source, tokenizer.ids_of, lengths=lengths)
             continue
         with world.together(), tf.device("CPU"):
-            parts = [encoder(chunk) for chunk in text_chunks(source)]
+            parts = [tokenizer.encode(chunk) for chunk in text_chunks(source)]
             ids = tf.concat([part for part, _ in parts], axis=0)
         found[name] = Lengths.joined(lengths for _, lengths in parts)
         splits[name] = Loaded(ids, source.labels, ids.row_lengths().numpy())
     return splits, found
 
 
-def text_lengths(source: Source, encoder: Encoder) -> Lengths:
+def text_lengths(source: Source, tokenizer: Tokenizer) -> Lengths:
     """How long the texts of a source are; none are kept in memory."""
-    return Lengths.joined(encoder(chunk)[1] for chunk in text_chunks(source))
+    return Lengths.joined(tokenizer.encode(chunk)[1] for chunk in text_chunks(source))
 
 
 def image_bytes(dataset: Dataset, size: tuple[int, int], channels: int) -> int:

@@ -235,7 +235,7 @@ def test_marks_long_texts_and_quotes_over_lines_are_no_problem(write) -> None:
     assert data.bad == []
     assert sum(map(len, data.splits.values())) == 43
     assert data.notes["cut"].startswith("1 texts longer than 256 tokens")
-    assert {"two", "three"} & set(data.vocabulary)
+    assert {"two", "three"} & set(data.tokenizer.vocabulary)
 
 
 def test_more_bad_examples_than_a_twentieth_are_refused(write) -> None:

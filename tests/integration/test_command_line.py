@@ -58,7 +58,7 @@ def test_a_csv_file_trains_under_mpi(tmp_path, texts):
     assert done.code == 0, done.all
     described = json.loads((tmp_path / "run" / "dataset.json").read_text())
     assert described["class_names"] == ["no", "yes"]
-    assert "good" in described["vocabulary"]
+    assert "good" in described["tokenizer"]["vocabulary"]
 
 
 @pytest.mark.parametrize(

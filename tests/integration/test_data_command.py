@@ -259,7 +259,7 @@ def test_chinese_texts_are_learnt(reviews: Path, tmp_path, tokens, vocabulary_si
     assert metrics["test_accuracy"] > 0.9
     assert list(metrics["test_recall"]) == ["好评", "差评"]
     described = json.loads((tmp_path / "run" / "dataset.json").read_text(encoding="utf-8"))
-    assert {"好", "坏"} <= set(described["vocabulary"])
+    assert {"好", "坏"} <= set(described["tokenizer"]["vocabulary"])
 
 
 def test_a_run_on_a_folder_names_its_classes_and_the_hardest(tmp_path: Path, capsys) -> None:

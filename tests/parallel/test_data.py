@@ -24,7 +24,6 @@ from app.build import build_optimizer, build_schedule, class_weights, load_data
 from app.classifier import Classifier
 from app.data.batches import Streamed
 from app.data.examples import Dataset, Examples
-from app.data.text.vocabulary import SPECIAL_TOKENS
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.errors import UserError
@@ -223,10 +222,10 @@ def test_mixed_images_on_uneven_and_empty_shares_stay_finite(world, place):
 
 def numbers_of(batch, data) -> list[int]:
     """The number of each example, which its input carries."""
-    if data.vocabulary is None:
+    if data.tokenizer is None:
         return batch.inputs.numpy()[:, 0, 0, 0].tolist()
     first, second = (
-        [int(data.vocabulary[token - SPECIAL_TOKENS][1:]) for token in column]
+        [int(token[1:]) for token in data.tokenizer.tokens_of(column)]
         for column in batch.inputs.numpy()[:, :2].T
     )
     return [12 * a + b for a, b in zip(first, second, strict=True)]
@@ -476,16 +475,16 @@ def test_a_preparation_that_fails_ends_all_ranks(world, place, monkeypatch):
 
 @pytest.mark.parametrize("hold", ["memory", "stream"])
 def test_the_chief_alone_builds_the_vocabulary_of_all(world, place, monkeypatch, hold):
-    expected = opened(world, place, "texts memory").vocabulary
+    expected = opened(world, place, "texts memory").tokenizer.to_json()
     if not world.is_chief:
 
         def never(*arguments):
             raise AssertionError("only the chief builds it")
 
-        monkeypatch.setattr(app.build, "build_vocabulary", never)
+        monkeypatch.setattr(app.build, "build_tokenizer", never)
     data = load_data(config_of(place, f"texts {hold}"), world)
-    assert len(expected) == 11 + 12 + 1
-    assert world.gather(data.vocabulary) == [expected] * world.size
+    assert len(expected["vocabulary"]) == 11 + 12 + 1
+    assert world.gather(data.tokenizer.to_json()) == [expected] * world.size
 
 
 # From the beginning to the end

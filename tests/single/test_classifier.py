@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 import models
 from app.classifier import Classifier
 from app.data.batches import Batch, Loaded
-from app.data.text.encoder import Encoder
+from app.data.text.vocabulary import Vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
@@ -223,7 +223,7 @@ def test_evaluation_is_exact(kind: str) -> None:
     else:
         texts = [" ".join(random.choice(["a", "b", "c"], 1 + i % 7)) for i in range(600)]
         network = models.build_text_model("bag", 5, 4, max_tokens=9, width=3)
-        ids, _ = Encoder(["a", "b", "c"], "words", 1, 9)(np.array(texts, object))
+        ids, _ = Vocabulary("words", 1, 9, ["a", "b", "c"]).encode(np.array(texts, object))
         split = Loaded(ids, labels, ids.row_lengths().numpy())
         logits = network(split.everything.to_tensor()).numpy()
     scores = evaluate(Classifier(network), split, World())

@@ -19,7 +19,7 @@ from app.data.batches import Batch, Feed, Loaded
 from app.data.examples import Dataset, Examples
 from app.data.export import export_tfrecord
 from app.data.order import EpochPlan, Shuffled, orders_of
-from app.data.text.encoder import Encoder
+from app.data.text.vocabulary import Vocabulary
 from app.distributed.world import World
 from app.errors import UserError
 from app.recipe import load
@@ -34,7 +34,7 @@ def words(examples: int) -> list[str]:
 def numbered(lengths: list[int], cut: int = 100) -> Loaded:
     """Example i is `lengths[i]` times the word w<i>, with label i."""
     texts = np.array([" ".join([f"w{i}"] * n) for i, n in enumerate(lengths)], dtype=object)
-    ids, _ = Encoder(words(len(lengths)), "words", 1, cut)(texts)
+    ids, _ = Vocabulary("words", 1, cut, words(len(lengths))).encode(texts)
     return Loaded(ids, np.arange(len(lengths)), ids.row_lengths().numpy())
 
 
@@ -225,9 +225,9 @@ def opened(kept) -> dict[str, Data]:
 
 def values(batch: Batch, data: Data) -> list[str]:
     """What tells each example of a batch from all others."""
-    if data.vocabulary is None:
+    if data.tokenizer is None:
         return [str(value) for value in batch.inputs.numpy()[:, 0, 0, 0]]
-    return [data.vocabulary[token - FIRST] for token in batch.inputs.numpy()[:, 0]]
+    return data.tokenizer.tokens_of(batch.inputs.numpy()[:, 0])
 
 
 SOURCES = [
@@ -242,7 +242,7 @@ def test_every_source_can_be_held_in_memory_and_streamed(opened, name: str) -> N
     data = opened[name]
     assert data.held.stream == name.endswith("stream")
     assert len(data.splits["train"]) == 54 and len(data.splits["test"]) == 6
-    if data.vocabulary is None:
+    if data.tokenizer is None:
         assert data.image_shape == (4, 6, 3)
 
 

@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from app.config import Config
 from app.data.batches import Batch
+from app.data.text.vocabulary import Vocabulary
 from app.distributed.telemetry import StepFacts
 from app.evaluation.scores import Mistake, Scores
 from app.monitor.event_files import event_files, events, keep_only
@@ -26,7 +27,7 @@ from app.monitor.tensorboard_samples import CAPTION_PIXELS, CELL_PIXELS, contact
 from app.monitor.timing import RankTimes
 
 SCORES = Scores(np.array([[3, 1], [0, 4]]), 4.0, mistakes=(Mistake(5, 0, 1, 0.75),))
-ABOUT = {"kind": "image", "class_names": ["cat", "dog"], "vocabulary": None}
+ABOUT = {"kind": "image", "class_names": ["cat", "dog"], "tokenizer": None}
 START = Place(0, 0, 0)
 
 
@@ -222,7 +223,8 @@ def test_an_image_is_enlarged_under_its_caption_with_its_pixels_as_they_are() ->
 
 
 def test_texts_are_shown_as_the_tokens_that_the_model_reads() -> None:
-    about = {"kind": "text", "class_names": ["a|b", "c"], "vocabulary": ["good", "day"]}
+    tokenizer = Vocabulary("words", 1, 9, ["good", "day"]).to_json()
+    about = {"kind": "text", "class_names": ["a|b", "c"], "tokenizer": tokenizer}
     ids = tf.constant([[2, 3, 0], [1, 2, 3]], tf.int32)
     shown = samples_of(Batch(ids, tf.constant([0, 1], tf.int64)), about)
     assert "good · day |" in shown and "\\[unknown\\] · good · day" in shown
