@@ -13,6 +13,7 @@ from app.data.text.vocabulary import Vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
+from models.table import names_of
 
 SGD = keras.optimizers.SGD
 
@@ -249,7 +250,7 @@ def test_evaluation_follows_the_weights(make_classifier) -> None:
         assert scores.confusion[:, wanted].tolist() == [2, 1, 2]
 
 
-@pytest.mark.parametrize("name", models.TEXT_MODELS)
+@pytest.mark.parametrize("name", names_of("text"))
 def test_every_text_model_learns_from_batches_of_any_length(name: str) -> None:
     classifier = Classifier(models.build_text_model(name, 9, 3, max_tokens=9, width=8))
     classifier.compile(DistributedOptimizer(SGD(0.1), world=World()))
