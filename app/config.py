@@ -15,21 +15,12 @@ from PIL import ImageColor
 from pydantic import Field
 
 from app.errors import UserError, suggest
+from models.table import MODELS, names_of
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 # From a flag everything is text: what reads as a number is a share.
 SplitOrShare = Annotated[str | float, pydantic.BeforeValidator(lambda given: _number_or(given))]
-# What each model reads; `models` has a builder for each, and they are told apart without Keras.
-MODELS = {
-    "cnn": "image",
-    "resnet20": "image",
-    "resnet18": "image",
-    "resnet50": "image",
-    "bag": "text",
-    "textcnn": "text",
-    "transformer": "text",
-}
 DEFAULT_PER_RANK_BATCH_SIZE = 32
 Color = Annotated[str, pydantic.AfterValidator(lambda given: _known_color(given))]
 Separator = Annotated[str, pydantic.AfterValidator(lambda given: _one_character(given))]
@@ -196,8 +187,10 @@ class Augmentation(Section):
 class Model(Section):
     """[model]: the network."""
 
-    model: Literal["cnn", "resnet20", "resnet18", "resnet50", "bag", "textcnn", "transformer"] = (
-        Field("cnn", description="the first four read images, the others text")
+    model: Literal[tuple(MODELS)] = Field(  # type: ignore[valid-type]
+        "cnn",
+        description=f"{', '.join(names_of('image'))} read images, {', '.join(names_of('text'))} "
+        "texts",
     )
     width: Positive | None = Field(
         None, description="filters or embedding width (default: the model's own)"

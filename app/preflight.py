@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from app import rundir
-from app.config import MODELS, Config, Data
+from app.config import Config, Data
 from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
 from app.data.sources import synthetic
 from app.errors import UserError, suggest
 from app.recipe import overlay
+from models.table import MODELS, names_of
 
 # A dataset of more files or bytes is not read twice; its mistakes are met when ranks read it.
 MOST_FILES, MOST_BYTES = 5_000, 20_000_000
@@ -72,14 +73,19 @@ def check_parts(config: Config, world_size: int) -> None:
 
 
 def check_model(config: Config, name: str, kind: str) -> None:
-    """Raise UserError if the model does not read what the dataset `name` holds."""
-    model = config.model.model
-    if MODELS[model] != kind:
-        fitting = [one for one, reads in MODELS.items() if reads == kind]
+    """Raise UserError if the model does not read what the dataset `name` holds, or not at the
+    size that images are to have."""
+    model, pixels = config.model.model, config.data.image_size
+    if MODELS[model].kind != kind:
         raise UserError(
             f"model '{model}' does not read {kind}s, and {name} holds {kind}s: "
-            f"{suggest(model, fitting)}"
+            f"{suggest(model, names_of(kind))}"
         )
+    if pixels and kind == "image":
+        try:
+            MODELS[model].check_image(pixels, pixels)
+        except ValueError as error:
+            raise UserError(f"model '{model}': {error}") from None
 
 
 def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:

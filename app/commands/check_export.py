@@ -20,8 +20,8 @@ from app.commands.saved_run import SavedRun
 from app.data.bad import BadExamples
 from app.data.catalogue import load_dataset
 from app.data.examples import Source
-from app.data.hold import text_chunks
 from app.data.images import decode_images
+from app.data.survey import text_chunks
 from app.errors import UserError
 
 FEWEST_ROWS, MOST_ROWS = 32, 512  # compared
@@ -86,9 +86,9 @@ def _read(run: SavedRun, source: Source, most: int) -> tuple[dict[str, Any], Any
     out, as in training."""
     rows = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(np.int64))
     if run.kind == "text":
-        texts = np.concatenate(list(text_chunks(source.take(rows))))
+        texts = np.concatenate(list(text_chunks(source, rows)))
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        return {"text": encoded}, run.encoder(texts)[0], rows
+        return {"text": encoded}, run.tokenizer.encode(texts)[0], rows
     content = source.read(rows)
     if isinstance(content, np.ndarray):
         encoded = [tf.io.encode_png(image).numpy() for image in content]

@@ -19,7 +19,6 @@ from app.commands.export import NAMES
 from app.commands.model_card import Export, Signature, model_card
 from app.commands.saved_run import SavedRun, open_run
 from app.data.images import decode_batch
-from app.data.text.vocabulary import fit, vectorizer
 from app.errors import UserError
 from app.run_files import RunFiles
 from app.rundir import write_file
@@ -124,7 +123,7 @@ def _float32_network(run: SavedRun) -> keras.Model:
         return run.classifier.network
     training = run.config.training.model_copy(update={"precision": "float32"})
     config = run.config.model_copy(update={"training": training})
-    network = build_classifier(config, run.about).network
+    network = build_classifier(config, run.plan).network
     network.set_weights(run.classifier.network.get_weights())
     return network
 
@@ -153,20 +152,18 @@ def _write_savedmodel(run: SavedRun, network: keras.Model, path: Path) -> None:
 
 
 def _text_signature(run: SavedRun, network: keras.Model, module: tf.Module) -> Callable:
-    data = run.config.data
-    with tf.device("CPU"):  # of the tables; the graph is bound to no device
-        module.vectorize = vectorizer(run.about["vocabulary"], data.tokens, data.ngrams)
+    module.tokenizer_tables = run.tokenizer.tables
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = tf.cast(fit(module.vectorize(inputs), data.max_tokens), tf.int32).to_tensor()
+        ids = run.tokenizer.ids_of(inputs).to_tensor()
         return _answers(network(ids, training=False), run.class_names)
 
     return serve
 
 
 def _bytes_signature(run: SavedRun, network: keras.Model) -> Callable:
-    spec, (height, width, _) = run.image_spec, run.about["image_shape"]
+    spec, (height, width, _) = run.image_spec, run.image_shape
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -177,7 +174,7 @@ def _bytes_signature(run: SavedRun, network: keras.Model) -> Callable:
 
 
 def _array_signature(run: SavedRun, network: keras.Model) -> Callable:
-    images = tf.TensorSpec([None, *run.about["image_shape"]], tf.uint8, "inputs")
+    images = tf.TensorSpec([None, *run.image_shape], tf.uint8, "inputs")
 
     @tf.function(input_signature=[images], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -194,7 +191,7 @@ def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
             return keras.layers.Identity(name=layer.name)
         return type(layer).from_config(layer.get_config())
 
-    inputs = keras.Input(run.about["image_shape"], dtype="uint8", name="inputs")
+    inputs = keras.Input(run.image_shape, dtype="uint8", name="inputs")
     copy = keras.models.clone_model(network, input_tensors=inputs, clone_function=plain)
     copy.set_weights(network.get_weights())
     classes = keras.ops.cast(keras.ops.argmax(copy.output, axis=-1), "int64")

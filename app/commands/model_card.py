@@ -116,7 +116,7 @@ def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
         "Limitations": "".join(f"- {one}\n" for one in _limitations(run, export)),
         "Training": _training(run, versions),
     }
-    about = f"`{run.config.model.model}`, trained with Lockstep on {plain(run.about['name'])}"
+    about = f"`{run.config.model.model}`, trained with Lockstep on {plain(run.plan.name)}"
     title = f"# {plain(export.path.name)}: {len(run.class_names)} classes of {run.kind}s"
     parts = [title, f"{about}.", *(f"## {name}\n\n{text}" for name, text in sections.items())]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
@@ -124,7 +124,7 @@ def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
 
 def _use(run: SavedRun, export: Export) -> str:
     """Signatures with shapes, and code that runs with TensorFlow alone."""
-    image = list(run.about["image_shape"])
+    image = list(run.image_shape)
     takes = {
         "bytes": ("string (B,)", "the bytes of JPEG, PNG, GIF, BMP or WebP files"),
         "text": ("string (B,)", f"UTF-8{_joined(run)}"),
@@ -164,13 +164,13 @@ def _data(run: SavedRun) -> str:
     names = run.class_names
     shown = ", ".join(map(plain, names[:CLASSES_SHOWN]))
     more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
-    splits = ", ".join(f"{number:,} {split}" for split, number in run.about["examples"].items())
+    splits = ", ".join(f"{number:,} {split}" for split, number in run.plan.examples.items())
     option = code(f"--dataset {run.config.data.dataset}")
     return (
-        f"- name: {plain(run.about['name'])}, {option}\n"
-        f"- fingerprint: {run.about['fingerprint']}\n- examples: {splits}\n"
+        f"- name: {plain(run.plan.name)}, {option}\n"
+        f"- fingerprint: {run.plan.fingerprint}\n- examples: {splits}\n"
         f"- classes: {shown}{more}\n"
-        + "".join(f"- read as: {plain(one)}\n" for one in run.about.get("read_as", ()))
+        + "".join(f"- read as: {plain(one)}\n" for one in run.plan.read_as)
     )
 
 
@@ -201,13 +201,13 @@ def _limitations(run: SavedRun, export: Export) -> list[str]:
         "It is as good as its data: for inputs of another kind the results above say nothing.",
     ]
     if run.kind == "text":
-        data = run.config.data
+        tokenizer = run.tokenizer
         found.append(
-            f"Reads the first {data.max_tokens} {data.tokens} of a text; what is not among the "
-            f"{len(run.about['vocabulary']):,} in the vocabulary counts as unknown."
+            f"Reads the first {tokenizer.max_tokens} {tokenizer.kind} of a text; what is not among "
+            f"the {tokenizer.summary} counts as unknown."
         )
     if "bytes" in {signature.takes for signature in export.signatures}:
-        spec, (height, width, _) = run.image_spec, run.about["image_shape"]
+        spec, (height, width, _) = run.image_spec, run.image_shape
         fitted = f'are fitted ("{spec.fit}")' if spec.size else "are refused"
         found.append(
             "Files are turned upright as their EXIF data say (JPEG, PNG, WebP), and what is "

@@ -46,11 +46,11 @@ class Predictor:
         """Token ids int32 (n, longest), padded with 0; nothing is wrong with a text here."""
         if not texts:
             return (), {}
-        return self.run.encoder(np.array(texts, dtype=object))[0].to_tensor(), {}
+        return self.run.tokenizer.encode(np.array(texts, dtype=object))[0].to_tensor(), {}
 
     def _images(self, paths: list[str]) -> tuple[Any, dict[int, str]]:
         """The images that can be decoded, uint8 (good, h, w, c), and by place why others cannot."""
-        height, width, _ = self.run.about["image_shape"]
+        height, width, _ = self.run.image_shape
         size = None if self.run.image_spec.size else (height, width)
         loaded = [_load_image(path, size) for path in paths]
         reasons = {place: one for place, one in enumerate(loaded) if isinstance(one, str)}

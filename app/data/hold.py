@@ -113,7 +113,9 @@ def hold(
             continue
         images = pixels[name] if pixels else _decode_alone(source, spec, shape)
         # Without a copy: TensorFlow reads the memory itself, which is at the beginning of a page.
-        splits[name] = Loaded(tf.experimental.dlpack.from_dlpack(images.__dlpack__()), source.labels)
+        splits[name] = Loaded(
+            tf.experimental.dlpack.from_dlpack(images.__dlpack__()), source.labels
+        )
     return splits
 
 

@@ -67,6 +67,16 @@ class DataPlan:
         }
         return dataset.with_splits(splits)
 
+    def of_split(self, split: str, stream: bool) -> "DataPlan":
+        """The plan of one split alone, which is called "train" then."""
+        return dataclasses.replace(
+            self,
+            stream=stream,
+            examples={"train": self.examples[split]},
+            left_out={"train": self.left_out.get(split, {})},
+            lengths={"train": lengths} if (lengths := self.lengths.get(split)) is not None else {},
+        )
+
     def to_json(self) -> dict[str, Any]:
         """All but the lengths, as JSON values."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

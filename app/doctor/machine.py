@@ -16,6 +16,11 @@ LEAST_MEMORY_BYTES = 2 * 2**30
 CONTAINER_SHM_BYTES = 64 * 2**20
 LEAST_THREADS = 512  # one rank starts some dozens; more with more cores
 LEAST_DISK_BYTES, FAIR_DISK_BYTES = 200 * 2**20, 2 * 2**30
+# Limit and use of a memory cgroup, v2 and v1.
+MEMORY_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 UNLIMITED = 2**60  # what cgroup v1 writes for no limit is more than this
 
 
@@ -37,7 +42,7 @@ def read_limits(root: Path = Path("/")) -> Limits:
             period = "".join(_words(folder / "cpu.cfs_period_us"))
         if quota.isdigit() and period.isdigit():
             cpus.append(int(quota) / int(period))
-    memory = _least(root, "memory", "memory.max", "memory.limit_in_bytes")
+    memory = _least(root, "memory", *(limit for limit, _ in MEMORY_FILES))
     return Limits(min(cpus, default=None), memory, _least(root, "pids", "pids.max", "pids.max"))
 
 
@@ -80,6 +85,17 @@ def available_memory_bytes(root: Path = Path("/")) -> int | None:
     return None
 
 
+def free_memory_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process may still take: of the machine, and of every cgroup above it."""
+    free = [available_memory_bytes(root)]
+    for folder in _folders(root, "memory"):
+        for limit_file, used_file in MEMORY_FILES:
+            limit, used = (_words(folder / file)[:1] for file in (limit_file, used_file))
+            if limit and used and limit[0].isdigit() and int(limit[0]) < UNLIMITED:
+                free.append(max(0, int(limit[0]) - int(used[0])))
+    return min((size for size in free if size is not None), default=None)
+
+
 def judge_cores(cores: int, limit: float | None) -> Result:
     """TensorFlow starts as many threads as it sees cores, also where a quota slows them down."""
     if limit is None or limit >= cores:
@@ -98,15 +114,14 @@ def judge_threads(limits: Sequence[int | None]) -> Result:
     return Result(WARNING, "threads", f"at most {least} processes and threads", advice)
 
 
-def judge_memory(available_bytes: int | None, limit_bytes: int | None) -> Result:
+def judge_memory(free_bytes: int | None, limit_bytes: int | None) -> Result:
     """Memory for ranks; each takes about 0.7 GiB before any data."""
-    known = [size for size in (available_bytes, limit_bytes) if size is not None]
-    if not known:
+    if free_bytes is None:
         return Result(WARNING, "memory", "unknown: /proc/meminfo cannot be read", "look by hand")
-    found = f"{gib(min(known))} for ranks"
+    found = f"{gib(free_bytes)} for ranks"
     if limit_bytes is not None:
         found += f" (the container's limit is {gib(limit_bytes)})"
-    if min(known) >= LEAST_MEMORY_BYTES:
+    if free_bytes >= LEAST_MEMORY_BYTES:
         return Result(OK, "memory", found)
     advice = "end other programs, raise the container's limit, or start fewer ranks"
     return Result(WARNING, "memory", found, f"a rank takes about 0.7 GiB: {advice}")
@@ -183,7 +198,7 @@ def check_limits(cores: int, gpus: int) -> list[Result]:
     return [
         judge_cores(cores, limits.cpus),
         judge_threads([limits.threads, nproc]),
-        judge_memory(available_memory_bytes(), limits.memory_bytes),
+        judge_memory(free_memory_bytes(), limits.memory_bytes),
         judge_shared_memory(size, free, gpus),
     ]
 

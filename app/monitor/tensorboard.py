@@ -46,7 +46,7 @@ class TensorBoard(Show):
     Args:
         directory: where they are; the runs `train`, `validation` and `test` are folders in it.
         config: the resolved config.
-        about: what `app.build.Data.describe()` says of the dataset.
+        about: what `DataPlan.to_json()` says of the dataset.
         world_size: the number of ranks.
         place: where the run starts, or is resumed; what was written later is dropped.
     """

@@ -23,7 +23,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from app.build import build_classifier, build_optimizer, build_schedule, load_data
+from app.build import build_classifier, build_optimizer, build_schedule
+from app.load import load_data
 from app.config import Config
 from app.data.augment.augment import Augment
 from app.data.batches import Batch, Feed, Split
@@ -84,7 +85,7 @@ def train_speed(config: Config, world: World) -> Callable[[], float]:
     """A function that measures training on batches in memory, in examples/s."""
     data = load_data(config, world)
     split = data.splits["train"]
-    classifier = build_classifier(config, data.describe())
+    classifier = build_classifier(config, data.plan)
     classifier.compile(build_optimizer(config, build_schedule(config, world.size), world))
     classifier.optimizer.build(classifier.trainable_variables)
     step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)

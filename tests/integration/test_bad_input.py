@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from app.__main__ import main
-from app.build import load_data
+from app.load import load_data
 from app.data.batches import Loaded
 from app.distributed.world import World
 from app.errors import UserError
@@ -235,7 +235,7 @@ def test_marks_long_texts_and_quotes_over_lines_are_no_problem(write) -> None:
     assert data.bad == []
     assert sum(map(len, data.splits.values())) == 43
     assert data.notes["cut"].startswith("1 texts longer than 256 tokens")
-    assert {"two", "three"} & set(data.vocabulary)
+    assert {"two", "three"} & set(data.plan.tokenizer["vocabulary"])
 
 
 def test_more_bad_examples_than_a_twentieth_are_refused(write) -> None:
@@ -296,7 +296,7 @@ def test_keys_that_do_not_fit_a_folder_are_named(photos: Path, keys, reason: str
 def test_mixed_sizes_need_a_size(photos: Path) -> None:
     Image.new("RGB", (30, 20)).save(photos / "cat" / "large.png")
     assert "images have mixed sizes: give --image-size" in message_of(photos)
-    assert load_keys(photos, image_size=16).image_shape == (16, 16, 3)
+    assert load_keys(photos, image_size=16).plan.image_shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("hold", ["memory", "stream"])

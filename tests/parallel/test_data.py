@@ -16,18 +16,20 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-import app.build
+import app.decide
+import app.load
 import app.data.export
 import app.data.hold
+import app.data.survey
 import app.data.sources.image_files
-from app.build import build_optimizer, build_schedule, class_weights, load_data
+from app.build import build_optimizer, build_schedule, class_weights
 from app.classifier import Classifier
 from app.data.batches import Streamed
 from app.data.examples import Dataset, Examples
-from app.data.text.vocabulary import SPECIAL_TOKENS
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.errors import UserError
+from app.load import load_data
 from app.loop import Loop
 from app.recipe import load
 from app.state import TrainState
@@ -113,7 +115,7 @@ def config_of(place, source: str, **keys):
 @functools.cache
 def opened(world, place, source: str):
     data = load_data(config_of(place, source), world)
-    assert data.held.stream == source.endswith("stream")
+    assert data.plan.stream == source.endswith("stream")
     return data
 
 
@@ -223,10 +225,10 @@ def test_mixed_images_on_uneven_and_empty_shares_stay_finite(world, place):
 
 def numbers_of(batch, data) -> list[int]:
     """The number of each example, which its input carries."""
-    if data.vocabulary is None:
+    if data.tokenizer is None:
         return batch.inputs.numpy()[:, 0, 0, 0].tolist()
     first, second = (
-        [int(data.vocabulary[token - SPECIAL_TOKENS][1:]) for token in column]
+        [int(token[1:]) for token in data.tokenizer.tokens_of(column)]
         for column in batch.inputs.numpy()[:, :2].T
     )
     return [12 * a + b for a, b in zip(first, second, strict=True)]
@@ -396,12 +398,12 @@ def test_a_file_that_one_rank_cannot_read_ends_all_and_names_the_rank(
 
 def test_all_ranks_stream_if_one_host_is_short_of_memory(world, place, monkeypatch):
     config = config_of(place, "records auto")
-    assert not load_data(config, world).held.stream
+    assert not load_data(config, world).plan.stream
     if world.rank == world.size - 1:
         monkeypatch.setattr(app.data.hold, "free_memory_bytes", lambda: 1_000)
     data = load_data(config, world)
-    assert data.held.stream and isinstance(data.splits["train"], Streamed)
-    assert len(set(world.gather(data.held.why))) == 1
+    assert data.plan.stream and isinstance(data.splits["train"], Streamed)
+    assert len(set(world.gather(data.plan.notes))) == 1
 
 
 # Done once
@@ -419,7 +421,7 @@ def test_one_rank_of_each_host_prepares_while_the_others_wait(
     world, place, directory, monkeypatch, hosts
 ):
     done = directory / f"prepared-{hosts[world.rank]}"
-    prepare, open_, calls, found = app.build.prepare_dataset, app.build.load_dataset, [], []
+    prepare, open_, calls, found = app.load.prepare_dataset, app.load.load_dataset, [], []
 
     def slowly(data):
         calls.append(world.rank)
@@ -431,8 +433,8 @@ def test_one_rank_of_each_host_prepares_while_the_others_wait(
         found.append(done.exists())
         return open_(*arguments)
 
-    monkeypatch.setattr(app.build, "prepare_dataset", slowly)
-    monkeypatch.setattr(app.build, "load_dataset", only_then)
+    monkeypatch.setattr(app.load, "prepare_dataset", slowly)
+    monkeypatch.setattr(app.load, "load_dataset", only_then)
     load_data(config_of(place, "records memory"), world)
     assert world.gather(calls) == [
         [rank] if rank == hosts.index(host) else [] for rank, host in enumerate(hosts)
@@ -445,13 +447,13 @@ def test_the_ranks_of_a_host_decode_each_image_once_and_share_it(
     world, place, monkeypatch, alone, request
 ):
     hosts = request.getfixturevalue("hosts") if alone and world.size == 2 else [0] * world.size
-    decode, decoded = app.data.hold.decode_images, []
+    decode, decoded = app.data.survey.decode_images, []
 
     def counted(encoded, spec):
         decoded.append(len(encoded))
         return decode(encoded, spec)
 
-    monkeypatch.setattr(app.data.hold, "decode_images", counted)
+    monkeypatch.setattr(app.data.survey, "decode_images", counted)
     data = load_data(config_of(place, "records memory"), world)
     assert sum(world.gather(sum(decoded))) == (EXAMPLES + TESTS) * len(set(hosts))
     left = opened(world, place, "records stream").splits
@@ -467,8 +469,8 @@ def test_a_preparation_that_fails_ends_all_ranks(world, place, monkeypatch):
     def never(*arguments):
         raise AssertionError("loaded what was not prepared")
 
-    monkeypatch.setattr(app.build, "prepare_dataset", fail)
-    monkeypatch.setattr(app.build, "load_dataset", never)
+    monkeypatch.setattr(app.load, "prepare_dataset", fail)
+    monkeypatch.setattr(app.load, "load_dataset", never)
     with pytest.raises(UserError, match="^rank 0: no network") as caught:
         load_data(config_of(place, "records memory"), world)
     assert caught.value.shared
@@ -476,16 +478,16 @@ def test_a_preparation_that_fails_ends_all_ranks(world, place, monkeypatch):
 
 @pytest.mark.parametrize("hold", ["memory", "stream"])
 def test_the_chief_alone_builds_the_vocabulary_of_all(world, place, monkeypatch, hold):
-    expected = opened(world, place, "texts memory").vocabulary
+    expected = opened(world, place, "texts memory").tokenizer.to_json()
     if not world.is_chief:
 
         def never(*arguments):
             raise AssertionError("only the chief builds it")
 
-        monkeypatch.setattr(app.build, "build_vocabulary", never)
+        monkeypatch.setattr(app.decide, "build_tokenizer", never)
     data = load_data(config_of(place, f"texts {hold}"), world)
-    assert len(expected) == 11 + 12 + 1
-    assert world.gather(data.vocabulary) == [expected] * world.size
+    assert len(expected["vocabulary"]) == 11 + 12 + 1
+    assert world.gather(data.tokenizer.to_json()) == [expected] * world.size
 
 
 # From the beginning to the end
@@ -518,7 +520,7 @@ def test_a_streamed_run_ends_the_same_when_resumed_where_memory_would_do_and_by_
     resumed = train(parted, world=world, resume=True)
     ended = world.from_chief(lambda: train(by_one, world=World(), resume=True))
     for run in runs:
-        assert json.loads((run / "dataset.json").read_text())["hold"] == "stream"
+        assert json.loads((run / "data_plan" / "plan.json").read_text())["stream"]
     for metrics in (expected, resumed, ended):
         assert (metrics["epoch"], metrics["step"]) == (EPOCHS, STEPS)
         assert metrics["test_examples"] == TESTS

@@ -9,10 +9,11 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 import models
 from app.classifier import Classifier
 from app.data.batches import Batch, Loaded
-from app.data.text.encoder import Encoder
+from app.data.text.vocabulary import Vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
+from models.table import names_of
 
 SGD = keras.optimizers.SGD
 
@@ -223,7 +224,7 @@ def test_evaluation_is_exact(kind: str) -> None:
     else:
         texts = [" ".join(random.choice(["a", "b", "c"], 1 + i % 7)) for i in range(600)]
         network = models.build_text_model("bag", 5, 4, max_tokens=9, width=3)
-        ids, _ = Encoder(["a", "b", "c"], "words", 1, 9)(np.array(texts, object))
+        ids, _ = Vocabulary("words", 1, 9, ["a", "b", "c"]).encode(np.array(texts, object))
         split = Loaded(ids, labels, ids.row_lengths().numpy())
         logits = network(split.everything.to_tensor()).numpy()
     scores = evaluate(Classifier(network), split, World())
@@ -249,7 +250,7 @@ def test_evaluation_follows_the_weights(make_classifier) -> None:
         assert scores.confusion[:, wanted].tolist() == [2, 1, 2]
 
 
-@pytest.mark.parametrize("name", models.TEXT_MODELS)
+@pytest.mark.parametrize("name", names_of("text"))
 def test_every_text_model_learns_from_batches_of_any_length(name: str) -> None:
     classifier = Classifier(models.build_text_model(name, 9, 3, max_tokens=9, width=8))
     classifier.compile(DistributedOptimizer(SGD(0.1), world=World()))

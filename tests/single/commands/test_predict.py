@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.build import Data, load_data
+from app.load import LoadedData, load_data
 from app.commands.predict import predict
 from app.commands.predict_inputs import Item
 from app.commands.predictor import Predictor
@@ -34,7 +34,7 @@ def trained(directory: Path, **keys: object) -> Path:
     return directory
 
 
-def own_data(run: SavedRun) -> Data:
+def own_data(run: SavedRun) -> LoadedData:
     return load_data(run.config, World())
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from app.__main__ import main
-from app.build import load_data
+from app.load import load_data
 from app.commands.evaluate_run import evaluate_run
 from app.commands.export_model import export
 from app.commands.predict_inputs import Item
@@ -417,7 +417,8 @@ def test_training_evaluation_prediction_and_export_agree_on_what_a_picture_is(
     assert np.abs(other - wanted[:2]).max(axis=1).min() > 1e-3  # or this test shows nothing
 
     for hold in ("memory", "stream"):
-        splits = load_data(run.config, World(), hold).splits.values()
+        plan = run.plan if hold == "memory" else dataclasses.replace(run.plan, stream=True)
+        splits = load_data(run.config, World(), plan).splits.values()
         held = [one for s in splits for one in s.inputs(np.arange(len(s)), 0).numpy()]
         for one in pixels:
             assert min(difference(here, one) for here in held) <= 1, hold

@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from app.build import Data as Held
-from app.build import hold_dataset, open_dataset
+from app.data.hold import choose, hold
+from app.decide import decide
+from app.load import LoadedData, open_dataset
 from app.config import Data
 from app.data.bad import BadExamples
 from app.data.sources.tfds import find_keys, load_tfds, prepare
@@ -63,22 +64,25 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def held(folder: Path, **keys: object) -> Held:
+def held(folder: Path, **keys: object) -> LoadedData:
     """The whole way into memory."""
     bad = BadExamples()
     config = load(None, {"data_dir": str(folder), "validation": 0, **keys})
-    return hold_dataset(config, open_dataset(config, bad, World()), bad, World())
+    dataset = open_dataset(config, bad, World())
+    plan, dataset, pixels = decide(config.data, dataset, bad, World())
+    splits = hold(plan, config.data, dataset.splits, pixels)
+    return LoadedData(dataset, splits, plan, bad.found, plan.notes)
 
 
 def fingerprint(data: Data) -> str:
     return load_tfds(data, (), BadExamples()).fingerprint
 
 
-def inputs_of(data: Held, split: str = "train") -> np.ndarray:
+def inputs_of(data: LoadedData, split: str = "train") -> np.ndarray:
     return data.splits[split].everything.numpy()  # type: ignore[attr-defined]
 
 
-def texts_of(data: Held, split: str = "train") -> list[str]:
+def texts_of(data: LoadedData, split: str = "train") -> list[str]:
     source = data.dataset.splits[split]
     return [text.decode() for text in source.read(np.arange(len(source)))]
 
@@ -209,11 +213,10 @@ def test_images_that_do_not_fit_into_memory_are_streamed_or_refused_if_memory_is
     message = message_of(folder, "images", image_size=500_000, hold="memory")
     assert "needs 2,000.0 GB on a host" in message and "leave hold out" in message
     # Streaming is chosen before an image is decoded: one of 2 GB would not be.
-    from app.data.hold import choose
-
-    held_as = choose("auto", 10**15, True, "images", World())
+    dataset = held(folder, dataset="images").dataset
+    held_as = choose("auto", [(10**15, 1e9)], dataset)
     assert held_as.stream and "1,000,000.0 GB on a host" in held_as.why
-    assert not choose("auto", 1000, True, "images", World()).stream
+    assert not choose("auto", [(1000, 1e9)], dataset).stream
 
 
 @pytest.mark.parametrize(

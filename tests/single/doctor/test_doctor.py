@@ -26,6 +26,7 @@ from app.doctor.machine import (
     judge_cores,
     judge_disk,
     judge_memory,
+    free_memory_bytes,
     judge_name,
     judge_own_interfaces,
     judge_shared_memory,
@@ -324,6 +325,26 @@ def test_limits_of_cgroup_v1_are_read_and_its_huge_number_is_no_limit(tmp_path):
     assert read_limits(tmp_path) == (2.5, None, None)
 
 
+@pytest.mark.parametrize("inner", ["max", f"{8 * GIB}"])
+def test_free_memory_is_the_least_of_the_machine_and_of_every_cgroup_above(tmp_path, inner):
+    plant(
+        tmp_path,
+        proc__self__cgroup="0::/pod/box\n",
+        proc__meminfo=f"MemTotal: 99 kB\nMemAvailable: {16 * GIB // 1024} kB\n",
+        sys__fs__cgroup__pod__box__memory_dot_max=f"{inner}\n",
+        sys__fs__cgroup__pod__box__memory_dot_current=f"{GIB}\n",
+        sys__fs__cgroup__pod__memory_dot_max=f"{6 * GIB}\n",
+        sys__fs__cgroup__pod__memory_dot_current=f"{2 * GIB}\n",
+    )
+    assert free_memory_bytes(tmp_path) == 4 * GIB
+
+
+def test_free_memory_without_a_limit_is_that_of_the_machine_if_it_tells(tmp_path):
+    assert free_memory_bytes(tmp_path) is None
+    plant(tmp_path, proc__meminfo="MemAvailable: 7 kB\n")
+    assert free_memory_bytes(tmp_path) == 7 * 1024
+
+
 def test_without_cgroups_there_is_no_limit(tmp_path):
     assert read_limits(tmp_path) == (None, None, None)
     plant(tmp_path, proc__self__cgroup="rubbish\n")
@@ -338,7 +359,7 @@ def test_a_quota_below_the_visible_cores_is_a_warning():
 def test_few_threads_and_little_memory_are_warnings():
     assert judge_threads([None, 100]).status == "warning"
     assert judge_threads([None, 4096]).status == judge_threads([None]).status == "ok"
-    assert judge_memory(60 * GIB, GIB).status == "warning"
+    assert judge_memory(GIB, GIB).status == "warning"
     assert judge_memory(GIB, None).status == judge_memory(None, None).status == "warning"
     assert judge_memory(60 * GIB, 8 * GIB).status == "ok"
 
