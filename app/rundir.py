@@ -129,11 +129,13 @@ def keep_run(path: Path, config: Config, plan: DataPlan, bad: Sequence[Bad] = ()
         raise UserError(f"cannot write the run directory {path}: {error}") from None
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a small file so that it is either the old or the new one, also after a power cut."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -5,6 +5,7 @@ tokenizer. Knows NumPy and nothing of TensorFlow or workers.
 """
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -83,11 +84,14 @@ class DataPlan:
         del named["lengths"]
         return {"format": FORMAT, **named}
 
-    def save(self, file: Path, write: Callable[[Path, str], None]) -> None:
-        """Keep it in `file`, and the lengths beside it; `write` writes a small file whole."""
+    def save(self, file: Path, write: Callable[[Path, str | bytes], None]) -> None:
+        """Keep it in `file`, and the lengths beside it; `write` puts a whole file in the place of
+        an old one, which may be mapped."""
         file.parent.mkdir(parents=True, exist_ok=True)
         for split, lengths in self.lengths.items():
-            np.save(_lengths_file(file, split), lengths, allow_pickle=False)
+            content = io.BytesIO()
+            np.save(content, lengths, allow_pickle=False)
+            write(_lengths_file(file, split), content.getvalue())
         text = json.dumps(self.to_json(), ensure_ascii=False, default=list)
         write(file, text + "\n")  # last: where it is, the lengths are
 

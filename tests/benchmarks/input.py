@@ -24,12 +24,12 @@ import numpy as np
 import tensorflow as tf
 
 from app.build import build_classifier, build_optimizer, build_schedule
-from app.load import load_data
 from app.config import Config
 from app.data.augment.augment import Augment
 from app.data.batches import Batch, Feed, Split
 from app.data.order import EpochPlan, orders_of
 from app.distributed.world import World
+from app.load import load_data
 from app.recipe import load
 
 BATCH = 64

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from app.__main__ import main
-from app.load import load_data
 from app.data.batches import Loaded
 from app.distributed.world import World
 from app.errors import UserError
+from app.load import load_data
 from app.recipe import load
 from tests.integration.launching import run
 

@@ -16,16 +16,17 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-import app.decide
-import app.load
 import app.data.export
 import app.data.hold
-import app.data.survey
 import app.data.sources.image_files
+import app.data.survey
+import app.decide
+import app.load
 from app.build import build_optimizer, build_schedule, class_weights
 from app.classifier import Classifier
 from app.data.batches import Streamed
 from app.data.examples import Dataset, Examples
+from app.data.text.tokenizer import tokenizer_from
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.errors import UserError
@@ -225,10 +226,10 @@ def test_mixed_images_on_uneven_and_empty_shares_stay_finite(world, place):
 
 def numbers_of(batch, data) -> list[int]:
     """The number of each example, which its input carries."""
-    if data.tokenizer is None:
+    if data.plan.tokenizer is None:
         return batch.inputs.numpy()[:, 0, 0, 0].tolist()
     first, second = (
-        [int(token[1:]) for token in data.tokenizer.tokens_of(column)]
+        [int(token[1:]) for token in tokenizer_from(data.plan.tokenizer).tokens_of(column)]
         for column in batch.inputs.numpy()[:, :2].T
     )
     return [12 * a + b for a, b in zip(first, second, strict=True)]
@@ -403,7 +404,7 @@ def test_all_ranks_stream_if_one_host_is_short_of_memory(world, place, monkeypat
         monkeypatch.setattr(app.data.hold, "free_memory_bytes", lambda: 1_000)
     data = load_data(config, world)
     assert data.plan.stream and isinstance(data.splits["train"], Streamed)
-    assert len(set(world.gather(data.plan.notes))) == 1
+    assert len(set(world.gather(data.plan.notes["images"]))) == 1
 
 
 # Done once
@@ -478,7 +479,7 @@ def test_a_preparation_that_fails_ends_all_ranks(world, place, monkeypatch):
 
 @pytest.mark.parametrize("hold", ["memory", "stream"])
 def test_the_chief_alone_builds_the_vocabulary_of_all(world, place, monkeypatch, hold):
-    expected = opened(world, place, "texts memory").tokenizer.to_json()
+    expected = opened(world, place, "texts memory").plan.tokenizer
     if not world.is_chief:
 
         def never(*arguments):
@@ -487,7 +488,7 @@ def test_the_chief_alone_builds_the_vocabulary_of_all(world, place, monkeypatch,
         monkeypatch.setattr(app.decide, "build_tokenizer", never)
     data = load_data(config_of(place, f"texts {hold}"), world)
     assert len(expected["vocabulary"]) == 11 + 12 + 1
-    assert world.gather(data.tokenizer.to_json()) == [expected] * world.size
+    assert world.gather(data.plan.tokenizer) == [expected] * world.size
 
 
 # From the beginning to the end

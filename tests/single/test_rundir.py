@@ -67,9 +67,9 @@ def test_a_directory_that_holds_a_run_is_refused_unless_resumed(tmp_path: Path) 
 
 def test_a_start_that_was_interrupted_is_begun_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / ".epoch-0001.partial").mkdir(parents=True)
-    for name in ("logs", "tensorboard"):
+    for name in ("logs", "tensorboard", "data_plan"):
         (tmp_path / name).mkdir()
-    for name in (".lock", ".config.toml.partial", "data_plan", "bad_examples.jsonl"):
+    for name in (".lock", ".config.toml.partial", "bad_examples.jsonl"):
         (tmp_path / name).touch()
     assert find_run(tmp_path, resume=True) is None
     assert find_run(tmp_path, resume=False) is None

@@ -15,7 +15,6 @@ from PIL import Image
 
 from app import rundir
 from app.__main__ import main
-from app.load import load_data
 from app.commands.evaluate_run import MOST_MISTAKES, evaluate_run
 from app.commands.saved_run import open_run
 from app.data.bad import BadExamples
@@ -34,6 +33,7 @@ from app.evaluation.figures import (
 )
 from app.evaluation.report import to_markdown, write_report
 from app.evaluation.scores import Scores
+from app.load import load_data
 from app.recipe import load
 from app.train import train
 

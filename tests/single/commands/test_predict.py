@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.load import LoadedData, load_data
 from app.commands.predict import predict
 from app.commands.predict_inputs import Item
 from app.commands.predictor import Predictor
@@ -17,6 +16,7 @@ from app.commands.saved_run import SavedRun, open_run
 from app.distributed.world import World
 from app.errors import UserError
 from app.evaluation.evaluate import evaluate
+from app.load import LoadedData, load_data
 from app.recipe import load
 from app.train import train
 

@@ -12,19 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.data.hold import hold
-from app.decide import decide
-from app.load import LoadedData, open_dataset
 from app.config import Config
 from app.data.bad import BadExamples
 from app.data.batches import Batch, Feed, Loaded
 from app.data.examples import Dataset, Examples
 from app.data.export import export_tfrecord
+from app.data.hold import hold
 from app.data.order import EpochPlan, Shuffled, orders_of
 from app.data.text.tokenizer import tokenizer_from
 from app.data.text.vocabulary import Vocabulary
+from app.decide import decide
 from app.distributed.world import World
 from app.errors import UserError
+from app.load import LoadedData, open_dataset
 from app.recipe import load
 
 PADDING, FIRST = 0, 2

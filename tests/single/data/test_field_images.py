@@ -4,6 +4,7 @@ Each case is a file of a few pixels, and what it shows: turned upright by its EX
 transparent on white.
 """
 
+import dataclasses
 import io
 import struct
 import zlib
@@ -16,7 +17,6 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from app.__main__ import main
-from app.load import load_data
 from app.commands.evaluate_run import evaluate_run
 from app.commands.export_model import export
 from app.commands.predict_inputs import Item
@@ -28,6 +28,7 @@ from app.data.images import ImageSpec, decode_images
 from app.data.orientation import orientation_of
 from app.data.sources.image_files import Header, read_header
 from app.distributed.world import World
+from app.load import load_data
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 # What each orientation makes of the pixels that are stored, by its definition: where the first row

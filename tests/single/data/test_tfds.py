@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from app.data.hold import choose, hold
-from app.decide import decide
-from app.load import LoadedData, open_dataset
 from app.config import Data
 from app.data.bad import BadExamples
+from app.data.hold import choose, hold
 from app.data.sources.tfds import find_keys, load_tfds, prepare
+from app.decide import decide
 from app.distributed.world import World
 from app.errors import UserError
+from app.load import LoadedData, open_dataset
 from app.recipe import load
 
 LABEL = tfds.features.ClassLabel(names=["cat", "dog"])

@@ -23,10 +23,10 @@ from app.doctor.hosts import (
     skew_s,
 )
 from app.doctor.machine import (
+    free_memory_bytes,
     judge_cores,
     judge_disk,
     judge_memory,
-    free_memory_bytes,
     judge_name,
     judge_own_interfaces,
     judge_shared_memory,
