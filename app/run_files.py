@@ -1,5 +1,7 @@
 """Where everything lies in a run directory. Knows names only: no config, no TensorFlow."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -357,7 +357,7 @@ def test_the_real_dataset_is_whole(name, shape, counts, test_per_class) -> None:
     data = held(real("LOCKSTEP_TFDS_DIR"), dataset=name, **{"validation": "validation", **keys})
     dataset = data.dataset
     assert {key: len(split) for key, split in data.splits.items()} == counts
-    assert (data.image_shape or ()) == shape
+    assert (data.plan.image_shape or ()) == shape
     assert set(np.bincount(dataset.test.labels)) == {test_per_class}
     assert len(set(np.bincount(dataset.train.labels))) == 1
 
