@@ -1,4 +1,4 @@
-"""All ranks decide alike about data, what is done once is done once, and a resumed run goes by it."""
+"""All ranks decide alike about data, once per run, and a resumed run goes by that."""
 
 import importlib
 import json

@@ -1,37 +1,19 @@
-"""TensorFlow Datasets: made here on disk, and the real ones where they are."""
+"""TensorFlow Datasets, made here on disk."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from app.config import Data
 from app.data.bad import BadExamples
-from app.data.hold import choose, hold
-from app.data.sources.tfds import find_keys, load_tfds, prepare
-from app.decide import decide
-from app.distributed.world import World
+from app.data.hold import choose
+from app.data.sources.tfds import load_tfds, prepare
 from app.errors import UserError
-from app.load import LoadedData, open_dataset
-from app.recipe import load
-
-LABEL = tfds.features.ClassLabel(names=["cat", "dog"])
-
-
-def store(folder: Path, name: str, features: dict[str, Any], **splits: list[dict]) -> None:
-    """Write a dataset of these examples, in this order."""
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name=name,
-        version="1.0.0",
-        data_dir=folder,
-        features=tfds.features.FeaturesDict(features),
-        split_datasets={split: list(enumerate(rows)) for split, rows in splits.items()},
-        disable_shuffling=True,
-    )
+from app.load import LoadedData
+from tests.single.data.tfds_files import LABEL, held, store
 
 
 def pixels(value: int, height: int = 4, width: int = 4) -> np.ndarray:
@@ -62,16 +44,6 @@ def folder(tmp_path_factory) -> Path:
     rows = [{"image": pixels(1).astype(np.uint16), "label": i} for i in range(2)]
     store(path, "deep", deep, train=rows, test=rows)
     return path
-
-
-def held(folder: Path, **keys: object) -> LoadedData:
-    """The whole way into memory."""
-    bad = BadExamples()
-    config = load(None, {"data_dir": str(folder), "validation": 0, **keys})
-    dataset = open_dataset(config, bad, World())
-    plan, dataset, pixels = decide(config.data, dataset, bad, World())
-    splits = hold(plan, config.data, dataset.splits, pixels)
-    return LoadedData(dataset, splits, plan, bad.found, plan.notes)
 
 
 def fingerprint(data: Data) -> str:
@@ -296,76 +268,3 @@ def test_a_preparation_that_fails_or_is_interrupted_is_done_again_from_the_start
     monkeypatch.setattr(LockstepInterrupted, "failure", None)
     prepare(data, ())
     assert len(held(tmp_path, dataset="lockstep_interrupted").splits["train"]) == 20
-
-
-class Info:
-    """What `find_keys` reads of a `tfds.core.DatasetInfo`."""
-
-    name = "some"
-
-    def __init__(self, supervised_keys: tuple | None = None, **features: Any):
-        self.features = tfds.features.FeaturesDict(features)
-        self.supervised_keys = supervised_keys
-
-
-IMAGE, TEXT = tfds.features.Image(), tfds.features.Text()
-
-
-def test_an_image_comes_before_a_text() -> None:
-    assert find_keys(Info(caption=TEXT, photo=IMAGE, kind=LABEL), None, None) == ("photo", "kind")
-
-
-def test_supervised_keys_choose_and_flags_choose_before_them() -> None:
-    info = Info(("b", "y"), a=TEXT, b=TEXT, x=LABEL, y=LABEL)
-    assert find_keys(info, None, None) == ("b", "y")
-    assert find_keys(info, "a", "x") == ("a", "x")
-    assert find_keys(info, "a", None) == ("a", "y")
-
-
-def test_supervised_keys_that_are_no_image_text_or_label_are_ignored() -> None:
-    number = tfds.features.Scalar(dtype=tf.float32)
-    info = Info(("image", "price"), image=IMAGE, price=number, label=LABEL)
-    assert find_keys(info, None, None) == ("image", "label")
-
-
-def test_two_labels_need_a_choice() -> None:
-    with pytest.raises(UserError, match=r"2 class label features \(x, y\): .* --label-key"):
-        find_keys(Info(a=TEXT, x=LABEL, y=LABEL), None, None)
-
-
-def test_no_image_or_text_is_refused() -> None:
-    with pytest.raises(UserError, match="no image or text features .*Lockstep needs one"):
-        find_keys(Info(y=LABEL), None, None)
-
-
-def real(variable: str) -> Path:
-    if variable not in os.environ:
-        pytest.skip(f"{variable} does not name a folder with the data")
-    return Path(os.environ[variable])
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "counts", "test_per_class"),
-    [
-        ("cifar10", (32, 32, 3), {"train": 50_000, "test": 10_000}, 1000),
-        ("clinc150", (), {"train": 15_000, "validation": 3_000, "test": 4_500}, 30),
-    ],
-)
-def test_the_real_dataset_is_whole(name, shape, counts, test_per_class) -> None:
-    validation = "validation" if "validation" in counts else 0
-    keys = {} if validation == "validation" else {"validation": 0}
-    data = held(real("LOCKSTEP_TFDS_DIR"), dataset=name, **{"validation": "validation", **keys})
-    dataset = data.dataset
-    assert {key: len(split) for key, split in data.splits.items()} == counts
-    assert (data.plan.image_shape or ()) == shape
-    assert set(np.bincount(dataset.test.labels)) == {test_per_class}
-    assert len(set(np.bincount(dataset.train.labels))) == 1
-
-
-def test_banking77_is_read_from_its_csv_files() -> None:
-    place = real("LOCKSTEP_BANKING77_DIR")
-    dataset = held(place, dataset="train.csv", test="test.csv", label_key="category").dataset
-    assert (len(dataset.train), len(dataset.test)) == (10_003, 3_080)
-    assert len(dataset.class_names) == 77
-    assert set(np.bincount(dataset.test.labels)) == {40}
-    assert np.bincount(dataset.train.labels).min() == 35
