@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.commands.evaluate import evaluate_run
-from app.commands.export import export
-from app.commands.predict import Predictor
+from app.commands.evaluate_run import evaluate_run
+from app.commands.export_model import export
 from app.commands.predict_inputs import Item
+from app.commands.predictor import Predictor
 from app.commands.saved_run import open_run
 from app.data.images import decode_images
 from app.distributed.world import World

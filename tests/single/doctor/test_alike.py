@@ -62,6 +62,6 @@ def test_hosts_that_share_a_name_or_know_themselves_only_as_loopback_are_told():
     twins = judge_alike({"a": facts_of(), "b": facts_of()}, None)
     assert statuses(twins) == ["problem"] and "a, b all call themselves 'gpu1'" in twins[0].found
     local = judge_alike({"a": facts_of(), "b": {**second, "addresses": ["127.0.1.1"]}}, None)
-    assert statuses(local) == ["ok", "warning"] and "to b " in local[1].found
+    assert statuses(local) == ["ok", "warning"] and "on b " in local[1].found
     assert statuses(judge_alike({"localhost": facts_of(), "b": second}, None)) == ["ok", "warning"]
     assert judge_alike({}, "eth0") == []
