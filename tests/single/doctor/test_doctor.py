@@ -430,7 +430,7 @@ EVIL = [
 
 @pytest.mark.parametrize("name", EVIL)
 def test_a_name_that_is_no_host_name_is_refused(name, tmp_path):
-    with pytest.raises(UserError, match="is no host name|names no host"):
+    with pytest.raises(UserError, match="is not a host name|names no host"):
         parse_hosts(f"{name}:2")
     path = tmp_path / "hosts"
     path.write_text(f"{name}\n", encoding="utf-8")
@@ -448,11 +448,11 @@ def test_a_name_that_is_no_host_name_is_refused(name, tmp_path):
         ("gpu1:0", "'0' slots for gpu1: expected a number"),
         ("gpu1:many", "'many' slots"),
         ("gpu1:", "'' slots"),
-        ("::1", "no host name"),
+        ("::1", "not a host name"),
         ("gpu1:2:3", "'2:3' slots"),
         ("gpu1,gpu1:2", "gpu1 is given twice"),
-        ("gpu1,,gpu2", "no host name"),
-        ("", "no host name"),
+        ("gpu1,,gpu2", "not a host name"),
+        ("", "not a host name"),
     ],
 )
 def test_wrong_hosts_are_told(text, message):
@@ -562,7 +562,7 @@ def test_hosts_that_share_a_name_or_know_themselves_only_as_loopback_are_told():
     twins = judge_alike({"a": facts_of(), "b": facts_of()}, None)
     assert statuses(twins) == ["problem"] and "a, b all call themselves 'gpu1'" in twins[0].found
     local = judge_alike({"a": facts_of(), "b": {**second, "addresses": ["127.0.1.1"]}}, None)
-    assert statuses(local) == ["ok", "warning"] and "to b " in local[1].found
+    assert statuses(local) == ["ok", "warning"] and "on b " in local[1].found
     assert statuses(judge_alike({"localhost": facts_of(), "b": second}, None)) == ["ok", "warning"]
     assert judge_alike({}, "eth0") == []
 
