@@ -1,6 +1,6 @@
-"""A trained run as a model that is served and loaded with TensorFlow alone, preprocessing inside.
+"""A trained run as a model that needs only TensorFlow, with its preprocessing inside.
 
-What is written is loaded again in a fresh process, which has neither `app/` nor Horovod, and
+What is written is loaded again in a fresh process, which has neither `app/` nor Horovod, and is
 compared with the run's own classifier. Only then does it get its name.
 """
 
@@ -34,8 +34,8 @@ SIGNATURES = {
     ("tflite", "image"): (ARRAYS,),
 }
 REFUSED = {
-    "keras": "a .keras file that loads without Lockstep's code can hold Keras' own layers only, "
-    "and none of them brings Unicode texts to the normal form that this model was trained on",
+    "keras": "a .keras file that loads without Lockstep's code can hold only Keras' own layers, "
+    "and none of them normalises Unicode as in this model's training",
     "tflite": "texts need TensorFlow's string operations, and the tf.lite.Interpreter of "
     "TensorFlow 2.20 cannot run them (it has no Flex delegate: github.com/google-ai-edge/LiteRT "
     "issue 6458), so the file could not be checked",
@@ -117,8 +117,8 @@ def _write_and_check(
 
 
 def _float32_network(run: SavedRun) -> keras.Model:
-    """The run's network. One that was trained in mixed precision has float32 weights: it is built
-    again to compute in float32 too, which every device can."""
+    """The run's network. Trained in mixed precision, it has float32 weights: it is built again to
+    compute in float32 too, which every device can do."""
     if run.config.training.precision == "float32":
         return run.classifier.network
     training = run.config.training.model_copy(update={"precision": "float32"})
@@ -135,7 +135,7 @@ def _answers(logits: tf.Tensor, class_names: list[str]) -> dict[str, tf.Tensor]:
 
 
 def _write_savedmodel(run: SavedRun, network: keras.Model, path: Path) -> None:
-    """Signatures with one input, `inputs`; the asset class_names.json for who reads files."""
+    """Signatures with one input, `inputs`, and the asset class_names.json."""
     names_file = path.with_name("class_names.json")
     names_file.write_text(json.dumps(run.class_names, ensure_ascii=False), encoding="utf-8")
     module = tf.Module()
@@ -184,7 +184,7 @@ def _array_signature(run: SavedRun, network: keras.Model) -> Callable:
 
 
 def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
-    """The same network of Keras' own layers: `Dropout`, which does nothing here, is ours."""
+    """The same network with only Keras' own layers: our `Dropout` does nothing here."""
 
     def plain(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, Dropout):
@@ -207,7 +207,7 @@ def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
 
 
 def _write_tflite(run: SavedRun, network: keras.Model, path: Path, quantize: str | None) -> None:
-    """Post-training quantisation is of the weights: float16, or int8 by channel or tensor."""
+    """Quantisation stores the weights as float16, or as int8 per channel or tensor."""
     module = tf.Module()
     module.weights = [weight.value for weight in network.weights]
     module.serve = _array_signature(run, network)

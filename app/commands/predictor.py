@@ -1,4 +1,4 @@
-"""Answers batches of inputs with the classes of a run; what is wrong with one is its answer."""
+"""Answers batches of inputs with the classes of a run; an input may be answered by an error."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ class Predictor:
             logits = tf.cast(run.classifier(inputs, training=False), tf.float32)
             return logits, tf.nn.softmax(logits)
 
-        # Traced once, whatever the number and the length of the inputs.
+        # Traced once, whatever the number and length of the inputs.
         dtype = tf.uint8 if run.kind == "image" else tf.int32
         signature = [tf.TensorSpec(run.classifier.network.input_shape, dtype)]
         self._forward = tf.function(forward, input_signature=signature, autograph=False)
@@ -43,7 +43,7 @@ class Predictor:
         ]
 
     def _texts(self, texts: list[str]) -> tuple[Any, dict[int, str]]:
-        """Token ids int32 (n, longest), padded with 0; nothing is wrong with a text here."""
+        """Token ids int32 (n, longest), padded with 0; texts have no errors here."""
         if not texts:
             return (), {}
         return self.run.tokenizer.encode(np.array(texts, dtype=object))[0].to_tensor(), {}
@@ -67,7 +67,7 @@ class Predictor:
             if not np.isfinite(probabilities).all():
                 yield {"error": "the model gives no finite numbers: has its training diverged?"}
                 continue
-            # By logits: probabilities may round to the same number. Of equals the first class.
+            # By logits: probabilities may round to the same number. Among equals, the first class.
             order = np.argsort(-logits, kind="stable")[: self.top]
             found = {names[label]: float(probabilities[label]) for label in order}
             best = names[order[0]]
@@ -80,7 +80,7 @@ def _load_image(path: str, size: tuple[int, int] | None) -> bytes | str:
     `size`: the (height, width) that it must have, None if it will be resized.
     """
     try:
-        if not os.path.isfile(path):  # a pipe, for one, could block for ever
+        if not os.path.isfile(path):  # a pipe, for one, could block forever
             return "not a file" if os.path.exists(path) else "no such file"
         header = read_header(path)
         if isinstance(header, str):
@@ -88,7 +88,7 @@ def _load_image(path: str, size: tuple[int, int] | None) -> bytes | str:
         if size and (header.height, header.width) != size:
             return (
                 f"{header.width}x{header.height} pixels, but this run reads {size[1]}x{size[0]}: "
-                "resize it (runs on square images resize them by themselves)"
+                "resize it (only runs on square images resize their inputs)"
             )
         return Path(path).read_bytes()
     except OSError as error:
