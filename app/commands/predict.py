@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from app.commands.predict_inputs import Item, read_items
 from app.commands.saved_run import SavedRun, open_run
+from app.data.batches import padded
 from app.data.images import decode_images
 from app.data.sources.image_files import read_header
 from app.errors import UserError
@@ -85,8 +86,10 @@ class Predictor:
             return logits, tf.nn.softmax(logits)
 
         # Traced once, whatever the number and the length of the inputs.
-        dtype = tf.uint8 if run.kind == "image" else tf.int32
-        signature = [tf.TensorSpec(run.classifier.network.input_shape, dtype)]
+        def spec(given: Any) -> tf.TensorSpec:
+            return tf.TensorSpec(given.shape, tf.uint8 if run.kind == "image" else given.dtype)
+
+        signature = [tf.nest.map_structure(spec, run.classifier.network.input)]
         self._forward = tf.function(forward, input_signature=signature, autograph=False)
 
     def __call__(self, batch: Sequence[Item]) -> list[dict[str, Any]]:
@@ -102,10 +105,11 @@ class Predictor:
         ]
 
     def _texts(self, texts: list[str]) -> tuple[Any, dict[int, str]]:
-        """Token ids int32 (n, longest), padded with 0; nothing is wrong with a text here."""
+        """What the network reads, such as ids int32 (n, longest); nothing is wrong with a text
+        here."""
         if not texts:
             return (), {}
-        return self.run.tokenizer.encode(np.array(texts, dtype=object))[0].to_tensor(), {}
+        return padded(self.run.tokenizer.encode(np.array(texts, dtype=object))[0]), {}
 
     def _images(self, paths: list[str]) -> tuple[Any, dict[int, str]]:
         """The images that can be decoded, uint8 (good, h, w, c), and by place why others cannot."""
