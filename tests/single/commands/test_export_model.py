@@ -77,7 +77,7 @@ def left_behind(directory: Path) -> list[str]:
 def expected(directory: Path, inputs: np.ndarray) -> np.ndarray:
     """The run's own probabilities for uint8 images, or texts as an object array of str."""
     opened = open_run(directory)
-    ready = opened.encoder(inputs)[0].to_tensor() if opened.kind == "text" else inputs
+    ready = opened.tokenizer.encode(inputs)[0].to_tensor() if opened.kind == "text" else inputs
     return tf.nn.softmax(opened.classifier(ready, training=False)).numpy()
 
 
