@@ -18,6 +18,7 @@ from app.commands.check_export import Samples, check_export, read_samples
 from app.commands.export import NAMES
 from app.commands.model_card import Export, Signature, model_card
 from app.commands.saved_run import SavedRun, open_run
+from app.data.batches import padded
 from app.data.images import decode_batch
 from app.errors import UserError
 from app.run_files import RunFiles
@@ -156,7 +157,7 @@ def _text_signature(run: SavedRun, network: keras.Model, module: tf.Module) -> C
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = run.tokenizer.ids_of(inputs).to_tensor()
+        ids = padded(run.tokenizer.ids_of(inputs))
         return _answers(network(ids, training=False), run.class_names)
 
     return serve

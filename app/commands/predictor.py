@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from app.commands.predict_inputs import Item
 from app.commands.saved_run import SavedRun
+from app.data.batches import padded
 from app.data.images import decode_images
 from app.data.sources.image_files import read_header
 
@@ -26,8 +27,10 @@ class Predictor:
             return logits, tf.nn.softmax(logits)
 
         # Traced once, whatever the number and length of the inputs.
-        dtype = tf.uint8 if run.kind == "image" else tf.int32
-        signature = [tf.TensorSpec(run.classifier.network.input_shape, dtype)]
+        def spec(given: Any) -> tf.TensorSpec:
+            return tf.TensorSpec(given.shape, tf.uint8 if run.kind == "image" else given.dtype)
+
+        signature = [tf.nest.map_structure(spec, run.classifier.network.input)]
         self._forward = tf.function(forward, input_signature=signature, autograph=False)
 
     def __call__(self, batch: Sequence[Item]) -> list[dict[str, Any]]:
@@ -46,7 +49,7 @@ class Predictor:
         """Token ids int32 (n, longest), padded with 0; texts have no errors here."""
         if not texts:
             return (), {}
-        return self.run.tokenizer.encode(np.array(texts, dtype=object))[0].to_tensor(), {}
+        return padded(self.run.tokenizer.encode(np.array(texts, dtype=object))[0]), {}
 
     def _images(self, paths: list[str]) -> tuple[Any, dict[int, str]]:
         """The images that can be decoded, uint8 (good, h, w, c), and by place why others cannot."""

@@ -78,7 +78,9 @@ class TensorBoard(Show):
 
     def sees(self, place: Place, network: Any, batch: Any) -> None:
         """The graph of the network, and samples of the first batch with what was done to them."""
-        inputs = tf.TensorSpec([None, *batch.inputs.shape[1:]], batch.inputs.dtype)
+        inputs = tf.nest.map_structure(
+            lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), batch.inputs
+        )
         forward = tf.function(lambda x: network(x, training=False), autograph=False)
         with self._writer("train").as_default(step=place.step):
             tf.summary.graph(forward.get_concrete_function(inputs).graph)
