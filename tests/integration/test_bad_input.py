@@ -275,7 +275,6 @@ def test_bad_examples_of_all_splits_are_counted_together(photos: Path, tmp_path:
         ({"flip": "both"}, "[augmentation] is for images, but t holds texts"),
         ({"hold": "stream"}, "write it to files first"),
         ({"model": "cnn"}, "model 'cnn' does not read texts"),
-        ({"tokens": "subwords", "vocabulary_size": 5}, "too small for sub-words"),
     ],
 )
 def test_keys_that_do_not_fit_a_table_are_named(write, keys, reason: str) -> None:
