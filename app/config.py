@@ -145,7 +145,7 @@ class Data(Section):
         description="a bad file or row ends the run, or is left out and listed in "
         "bad_examples.jsonl (at most 5%% of them)",
     )
-    tokens: Literal["words", "characters", "subwords"] = Field(
+    tokens: Literal["words", "characters"] = Field(
         "words",
         description="what a text is split into (each character of a script without spaces, such as "
         "Chinese or Thai, is a word, and so is an emoji)",
@@ -154,7 +154,7 @@ class Data(Section):
         20_000, description="the most tokens in the vocabulary, including padding and unknown"
     )
     ngrams: Annotated[int, Field(ge=1, le=3)] = Field(
-        1, description="tokens are runs of up to this many words, characters or sub-words"
+        1, description="tokens are runs of up to this many words or characters"
     )
     max_tokens: Positive = Field(256, description="longer texts are cut")
 

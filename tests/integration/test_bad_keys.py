@@ -24,7 +24,6 @@ from tests.integration.bad_input import csv_of, load_keys, message_of, picture
         ({"flip": "both"}, "[augmentation] is for images, but t holds texts"),
         ({"hold": "stream"}, "write it to files first"),
         ({"model": "cnn"}, "model 'cnn' does not read texts"),
-        ({"tokens": "subwords", "vocabulary_size": 5}, "too small for sub-words"),
     ],
 )
 def test_keys_that_do_not_fit_a_table_are_named(write, keys, reason: str) -> None:

@@ -243,7 +243,6 @@ def test_two_ranks_train_from_an_exported_copy_as_a_stream(tmp_path: Path, capsy
     [
         ("words", 20_000),
         ("characters", 20_000),
-        ("subwords", 100),
     ],
 )
 def test_chinese_texts_are_learnt(reviews: Path, tmp_path, tokens, vocabulary_size) -> None:

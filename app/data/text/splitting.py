@@ -9,7 +9,6 @@ stay whole, so a syllable written as its letters (NFD) is another token than the
 
 from collections.abc import Callable
 
-import keras
 import tensorflow as tf
 
 from app.data.text.characters import (
@@ -67,7 +66,6 @@ def _characters(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.RaggedTensor
     return unique, strings, codes.with_values(position)
 
 
-@keras.saving.register_keras_serializable(package="lockstep")
 def split_characters(texts: tf.Tensor) -> tf.RaggedTensor:
     """Strings (B,) to ragged strings (B, characters); what is between two `WHOLE` is one."""
     codes, strings, position = _characters(texts)
@@ -93,30 +91,18 @@ def _joined(characters: tf.RaggedTensor, marks: tf.Tensor) -> tf.RaggedTensor:
     return tf.RaggedTensor.from_row_lengths(tokens, lengths)
 
 
-def _apart(texts: tf.Tensor, tokens: str) -> tf.Tensor:
-    """Normalised, with spaces around `tokens`, and for spaces, punctuation and symbols."""
+def standardize_words(texts: tf.Tensor) -> tf.Tensor:
+    """Normalised, with spaces for spaces, punctuation and symbols, and around emoji and the
+    characters of scripts without spaces (as in BERT)."""
 
     def other(texts: tf.Tensor) -> tf.Tensor:
-        return tf.strings.regex_replace(_fold(texts), tokens, r" \0 ")
+        return tf.strings.regex_replace(_fold(texts), f"{EMOJI}|{CHARACTER}", r" \0 ")
 
     # Two patterns without a group take a quarter of the time of one with it.
     texts = _by_alphabet(texts, tf.strings.lower, other)
     return tf.strings.regex_replace(texts, SEPARATORS, " ")
 
 
-@keras.saving.register_keras_serializable(package="lockstep")
-def standardize_subwords(texts: tf.Tensor) -> tf.Tensor:
-    """Normalised, with spaces for spaces, punctuation and symbols, and emoji apart."""
-    return _apart(texts, EMOJI)
-
-
-@keras.saving.register_keras_serializable(package="lockstep")
-def standardize_words(texts: tf.Tensor) -> tf.Tensor:
-    """As for sub-words, and the characters of scripts without spaces apart (as in BERT)."""
-    return _apart(texts, f"{EMOJI}|{CHARACTER}")
-
-
-@keras.saving.register_keras_serializable(package="lockstep")
 def standardize_characters(texts: tf.Tensor) -> tf.Tensor:
     """Normalised, with one space for any run of spaces, none at the ends, and emoji marked."""
 
@@ -129,8 +115,6 @@ def standardize_characters(texts: tf.Tensor) -> tf.Tensor:
     return _by_alphabet(texts, lambda some: spaced(tf.strings.lower(some)), other)
 
 
-STANDARDIZE = {
-    "words": standardize_words,
-    "characters": standardize_characters,
-    "subwords": standardize_subwords,
-}
+# By kind of token: what is done to texts, and what splits them then.
+STANDARDIZE = {"words": standardize_words, "characters": standardize_characters}
+SPLIT = {"words": tf.strings.split, "characters": split_characters}

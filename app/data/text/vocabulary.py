@@ -10,18 +10,16 @@ import tensorflow as tf
 
 from app.config import Data
 from app.data.text.base import Tokenizer, parts_of
-from app.data.text.splitting import STANDARDIZE, split_characters
-from app.data.text.subwords import LongestMatch, train_pieces
-from app.errors import UserError
+from app.data.text.splitting import SPLIT, STANDARDIZE
 
 SPECIAL_TOKENS = 2  # ids 0, padding, and 1, an unknown token; then the vocabulary
 SHOWN_UNKNOWN = "[unknown]"
 
 
 class Vocabulary(Tokenizer):
-    """Word, character or sub-word tokens; those that are not in the vocabulary are unknown."""
+    """Words or characters, and runs of them; what is not in the vocabulary is unknown."""
 
-    kinds = ("words", "characters", "subwords")
+    kinds = ("words", "characters")
 
     def __init__(self, kind: str, ngrams: int, max_tokens: int, vocabulary: Sequence[str]):
         self.kind = kind
@@ -62,10 +60,9 @@ class Vocabulary(Tokenizer):
         ]
 
     def _layer(self) -> keras.layers.TextVectorization:
-        split = {"words": "whitespace", "characters": split_characters}.get(self.kind)
         layer = keras.layers.TextVectorization(
             standardize=STANDARDIZE[self.kind],
-            split=split or LongestMatch(self.vocabulary),
+            split=SPLIT[self.kind],
             ngrams=self.ngrams if self.ngrams > 1 else None,
             ragged=True,
             name="vectorize",
@@ -78,35 +75,20 @@ class Vocabulary(Tokenizer):
 def build_vocabulary(
     chunks: Iterable[np.ndarray], kind: str, vocabulary_size: int, ngrams: int
 ) -> list[str]:
-    """The tokens of the training texts: at most `vocabulary_size` with padding and unknown.
-
-    Words and characters are the most frequent ones (and runs of them), most frequent first; for
-    sub-words see `train_pieces`.
-
-    Raises:
-        UserError: n-grams of sub-words, or more different characters than a vocabulary of
-            sub-words can hold.
-    """
-    if kind == "subwords" and ngrams > 1:
-        raise UserError(
-            f"ngrams = {ngrams} with sub-words: runs of pieces are not supported, and frequent "
-            "words are pieces already. Set ngrams = 1, or take words or characters."
-        )
+    """The most frequent tokens of the training texts (and runs of up to `ngrams`), most frequent
+    first: at most `vocabulary_size` with padding and unknown."""
     counts = Counter[str]()
     for chunk in chunks:
         with tf.device("CPU"):
             for texts in parts_of(chunk):
                 counts.update(_count(texts, kind, ngrams))
     room = vocabulary_size - SPECIAL_TOKENS
-    if kind == "subwords":
-        return train_pieces(counts, room)
     return sorted(counts, key=lambda token: (-counts[token], token))[:room]
 
 
 def _count(texts: tf.Tensor, kind: str, ngrams: int) -> dict[str, int]:
-    """How often each token comes (for sub-words: each word), as the layer takes them."""
-    texts = STANDARDIZE[kind](texts)
-    found = split_characters(texts) if kind == "characters" else tf.strings.split(texts)
+    """How often each token comes, as the layer takes them."""
+    found = SPLIT[kind](STANDARDIZE[kind](texts))
     if ngrams > 1:
         found = tf.strings.ngrams(found, ngram_width=tuple(range(1, ngrams + 1)))
     unique, _, counts = tf.unique_with_counts(found.values)

@@ -29,8 +29,7 @@ RUNS: dict[str, list[str]] = {
     "transformer": ["--dataset", TEXTS, "--model=transformer", "--width=8", "--max-tokens=12"],
     "mixed_bfloat16": ["--dataset", TEXTS, "--model=transformer", "--width=8"]
     + ["--precision=mixed_bfloat16"],
-    "subwords": ["--dataset", "CHINESE", "--model=textcnn", "--width=4", "--tokens=subwords"]
-    + ["--vocabulary-size=80"],
+    "textcnn": ["--dataset", "CHINESE", "--model=textcnn", "--width=4", "--vocabulary-size=80"],
     "characters": ["--dataset", "CHINESE", "--model=bag", "--width=4", "--tokens=characters"],
 }
 GOOD, POOR = "好喜欢美味高兴棒赞优秀完美", "坏讨厌难吃生气差烂糟糕失望"
@@ -156,7 +155,7 @@ def test_quantised_weights_are_smaller_and_what_they_cost_is_in_the_card(
     assert "accuracy on 20 of 20 in test" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["bag", "transformer", "subwords", "characters"])
+@pytest.mark.parametrize("name", ["bag", "transformer", "textcnn", "characters"])
 def test_a_savedmodel_of_texts_takes_strings_one_or_many(
     name: str, run: Callable[[str], Path], exported: Callable[..., Path]
 ) -> None:

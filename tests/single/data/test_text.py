@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,13 @@ import pytest
 import tensorflow as tf
 
 from app.config import Data
-from app.data.sources.embedded import pydocs
 from app.data.text.characters import IGNORED, UNDIVIDED
-from app.data.text.splitting import normalize, standardize_subwords, standardize_words
-from app.data.text.subwords import LongestMatch
+from app.data.text.splitting import normalize, standardize_words
 from app.data.text.tokenizer import build_tokenizer, tokenizer_from
 from app.data.text.vocabulary import Vocabulary, build_vocabulary
-from app.errors import UserError
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
-ALL_TOKENS = ["words", "characters", "subwords"]
+ALL_TOKENS = ["words", "characters"]
 
 
 def array(*texts: str) -> np.ndarray:
@@ -133,16 +130,6 @@ def test_ngrams_of_characters_are_runs_of_them() -> None:
     assert ids_of(array("ba"), ["a", "b", "b a"], "characters", ngrams=2) == [[3, 2, 4]]
 
 
-def test_chinese_subwords_are_frequent_runs_of_characters() -> None:
-    vocabulary = build_vocabulary(
-        [array("你好世界", "你好再见", "你好", "世界")], "subwords", 12, 1
-    )
-    assert {"▁你好", "世界"} <= set(vocabulary)
-    place = {token: FIRST + i for i, token in enumerate(vocabulary)}
-    expected = [[place["▁你好"], place["世界"]], [place["▁"], UNKNOWN, place["世界"]]]
-    assert ids_of(array("你好世界", "吗世界"), vocabulary, "subwords") == expected
-
-
 @pytest.mark.parametrize("tokens", ALL_TOKENS)
 def test_decomposed_and_full_width_texts_have_the_same_ids(tokens: str) -> None:
     texts = array("Élève ｗｉｄｅ 你好", "élève")
@@ -158,7 +145,7 @@ def test_the_vocabulary_falls_in_frequency_and_is_cut() -> None:
     assert build_vocabulary([texts], "words", 4, 1) == ["a", "b"]  # two are padding and unknown
 
 
-@pytest.mark.parametrize(("tokens", "ngrams"), [("words", 2), ("characters", 2), ("subwords", 1)])
+@pytest.mark.parametrize(("tokens", "ngrams"), [("words", 2), ("characters", 2)])
 def test_the_vocabulary_depends_neither_on_the_order_of_the_texts_nor_on_chunks(
     tokens: str, ngrams: int
 ) -> None:
@@ -186,11 +173,11 @@ def test_an_id_is_the_place_in_the_vocabulary_and_one_for_unknown_words() -> Non
 @pytest.mark.parametrize("tokens", ALL_TOKENS)
 @pytest.mark.parametrize("text", ["", "   ", "?!", "😀", "\ud800"])
 def test_a_text_without_a_word_is_unknown(tokens: str, text: str) -> None:
-    vocabulary = ["a", "▁a"]
+    vocabulary = ["a"]
     rows = ids_of(array("a", text, "a"), vocabulary, tokens)
     assert len(rows) == 3
     assert set(rows[1]) == {UNKNOWN}
-    assert rows[0] == rows[2] == [FIRST + (tokens == "subwords")]
+    assert rows[0] == rows[2] == [FIRST]
 
 
 def test_texts_are_cut_at_max_tokens_and_their_tokens_counted() -> None:
@@ -234,69 +221,13 @@ def test_a_text_of_a_million_characters_is_no_trouble(tokens: str, text: str) ->
     assert (lengths.tokens > 50).tolist() == [not one_word, False]
 
 
-def longest_match(word: str, pieces: set[str]) -> list[str]:
-    """The definition, one character after the other."""
-    found = []
-    while word:
-        ends = [end for end in range(1, len(word) + 1) if word[:end] in pieces]
-        end = max(ends, default=1)
-        found.append(word[:end])
-        word = word[end:]
-    return found
-
-
-def pieces_of(match: LongestMatch, texts: Iterable[str]) -> list[list[str]]:
-    rows = match(tf.constant(list(texts), tf.string)).to_list()
-    return [[piece.decode() for piece in row] for row in rows]
-
-
-def test_pieces_are_the_longest_that_fit_from_the_left() -> None:
-    random = np.random.default_rng(0)
-
-    def word(longest: int) -> str:
-        return "".join(random.choice(list("abé你"), random.integers(1, longest + 1)))
-
-    for _ in range(20):
-        pieces = {random.choice(["", "▁"]) + word(5) for _ in range(random.integers(1, 40))}
-        texts = [" ".join(word(30) for _ in range(random.integers(0, 6))) for _ in range(30)]
-        expected = [
-            [piece for part in text.split() for piece in longest_match("▁" + part, pieces)]
-            for text in texts
-        ]
-        assert pieces_of(LongestMatch(sorted(pieces)), texts) == expected
-
-
-def test_pieces_of_the_python_documentation_are_its_words() -> None:
-    dataset = pydocs()
-    vocabulary = build_vocabulary([dataset.train.inputs], "subwords", 3000, 1)
-    assert len(vocabulary) == len(set(vocabulary)) == 2998
-    standardized = standardize_subwords(tf.constant(dataset.test.inputs, tf.string))
-    texts = [text.decode() for text in standardized.numpy()]
-    rows = pieces_of(LongestMatch(vocabulary), texts)
-    assert ["".join(row) for row in rows] == ["".join("▁" + w for w in t.split()) for t in texts]
-    known = set(vocabulary)
-    words = {word: longest_match("▁" + word, known) for text in texts for word in text.split()}
-    assert rows == [[piece for word in text.split() for piece in words[word]] for text in texts]
-    found = [piece for row in rows for piece in row]
-    assert np.mean([piece in known for piece in found]) > 0.999
-    assert len(found) < 1.6 * sum(len(text.split()) for text in texts)
-
-
-def test_subwords_refuse_ngrams_and_a_vocabulary_without_room_for_the_characters() -> None:
-    with pytest.raises(UserError, match="Set ngrams = 1"):
-        build_vocabulary([array("a b")], "subwords", 100, 2)
-    with pytest.raises(UserError, match="10 different characters"):
-        build_vocabulary([array("abcdefghi")], "subwords", 11, 1)
-    assert len(build_vocabulary([array("abcdefghi")], "subwords", 12, 1)) == 10
-
-
 LOAD_AND_RUN = """
 import json, sys
 import tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
 texts = tf.constant([bytes.fromhex(text) for text in sys.argv[2:]])
 print(json.dumps(model.serve(texts).numpy().tolist()))
-assert not {"app", "sentencepiece", "tensorflow_text"} & set(sys.modules)
+assert not {"app", "tensorflow_text"} & set(sys.modules)
 """
 
 
@@ -307,8 +238,7 @@ def test_an_exported_layer_gives_the_same_ids_with_tensorflow_alone(
 ) -> None:
     texts = array("Élève, 你好世界!", nfd("élève ＷＩＤＥ"), "hello world 한국", "🎉", "")
     texts = array(*texts, "ที่ดี\u200bมา", "👨\u200d👩\u200d👧 👍🏽🇩🇪", "co\u00adop a\u200bb")
-    ngrams = 1 if tokens == "subwords" else 2
-    wanted = Data(tokens=tokens, ngrams=ngrams, vocabulary_size=60, max_tokens=8)
+    wanted = Data(tokens=tokens, ngrams=2, vocabulary_size=60, max_tokens=8)
     tokenizer = build_tokenizer(wanted, [texts[:3]])
     everything = tf.constant([*(text.encode() for text in texts), b"\xffa"])
     expected = tokenizer.ids_of(everything).to_tensor().numpy().tolist()
