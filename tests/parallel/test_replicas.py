@@ -43,7 +43,7 @@ def test_the_broadcast_makes_different_starts_identical_optimizer_included(world
     model, optimizer = built(world)
     with pytest.raises(ReplicasDiverged):
         compare(world, model, optimizer, step=0)
-    broadcast_state(world, model, optimizer, seed=3, epoch=0)
+    broadcast_state(world, model, optimizer, seed=3, step=0)
     compare(world, model, optimizer, step=0)
     chief = world.broadcast(values(model, optimizer, Kind.REPLICATED))
     mine = values(model, optimizer, Kind.REPLICATED)
@@ -52,7 +52,7 @@ def test_the_broadcast_makes_different_starts_identical_optimizer_included(world
 
 def test_generators_of_dropout_differ_between_ranks_after_the_broadcast(world):
     model, optimizer = built(world)
-    broadcast_state(world, model, optimizer, seed=3, epoch=0)
+    broadcast_state(world, model, optimizer, seed=3, step=0)
     states = world.gather(values(model, optimizer, Kind.DERIVED)[0].tolist())
     assert len({tuple(state) for state in states}) == world.size
     masks = world.gather(model.layers[2](tf.ones((1, 64)), training=True).numpy().tolist())
@@ -95,7 +95,7 @@ def test_metrics_are_those_of_all_examples_of_uneven_ranks(world):
 
 def test_one_flipped_bit_is_found_and_named_with_its_rank(world):
     model, optimizer = built(world)
-    broadcast_state(world, model, optimizer, seed=0, epoch=0)
+    broadcast_state(world, model, optimizer, seed=0, step=0)
     last = world.size - 1
     if world.rank == last:
         bits = model.layers[-1].kernel.numpy()
@@ -111,7 +111,7 @@ def test_one_flipped_bit_is_found_and_named_with_its_rank(world):
 
 def test_moving_statistics_may_differ(world):
     model, optimizer = built(world)
-    broadcast_state(world, model, optimizer, seed=0, epoch=0)
+    broadcast_state(world, model, optimizer, seed=0, step=0)
     model.layers[1].moving_mean.assign(np.full(6, world.rank, np.float32))
     compare(world, model, optimizer, step=0)
 
