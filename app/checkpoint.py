@@ -103,9 +103,7 @@ class Checkpoints:
         Raises UserError if there is none, all are damaged, or it belongs to another model.
         """
         if not self.list():
-            raise UserError(
-                f"{self.directory} holds no checkpoint: the run has not kept one yet"
-            )
+            raise UserError(f"{self.directory} holds no checkpoint: the run has not kept one yet")
         path, arrays, meta = self._newest()
         entries = state_variables(model)
         wanted = {entry.path for entry in entries}

@@ -5,7 +5,6 @@ callback works in it: `on_train_batch_*` come once per pass with this rank's own
 `logs`; `on_epoch_end` has those of all ranks, and exact `val_*`.
 """
 
-import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from app.classifier import Classifier
@@ -23,12 +21,12 @@ from app.data.augment.augment import Augment
 from app.data.batches import Feed, Split
 from app.data.order import EpochPlan, orders_of, owners_of
 from app.distributed.guard import agree, compare
-from app.distributed.replicas import sum_metrics
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
 from app.evaluation.scores import Scores
 from app.monitor.progress import Place, Progress, Show
-from app.monitor.timing import Clock, Mark, RankTimes
+from app.monitor.reports import Reports, place_of
+from app.monitor.timing import Clock
 from app.preflight import with_fitting_batch
 from app.schedule import Schedule, scaled_peak
 from app.state import TrainState, reseed
@@ -74,9 +72,10 @@ class Loop:
             list(callbacks), add_history=True, add_progbar=False, model=self.classifier
         )
         self.clock = Clock()
-        self._telemetry = self.classifier.optimizer.telemetry
-        self._telemetry.keeps_gradients = config.run.histograms
-        self._seen = self._stops = False
+        state.optimizer.telemetry.keeps_gradients = config.run.histograms
+        every = config.run.log_every_steps
+        self._reports = Reports(world, state, self.clock, shows, self._examples, every)
+        self._stops = False
         self._own_examples = 0  # trained on since the last commit point
         self._feed = _feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
@@ -109,7 +108,6 @@ class Loop:
         asked to stop."""
         self.classifier.stop_training = self._stops = False
         self.callbacks.on_train_begin()
-        self._look_ahead()
         logs: dict[str, float] = {}
         while self.state.epoch < self.config.training.epochs and not self._stops:
             logs = self._epoch()
@@ -123,9 +121,7 @@ class Loop:
         if not state.examples_seen:
             self.classifier.reset_metrics()
         self.callbacks.on_epoch_begin(state.epoch)
-        epoch_began = self._reported = self.clock.mark
-        self._reported_step = state.step
-        self._sent = self._telemetry.totals
+        self._reports.begin_epoch()
         self.clock.begin()
         first = self._steps_of(state.examples_seen) * self.passes
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches()), first):
@@ -133,17 +129,15 @@ class Loop:
             if last_pass:
                 self._count_step()
             if self._stops:
-                return self._metrics()
-        metrics = self._metrics()
-        self.clock.pause()
-        progress = self._progress(metrics, epoch_began)
+                return self._reports.end_epoch().metrics
+        progress = self._reports.end_epoch()
         state.epoch, state.examples_seen = state.epoch + 1, 0
         return self._commit(progress)
 
     def _pass(self, number: int, batch: Any) -> None:
         """Forward and backward; after the last pass of a step, the update too."""
         self._move_schedule()
-        self._show_samples(batch)
+        self._reports.see(batch)
         self.callbacks.on_train_batch_begin(number)
         traces = self._step.experimental_get_tracing_count()
         logs = self._step(batch)
@@ -153,18 +147,16 @@ class Loop:
         self.callbacks.on_train_batch_end(number, logs)
 
     def _count_step(self) -> None:
-        """A step is done: compare, commit and report where it is time to."""
-        state, run = self.state, self.config.run
+        """A step is done: commit, compare and report where it is time to."""
+        state = self.state
         state.step += 1
         state.examples_seen = min(state.examples_seen + self.batch_size, self._examples)
         epoch_ends = state.examples_seen == self._examples
-        if state.step % run.commit_every_steps == 0 and not epoch_ends:
+        if state.step % self.config.run.commit_every_steps == 0 and not epoch_ends:
             self._commit()
         elif state.step % self.config.distribution.guard_every_steps == 0:
             self._compare()
-        if state.step % run.log_every_steps == 0:
-            self._report()
-        self._look_ahead()
+        self._reports.count_step(self.passes)
 
     def _commit(self, ended: Progress | None = None) -> dict[str, float]:
         """A commit point, where all ranks agree on one state; a collective.
@@ -174,35 +166,37 @@ class Loop:
 
         `ended`: how the epoch went that ends here. Returns the logs of its end.
         """
-        state, validation, logs = self.state, None, {}
+        state, validation = self.state, None
         examples, self._own_examples = self._own_examples, 0
         optimizer = self.classifier.optimizer
         agree(self.world, self.classifier, optimizer, examples, state.seed, state.step)
+        self._show_agreement()
         move_to_chief(self.world, self.classifier.metrics)
         if ended is not None and "validation" in self.splits:
             validation = evaluate(self.classifier, self.splits["validation"], self.world)
-        began = time.monotonic()
-        path = self.save()
-        seconds = time.monotonic() - began
-        if ended is not None:
-            logs = dict(ended.metrics)
-            if validation:
-                logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
-            self.callbacks.on_epoch_end(state.epoch - 1, logs)
-        self._show_commit(path, seconds, ended, validation)
+        self._keep()
+        logs = {} if ended is None else self._end_epoch(ended, validation)
         self._stops = any(self.world.gather(bool(self.classifier.stop_training)))
         return logs
 
-    def _show_commit(
-        self, path: Path, seconds: float, ended: Progress | None, validation: Scores | None
-    ) -> None:
-        self._show_agreement()
+    def _keep(self) -> None:
+        began = time.monotonic()
+        path = self.save()
+        seconds = time.monotonic() - began
         for show in self.shows:
             show.checkpointed(self.state.step, path, seconds)
-            if ended is not None:
-                show.epoch_ended(ended, validation)
-        if ended is not None and self.config.run.histograms:
-            self._show_distributions()
+
+    def _end_epoch(self, ended: Progress, validation: Scores | None) -> dict[str, float]:
+        """Tell callbacks and shows of it; returns the logs."""
+        logs = dict(ended.metrics)
+        if validation:
+            logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+        self.callbacks.on_epoch_end(self.state.epoch - 1, logs)
+        for show in self.shows:
+            show.epoch_ended(ended, validation)
+        if self.config.run.histograms:
+            self._reports.show_distributions()
+        return logs
 
     def _compare(self) -> None:
         """The guard, between commit points; a collective."""
@@ -222,20 +216,6 @@ class Loop:
             self.state.epoch + seen / examples, self.state.epoch + after / examples
         )
 
-    def _show_samples(self, batch: Any) -> None:
-        """What the model sees, of the first batch."""
-        if not self._seen:
-            self._seen = True
-            for show in self.shows:
-                show.sees(self.place, self.classifier.network, batch)
-
-    def _show_distributions(self) -> None:
-        variables = self.classifier.trainable_variables
-        weights = {variable.path: variable.numpy() for variable in variables}
-        gradients = dict(zip(weights, self._telemetry.gradients, strict=False))
-        for show in self.shows:
-            show.distributions(self.state.step, weights, gradients)
-
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
         state, train = self.state, self.splits["train"]
@@ -252,56 +232,10 @@ class Loop:
         for number, batch in enumerate(batches):
             yield batch, (number + 1) % self.passes == 0
 
-    def _look_ahead(self) -> None:
-        """Have the next step note its norms, if it is one to be reported."""
-        if (self.state.step + 1) % self.config.run.log_every_steps == 0:
-            self._telemetry.look()
-
-    def _report(self) -> None:
-        """Show what happened since the last report; a collective."""
-        progress = self._progress(self._metrics(), self._reported)
-        passed, sent = self.clock.since(self._reported), self._telemetry.totals
-        exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
-        used = psutil.Process().memory_info().rss
-        timed_steps = passed.passes / self.passes
-        row = (timed_steps, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
-        table = self.world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
-        steps = self.state.step - self._reported_step
-        progress = dataclasses.replace(
-            progress,
-            times=RankTimes.of(table[:, :5]),
-            memory_bytes=table[:, 5],
-            facts=self._telemetry.facts,
-            bytes_sent=in_bytes / steps,
-            bytes_uncompressed=uncompressed / steps,
-        )
-        self._reported, self._sent = self.clock.mark, sent
-        self._reported_step = self.state.step
-        for show in self.shows:
-            show.trained(progress)
-
     @property
     def place(self) -> Place:
         """How far training is."""
         return place_of(self.state, self._examples)
-
-    def _metrics(self) -> dict[str, float]:
-        """The epoch's metrics so far over all ranks; a collective."""
-        return sum_metrics(self.world, self.classifier.metrics)
-
-    def _progress(self, metrics: dict[str, float], since: Mark) -> Progress:
-        state, optimizer = self.state, self.classifier.optimizer
-        scale = getattr(optimizer.inner_optimizer, "dynamic_scale", None)
-        return Progress(
-            epoch=state.epoch + 1,
-            step=state.step,
-            metrics=metrics,
-            examples_per_second=self.clock.since(since).examples_per_second,
-            learning_rate=float(optimizer.learning_rate),
-            examples=self.place.examples,
-            skipped_steps=state.step - int(optimizer.iterations),
-            loss_scale=None if scale is None else float(scale),
-        )
 
 
 def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None:
@@ -312,11 +246,6 @@ def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None
     for variable in [variable for metric in metrics for variable in metric.variables]:
         total = world.sum(variable.numpy())
         variable.assign(total if world.is_chief else np.zeros_like(total))
-
-
-def place_of(state: TrainState, examples: int) -> Place:
-    """How far a run over so many training examples is."""
-    return Place(state.step, state.epoch, state.epoch * examples + state.examples_seen)
 
 
 def _feed(config: Config, classifier: Classifier, train: Split) -> Feed:

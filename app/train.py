@@ -27,11 +27,12 @@ from app.distributed.world import World
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.report import HARDEST
 from app.evaluation.scores import Scores
-from app.loop import Loop, place_of
+from app.loop import Loop
 from app.monitor.options import Monitoring
 from app.monitor.profiler import Profiler
 from app.monitor.progress import Show
 from app.monitor.rank_log import RankLog, keep_logs
+from app.monitor.reports import place_of
 from app.monitor.tensorboard import TensorBoard
 from app.monitor.terminal import Terminal
 from app.preflight import with_fitting_batch

@@ -4,8 +4,8 @@ with the examples that are left."""
 import pytest
 
 import models
-from tests.parallel.killed import assert_same_bits, config_of, normed, run_killed
 from app.train import train
+from tests.parallel.killed import assert_same_bits, config_of, normed, run_killed
 
 # Of 5 steps an epoch, with commit points after 2, 4, 5, 6, 8 and 10.
 FEW = [("before", 5), ("after", 8)]
@@ -52,7 +52,7 @@ def test_batchnorm_and_dropout(world, directory, monkeypatch):
         {"bucket_mb": 0.002, "compression": "fp16"},
         {"shard_by": "dirichlet", "mixup": 0.4, "cutmix": 1.0, "crop_padding": 1},
         {"imbalance": "balanced_sampling", "precision": "mixed_float16"},
-        {"dataset": "pydocs", "model": "bag", "global_batch_size": 1500, "dropout": 0.2}
+        {"dataset": "pydocs", "model": "bag", "global_batch_size": 1500, "dropout": 0.2},
     ],
     ids=["cnn", "accumulation", "buckets", "uneven", "balanced", "texts"],
 )

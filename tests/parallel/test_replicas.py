@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.distributed.guard import LockstepGuard, ReplicasDiverged, compare
+from app.distributed import callbacks, guard
+from app.distributed.callbacks import CommitPoints
+from app.distributed.guard import ReplicasDiverged, compare
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.replicas import average_statistics, broadcast_state, sum_metrics
 from app.state import Kind, state_variables
@@ -142,7 +144,7 @@ def fit_with(world, optimizer, *guards):
 def test_horovods_stock_keras_optimizer_is_caught_within_k_steps(world):
     import horovod.tensorflow.keras as stock
 
-    guard = LockstepGuard(every_steps=5)
+    guard = CommitPoints(compare_every_steps=5)
     counter = None
     with pytest.raises(ReplicasDiverged, match="step 5: .*logits"):
         counter = fit_with(world, stock.DistributedOptimizer(keras.optimizers.SGD(0.1)), guard)
@@ -151,15 +153,21 @@ def test_horovods_stock_keras_optimizer_is_caught_within_k_steps(world):
 
 def test_our_optimizer_passes_the_guard_to_the_end(world):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
-    counter = fit_with(world, optimizer, LockstepGuard(every_steps=5))
+    counter = fit_with(world, optimizer, CommitPoints(compare_every_steps=5))
     assert counter.batches == 24
 
 
-def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world):
+def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world, monkeypatch):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=2)
     agreed_at = []
-    guard = LockstepGuard(3, on_agreed=lambda: agreed_at.append(int(optimizer.iterations)))
-    counter = fit_with(world, optimizer, guard)
+
+    def compare_and_note(world, model, optimizer, step):
+        compare(world, model, optimizer, step)
+        agreed_at.append(step)
+
+    for module in (callbacks, guard):
+        monkeypatch.setattr(module, "compare", compare_and_note)
+    counter = fit_with(world, optimizer, CommitPoints(3))
     assert counter.batches == 24
     assert agreed_at == [3, 6, 6, 9, 12, 12, 12]  # and at the end of each epoch and of training
 
@@ -177,5 +185,5 @@ def test_in_fit_no_callback_behind_the_guard_saves_what_ranks_do_not_share(world
 
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
     with pytest.raises(ReplicasDiverged, match="bias"):
-        fit_with(world, optimizer, LockstepGuard(every_steps=1000), DriftAndSave())
+        fit_with(world, optimizer, CommitPoints(compare_every_steps=1000), DriftAndSave())
     assert not saved

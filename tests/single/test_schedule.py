@@ -20,9 +20,7 @@ def rates(schedule: Schedule, steps: range, steps_per_epoch: int = 1) -> np.ndar
 
 
 def wanted(scaling: str) -> Optimizer:
-    return Optimizer(
-        learning_rate=0.1, learning_rate_scaling=scaling, reference_batch_size=64
-    )
+    return Optimizer(learning_rate=0.1, learning_rate_scaling=scaling, reference_batch_size=64)
 
 
 @pytest.mark.parametrize(("scaling", "expected"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)])
