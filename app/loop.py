@@ -80,7 +80,8 @@ class Loop:
         self._feed = _feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
-        self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
+        self._step = tf.function(self.classifier.train_step, autograph=False)
+        self._traced: dict[int | None, Callable] = {}
         self.fit_to_world()
 
     def fit_to_world(self) -> None:
@@ -92,6 +93,10 @@ class Loop:
         self.schedule.peak = scaled_peak(self.config.optimizer, self.batch_size)
         steps, left = self._steps_of(examples), self._steps_of(examples - state.examples_seen)
         self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
+        passes = [len(range(first, self.batch_size, self.passes)) for first in range(self.passes)]
+        rank, size = self.world.rank, self.world.size
+        self._usual_rows = {len(range(rank, examples_of_pass, size)) for examples_of_pass in passes}
+        self._traced.clear()
         self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
         self._owners = _owners(self.config, self.world, self.splits["train"])
 
@@ -139,12 +144,23 @@ class Loop:
         self._move_schedule()
         self._reports.see(batch)
         self.callbacks.on_train_batch_begin(number)
-        traces = self._step.experimental_get_tracing_count()
-        logs = self._step(batch)
-        compiled = self._step.experimental_get_tracing_count() > traces
-        self.clock.tick(int(batch.total), compiled)
-        self._own_examples += len(batch.labels)
+        traces, rows = len(self._traced), len(batch.labels)
+        logs = self._step_of(batch, rows if rows in self._usual_rows else None)(batch)
+        self.clock.tick(int(batch.total), compiled=len(self._traced) > traces)
+        self._own_examples += rows
         self.callbacks.on_train_batch_end(number, logs)
+
+    def _step_of(self, batch: Any, rows: int | None) -> Callable:
+        """The compiled step for batches of so many rows, or of any number.
+
+        Which one a batch gets depends on nothing that came before, as it would with TensorFlow's
+        `reduce_retracing`: graphs of other shapes differ in the last bits, and so would a run that
+        is resumed.
+        """
+        if rows not in self._traced:
+            specs = tf.nest.map_structure(lambda one: _spec_of(one, rows), batch)
+            self._traced[rows] = self._step.get_concrete_function(specs)
+        return self._traced[rows]
 
     def _count_step(self) -> None:
         """A step is done: commit, compare and report where it is time to."""
@@ -236,6 +252,16 @@ class Loop:
     def place(self) -> Place:
         """How far training is."""
         return place_of(self.state, self._examples)
+
+
+def _spec_of(tensor: tf.Tensor | None, rows: int | None) -> tf.TensorSpec | None:
+    """Of a part of a batch of so many rows; every batch of token ids has a length of its own."""
+    if tensor is None:
+        return None
+    if not tensor.shape.rank:
+        return tf.TensorSpec([], tensor.dtype)
+    is_ids = tensor.shape.rank == 2 and tensor.dtype.is_integer
+    return tf.TensorSpec([rows, None] if is_ids else [rows, *tensor.shape[1:]], tensor.dtype)
 
 
 def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None:
