@@ -80,7 +80,6 @@ class Loop:
         self._feed = _feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
-        self._step = tf.function(self.classifier.train_step, autograph=False)
         self._traced: dict[int | None, Callable] = {}
         self.fit_to_world()
 
@@ -159,7 +158,9 @@ class Loop:
         """
         if rows not in self._traced:
             specs = tf.nest.map_structure(lambda one: _spec_of(one, rows), batch)
-            self._traced[rows] = self._step.get_concrete_function(specs)
+            # A function of its own: one for all would give a trace of any number for this one too.
+            step = tf.function(self.classifier.train_step, autograph=False)
+            self._traced[rows] = step.get_concrete_function(specs)
         return self._traced[rows]
 
     def _count_step(self) -> None:

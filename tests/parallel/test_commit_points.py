@@ -52,7 +52,7 @@ def test_batchnorm_and_dropout(world, directory, monkeypatch):
         {"bucket_mb": 0.002, "compression": "fp16"},
         {"shard_by": "dirichlet", "mixup": 0.4, "cutmix": 1.0, "crop_padding": 1},
         {"imbalance": "balanced_sampling", "precision": "mixed_float16"},
-        {"dataset": "pydocs", "model": "bag", "global_batch_size": 1500, "dropout": 0.2},
+        {"dataset": "pydocs", "model": "bag", "global_batch_size": 900, "dropout": 0.2},
     ],
     ids=["cnn", "accumulation", "buckets", "uneven", "balanced", "texts"],
 )
