@@ -66,7 +66,7 @@ def find_run(path: Path, resume: bool) -> Config | None:
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether a run in this directory has ended an epoch, so that there is something to lose."""
+    """Whether a run in this directory has come to a commit point: there is something to lose."""
     return bool(list_checkpoints(RunFiles(path).checkpoints))
 
 

@@ -35,6 +35,7 @@ from app.evaluation.report import to_markdown, write_report
 from app.evaluation.scores import Scores
 from app.load import load_data
 from app.recipe import load
+from app.run_files import list_checkpoints
 from app.train import train
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
@@ -146,7 +147,7 @@ def test_golden_report(tmp_path: Path, digits) -> None:
         "",
         "|  |  |",
         "| --- | --- |",
-        f"| run | {path}, epoch-0002 |",
+        f"| run | {path}, {list_checkpoints(path / 'checkpoints')[-1].name} |",
         f"| data | digits, test (fingerprint {result['fingerprint']}) |",
         "| examples | 359 |",
         "| accuracy | 10.03% |",
