@@ -124,7 +124,7 @@ def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
 
 def _use(run: SavedRun, export: Export) -> str:
     """Signatures with shapes, and code that runs with TensorFlow alone."""
-    image = list(run.image_shape)
+    image = list(run.plan.image_shape or ())
     takes = {
         "bytes": ("string (B,)", "the bytes of JPEG, PNG, GIF, BMP or WebP files"),
         "text": ("string (B,)", f"UTF-8{_joined(run)}"),
