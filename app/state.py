@@ -20,8 +20,8 @@ class Kind(enum.Enum):
 
     REPLICATED = "the same bits on every rank; saved as it is"
     AVERAGED = "per rank (BatchNorm's moving statistics); averaged over ranks, then saved"
-    DERIVED = "per rank (random generators); re-derived from (seed, rank, epoch), never saved"
-    LOCAL = "per rank (accumulators); empty at the end of an epoch, never saved"
+    DERIVED = "per rank (random generators); re-derived from (seed, rank, step), never saved"
+    LOCAL = "per rank (accumulators); empty after each optimizer step, never saved"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,10 +79,10 @@ def fingerprints(entries: Sequence[StateVariable]) -> np.ndarray:
     return np.array(checksums, dtype=np.int64)
 
 
-def reseed(model: keras.Model, seed: int, rank: int, epoch: int) -> None:
-    """Give each random generator of the model its own stream for (seed, rank, epoch)."""
+def reseed(model: keras.Model, seed: int, rank: int, step: int) -> None:
+    """Give each random generator of the model its own stream for (seed, rank, step)."""
     for index, entry in enumerate(e for e in state_variables(model) if e.kind is Kind.DERIVED):
-        words = np.random.SeedSequence([seed, rank, epoch, index]).generate_state(2, np.uint32)
+        words = np.random.SeedSequence([seed, rank, step, index]).generate_state(2, np.uint32)
         dtype = keras.backend.standardize_dtype(entry.variable.dtype)
         limit = np.iinfo(dtype).max
         entry.variable.assign(np.array([int(word) & limit for word in words], dtype=dtype))

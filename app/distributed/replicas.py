@@ -1,5 +1,7 @@
 """What brings replicas together: the initial broadcast, and per-rank state before it is saved."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -8,16 +10,26 @@ from app.state import Kind, reseed, state_variables
 
 
 def broadcast_state(
-    world: World, model: keras.Model, optimizer: keras.optimizers.Optimizer, seed: int, epoch: int
+    world: World, model: keras.Model, optimizer: keras.optimizers.Optimizer, seed: int, step: int
 ) -> None:
     """Give every rank the chief's variables, the optimizer's included; a collective.
 
-    Random generators are not copied: each rank derives its own from (seed, rank, epoch), so that
+    Random generators are not copied: each rank derives its own from (seed, rank, step), so that
     dropout and augmentation differ between ranks.
     """
     entries = state_variables(model, optimizer)
     world.broadcast_variables([e.variable for e in entries if e.kind is not Kind.DERIVED])
-    reseed(model, seed, world.rank, epoch)
+    reseed(model, seed, world.rank, step)
+
+
+def settle(world: World, model: keras.Model, optimizer: Any, examples: float) -> None:
+    """Bring the state of all ranks to one, as every commit point begins; a collective.
+
+    `examples`: those that this rank has trained on since the last time.
+    """
+    average_statistics(world, model, examples)
+    if hasattr(optimizer, "settle"):
+        optimizer.settle()
 
 
 def average_statistics(world: World, model: keras.Model, examples: float) -> None:

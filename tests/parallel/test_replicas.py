@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.distributed.guard import LockstepGuard, ReplicasDiverged, compare
+from app.distributed import callbacks, guard
+from app.distributed.callbacks import CommitPoints
+from app.distributed.guard import ReplicasDiverged, compare
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.replicas import average_statistics, broadcast_state, sum_metrics
 from app.state import Kind, state_variables
@@ -43,7 +45,7 @@ def test_the_broadcast_makes_different_starts_identical_optimizer_included(world
     model, optimizer = built(world)
     with pytest.raises(ReplicasDiverged):
         compare(world, model, optimizer, step=0)
-    broadcast_state(world, model, optimizer, seed=3, epoch=0)
+    broadcast_state(world, model, optimizer, seed=3, step=0)
     compare(world, model, optimizer, step=0)
     chief = world.broadcast(values(model, optimizer, Kind.REPLICATED))
     mine = values(model, optimizer, Kind.REPLICATED)
@@ -52,7 +54,7 @@ def test_the_broadcast_makes_different_starts_identical_optimizer_included(world
 
 def test_generators_of_dropout_differ_between_ranks_after_the_broadcast(world):
     model, optimizer = built(world)
-    broadcast_state(world, model, optimizer, seed=3, epoch=0)
+    broadcast_state(world, model, optimizer, seed=3, step=0)
     states = world.gather(values(model, optimizer, Kind.DERIVED)[0].tolist())
     assert len({tuple(state) for state in states}) == world.size
     masks = world.gather(model.layers[2](tf.ones((1, 64)), training=True).numpy().tolist())
@@ -95,7 +97,7 @@ def test_metrics_are_those_of_all_examples_of_uneven_ranks(world):
 
 def test_one_flipped_bit_is_found_and_named_with_its_rank(world):
     model, optimizer = built(world)
-    broadcast_state(world, model, optimizer, seed=0, epoch=0)
+    broadcast_state(world, model, optimizer, seed=0, step=0)
     last = world.size - 1
     if world.rank == last:
         bits = model.layers[-1].kernel.numpy()
@@ -111,7 +113,7 @@ def test_one_flipped_bit_is_found_and_named_with_its_rank(world):
 
 def test_moving_statistics_may_differ(world):
     model, optimizer = built(world)
-    broadcast_state(world, model, optimizer, seed=0, epoch=0)
+    broadcast_state(world, model, optimizer, seed=0, step=0)
     model.layers[1].moving_mean.assign(np.full(6, world.rank, np.float32))
     compare(world, model, optimizer, step=0)
 
@@ -142,7 +144,7 @@ def fit_with(world, optimizer, *guards):
 def test_horovods_stock_keras_optimizer_is_caught_within_k_steps(world):
     import horovod.tensorflow.keras as stock
 
-    guard = LockstepGuard(every_steps=5)
+    guard = CommitPoints(compare_every_steps=5)
     counter = None
     with pytest.raises(ReplicasDiverged, match="step 5: .*logits"):
         counter = fit_with(world, stock.DistributedOptimizer(keras.optimizers.SGD(0.1)), guard)
@@ -151,15 +153,21 @@ def test_horovods_stock_keras_optimizer_is_caught_within_k_steps(world):
 
 def test_our_optimizer_passes_the_guard_to_the_end(world):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
-    counter = fit_with(world, optimizer, LockstepGuard(every_steps=5))
+    counter = fit_with(world, optimizer, CommitPoints(compare_every_steps=5))
     assert counter.batches == 24
 
 
-def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world):
+def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world, monkeypatch):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=2)
     agreed_at = []
-    guard = LockstepGuard(3, on_agreed=lambda: agreed_at.append(int(optimizer.iterations)))
-    counter = fit_with(world, optimizer, guard)
+
+    def compare_and_note(world, model, optimizer, step):
+        compare(world, model, optimizer, step)
+        agreed_at.append(step)
+
+    for module in (callbacks, guard):
+        monkeypatch.setattr(module, "compare", compare_and_note)
+    counter = fit_with(world, optimizer, CommitPoints(3))
     assert counter.batches == 24
     assert agreed_at == [3, 6, 6, 9, 12, 12, 12]  # and at the end of each epoch and of training
 
@@ -177,5 +185,5 @@ def test_in_fit_no_callback_behind_the_guard_saves_what_ranks_do_not_share(world
 
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
     with pytest.raises(ReplicasDiverged, match="bias"):
-        fit_with(world, optimizer, LockstepGuard(every_steps=1000), DriftAndSave())
+        fit_with(world, optimizer, CommitPoints(compare_every_steps=1000), DriftAndSave())
     assert not saved

@@ -112,7 +112,7 @@ def seeds(classifier) -> np.ndarray:
     )
 
 
-def test_random_generators_differ_by_seed_rank_and_epoch_and_come_again(make_classifier) -> None:
+def test_random_generators_differ_by_seed_rank_and_step_and_come_again(make_classifier) -> None:
     classifier = make_classifier()
     streams = {}
     for place in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 1, 0)]:
@@ -128,7 +128,7 @@ def test_two_layers_with_random_generators_get_different_streams() -> None:
 
     layers = [keras.Input((2,)), Dropout(0.5, name="one"), Dropout(0.5, name="two")]
     model = keras.Sequential(layers)
-    reseed(model, seed=0, rank=0, epoch=0)
+    reseed(model, seed=0, rank=0, step=0)
     one, two = np.split(seeds(model), 2)
     assert (one != two).any()
 
@@ -137,7 +137,7 @@ def test_dropout_repeats_after_reseeding_with_the_same_place(make_classifier, ba
     classifier = make_classifier()
     outputs = []
     for rank in (0, 1, 0):
-        reseed(classifier, seed=3, rank=rank, epoch=2)
+        reseed(classifier, seed=3, rank=rank, step=2)
         outputs.append(classifier(batch[0], training=True).numpy())
     np.testing.assert_array_equal(outputs[0], outputs[2])
     assert (outputs[0] != outputs[1]).any()
