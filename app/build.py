@@ -222,9 +222,7 @@ def build_schedule(config: Config, world_size: int) -> Schedule:
     """The learning rate over the epochs, with the peak for the global batch of so many ranks."""
     wanted, batch = config.optimizer, config.training.examples_per_step(world_size)
     return Schedule(
-        scaled_peak(
-            wanted.learning_rate, wanted.learning_rate_scaling, batch, wanted.reference_batch_size
-        ),
+        scaled_peak(wanted, batch),
         wanted.schedule,
         warmup_epochs=wanted.warmup_epochs,
         epochs=config.training.epochs,

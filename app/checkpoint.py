@@ -1,8 +1,9 @@
 """Checkpoints: one directory each, whole or absent.
 
-    checkpoints/epoch-0003/
+    checkpoints/step-00001234/
         state.safetensors   every saved variable, keyed by its path
-        state.json          where the run is, in which world, and the SHA-256 of the arrays
+        state.json          where the run is, in which world, the sums behind the metrics of the
+                            epoch so far, and the SHA-256 of the arrays
 
 A checkpoint is written under another name, flushed to disk and renamed. Knows a `TrainState` and
 files, nothing of workers. Which variables are saved, and why not the others: `app.state.Kind`.
@@ -28,7 +29,7 @@ from app.rundir import flush_directory
 from app.state import POSITION, Kind, StateVariable, TrainState, state_variables
 
 LOG = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 SAVED = (Kind.REPLICATED, Kind.AVERAGED)
 STARTS_ANEW = "/fp16_scales"
 
@@ -49,14 +50,14 @@ class Checkpoints:
 
         Raises UserError if the disk refuses, with nothing half-written left under a final name.
         """
-        final = self.directory / f"{CHECKPOINT_PREFIX}{state.epoch:04d}"
+        final = self.directory / f"{CHECKPOINT_PREFIX}{state.step:08d}"
         partial = self.directory / f".{final.name}.partial"
         arrays = {e.path: np.asarray(e.variable.numpy()) for e in state.entries if e.kind in SAVED}
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             content = safetensors.numpy.save(arrays)
-            meta = {"format": FORMAT, **state.position, **about}
+            meta = {"format": FORMAT, **state.position, "metrics": _sums(state.model), **about}
             meta["sha256"] = hashlib.sha256(content).hexdigest()
             _write(partial / "state.safetensors", content)
             _write(partial / STATE, json.dumps(meta, indent=2).encode())
@@ -88,9 +89,12 @@ class Checkpoints:
         """
         if not self.list():
             return None
-        path, arrays, position = self._newest()
+        path, arrays, meta = self._newest()
         _assign(path, arrays, state.entries)
-        state.move_to(position)
+        for metric in state.model.metrics:
+            for variable, value in zip(metric.variables, meta["metrics"][metric.name], strict=True):
+                variable.assign(value)
+        state.move_to(_position(meta))
         return path
 
     def restore_model(self, model: keras.Model) -> tuple[Path, dict[str, int]]:
@@ -99,32 +103,41 @@ class Checkpoints:
         Raises UserError if there is none, all are damaged, or it belongs to another model.
         """
         if not self.list():
-            raise UserError(f"{self.directory} holds no checkpoint: the run has not ended an epoch")
-        path, arrays, position = self._newest()
+            raise UserError(f"{self.directory} holds no checkpoint: the run has not kept one yet")
+        path, arrays, meta = self._newest()
         entries = state_variables(model)
         wanted = {entry.path for entry in entries}
         of_model = {path: array for path, array in arrays.items() if path in wanted}
         _assign(path, of_model, entries)
-        return path, position
+        return path, _position(meta)
 
-    def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, int]]:
-        """(path, arrays by path, position) of the newest checkpoint that is sound; warns of
-        those that are newer and are not."""
+    def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, Any]]:
+        """(path, arrays by path, what `state.json` says) of the newest checkpoint that is sound;
+        warns of those that are newer and are not."""
         damaged: list[str] = []
         for path in reversed(self.list()):
             try:
-                arrays, position = _read(path)
+                arrays, meta = _read(path)
             except Damaged as reason:
                 damaged.append(f"checkpoint {path} is damaged ({reason})")
                 continue
             for one in damaged:
                 LOG.warning("%s: going back to %s, what was learned after it is lost", one, path)
-            return path, arrays, position
+            return path, arrays, meta
         raise UserError(f"{damaged[0]}, and so is every older one: the run cannot be opened")
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """(arrays by path, position) of a checkpoint, verified.
+def _sums(model: keras.Model) -> dict[str, list[Any]]:
+    """The state of each metric, by its name."""
+    return {m.name: [v.numpy().tolist() for v in m.variables] for m in model.metrics}
+
+
+def _position(meta: dict[str, Any]) -> dict[str, int]:
+    return {name: int(meta[name]) for name in POSITION}
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays by path, what `state.json` says) of a checkpoint, verified.
 
     Raises Damaged if it is not whole, UserError if it is of another version of this code.
     """
@@ -135,8 +148,8 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
             raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")
         if hashlib.sha256(content).hexdigest() != meta["sha256"]:
             raise ValueError("its checksum is wrong")
-        position = {name: int(meta[name]) for name in POSITION}
-        return safetensors.numpy.load(content), position
+        checked = {**_position(meta), "metrics": dict(meta["metrics"])}
+        return safetensors.numpy.load(content), {**meta, **checked}
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise Damaged(str(error)) from None
 

@@ -326,6 +326,11 @@ class Run(Section):
     histograms: bool = Field(
         False, description="weights and gradients in TensorBoard after each epoch (needs memory)"
     )
+    commit_every_steps: Positive = Field(
+        1000,
+        description="optimizer steps between commit points, where ranks agree and a checkpoint is "
+        "kept; every epoch ends with one",
+    )
     keep_checkpoints: Positive = Field(2, description="how many of the newest to keep")
 
 

@@ -1,9 +1,14 @@
 """Where everything lies in a run directory. Knows names only: no config, no TensorFlow."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKPOINT_PREFIX = "epoch-"
+from app.errors import UserError
+
+CHECKPOINT_PREFIX = "step-"
+OLD_PREFIX = "epoch-"  # of versions that kept one of each epoch
 STATE = "state.json"  # in a checkpoint: where the run is, and the checksum of the weights
 
 
@@ -86,10 +91,20 @@ class RunFiles:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """The whole checkpoints in a directory of them, oldest first."""
-    numbers = {
-        path: path.name.removeprefix(CHECKPOINT_PREFIX)
-        for path in directory.glob(f"{CHECKPOINT_PREFIX}*")
-    }
+    """The whole checkpoints in a directory of them, oldest first.
+
+    Raises UserError if it holds only those of an older version of Lockstep.
+    """
+    found = _numbered(directory, CHECKPOINT_PREFIX)
+    if not found and (old := _numbered(directory, OLD_PREFIX)):
+        raise UserError(
+            f"{old[-1]} was written by an older version of Lockstep, which named checkpoints by "
+            "epoch: use that version, or train anew with another --run-dir"
+        )
+    return found
+
+
+def _numbered(directory: Path, prefix: str) -> list[Path]:
+    numbers = {path: path.name.removeprefix(prefix) for path in directory.glob(f"{prefix}*")}
     found = [path for path, number in numbers.items() if number.isdigit()]
     return sorted(found, key=lambda path: int(numbers[path]))

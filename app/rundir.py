@@ -76,7 +76,7 @@ def saved_checked(path: Path) -> dict[str, list[tuple[int, str]]]:
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether a run in this directory has ended an epoch, so that there is something to lose."""
+    """Whether a run in this directory has come to a commit point: there is something to lose."""
     return bool(list_checkpoints(RunFiles(path).checkpoints))
 
 

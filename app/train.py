@@ -20,18 +20,19 @@ from app.build import (
     parameters,
 )
 from app.checkpoint import Checkpoints
-from app.chief import chief_only
 from app.config import Config
 from app.distributed import devices
-from app.distributed.guard import LockstepGuard
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.evaluation.evaluate import describe_mistakes, evaluate
+from app.evaluation.report import HARDEST
 from app.evaluation.scores import Scores
-from app.loop import Loop, place_of
+from app.loop import Loop
 from app.monitor.options import Monitoring
 from app.monitor.profiler import Profiler
+from app.monitor.progress import Show
 from app.monitor.rank_log import RankLog, keep_logs
+from app.monitor.reports import place_of
 from app.monitor.tensorboard import TensorBoard
 from app.monitor.terminal import Terminal
 from app.preflight import with_fitting_batch
@@ -42,7 +43,6 @@ from app.schedule import Schedule
 from app.state import TrainState
 from app.version import code_version
 
-HARDEST = 3  # classes named in the result
 MOST_MISTAKES = 16  # shown in TensorBoard
 
 
@@ -111,16 +111,15 @@ def _train(
     checkpoints = _open_run(given, data, state, goes_on, world)
     keep_logs(directory, world)
 
-    terminal = chief_only(world, lambda: Terminal(config.training.epochs, monitoring.quiet))
-    board = chief_only(world, lambda: _tensorboard(config, data, state, directory, world.size))
+    def save() -> Path:
+        return world.from_chief(lambda: checkpoints.save(state, {"world_size": world.size}))
 
-    def save() -> None:
-        world.from_chief(lambda: _save(checkpoints, state, board, world.size))
-
-    every = config.distribution.guard_every_steps
-    guard = LockstepGuard(every, world, lambda: board.agreed(state.step))
-    callbacks = [*_profilers(config, monitoring, state, world), guard, *callbacks]
+    terminal = board = Show()
+    if world.is_chief:
+        terminal = Terminal(config.training.epochs, monitoring.quiet)
+        board = _tensorboard(config, data, state, directory, world.size)
     shows = [terminal, board, RankLog(world)]
+    callbacks = [*_profilers(config, monitoring, state, world), *callbacks]
     loop = Loop(config, world, state, schedule, data.splits, shows, save, callbacks)
     terminal.table("Lockstep trains", _plan(config, data, state, schedule, notes, world))
     terminal.began(state.step, loop.total_steps)
@@ -132,7 +131,7 @@ def _train(
         board.ended(state.step, error)
         raise
     finally:
-        terminal.ended()
+        terminal.ended(state.step)
 
     metrics = _conclude(loop, data, board)
     metrics["seconds"] = time.monotonic() - began
@@ -149,7 +148,7 @@ def _tensorboard(
     return TensorBoard(RunFiles(directory).tensorboard, config, data.describe(), world_size, place)
 
 
-def _conclude(loop: Loop, data: Data, board: Any) -> dict[str, Any]:
+def _conclude(loop: Loop, data: Data, board: Show) -> dict[str, Any]:
     """Evaluate the trained model, show and return what came of the run; a collective."""
     world, state = loop.world, loop.state
     waited = world.gather(loop.clock.waited_share)
@@ -184,14 +183,7 @@ def _profilers(
     return [Profiler(monitoring.profile, directory, state, passes, world.rank)]
 
 
-def _save(checkpoints: Checkpoints, state: TrainState, board: Any, world_size: int) -> None:
-    """Keep the state; on the chief."""
-    began = time.monotonic()
-    path = checkpoints.save(state, {"world_size": world_size})
-    board.checkpointed(state.step, path, time.monotonic() - began)
-
-
-def _show_report(data: Data, scores: Scores, board: Any, step: int) -> None:
+def _show_report(data: Data, scores: Scores, board: Show, step: int) -> None:
     """What the test says of classes and mistakes; on the chief."""
     names, source = data.dataset.class_names, data.dataset.splits["test"]
     texts = data.dataset.kind == "text"
@@ -235,7 +227,7 @@ def _open_run(
     kept = (directory, config, describe, data.bad, data.checked)
     world.from_chief(lambda: rundir.keep_run(*kept))
     state.move_to(world.broadcast(state.position))
-    broadcast_state(world, state.model, state.optimizer, state.seed, state.epoch)
+    broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
     return checkpoints
 
 
@@ -263,10 +255,18 @@ def _plan(
         "optimizer": f"{optimizer.optimizer}, peak learning rate {schedule.peak:g}, "
         f"{optimizer.schedule}",
         "exchange": f"{wire.aggregation}, compression {wire.compression}",
-        "epochs": f"{training.epochs}, from {state.epoch}" if state.epoch else f"{training.epochs}",
+        "epochs": f"{training.epochs}{_already(state)}",
         "run": str(config.run.run_dir),
         **notes,
     }
+
+
+def _already(state: TrainState) -> str:
+    """How much of the epochs was done before."""
+    if not state.step:
+        return ""
+    inside = f" and {state.examples_seen:,} examples" if state.examples_seen else ""
+    return f", from {state.epoch}{inside}"
 
 
 def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:

@@ -88,7 +88,7 @@ class Terminal(Show):
             line += f"  validation {validation.accuracy:.2%}"
         self._show(progress, line, 0 if progress.epoch == self._epochs else EPOCH_EVERY_S)
 
-    def ended(self) -> None:
+    def ended(self, step: int, error: BaseException | None = None) -> None:
         """Leave the bar as it is."""
         if self._bar:
             self._bar.stop()

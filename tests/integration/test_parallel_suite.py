@@ -10,7 +10,10 @@ from tests.integration.launching import horovodrun, run
 QUICK = ["tests/parallel", "-m", "not full_matrix"]
 SLOW = ["tests/parallel", "-m", "full_matrix"]
 EXCHANGE = [f"tests/parallel/test_{name}.py" for name in ("equality", "optimizer", "wire", "world")]
-UNEVEN = [*EXCHANGE, *(f"tests/parallel/test_{name}.py" for name in ("evaluate", "replicas"))]
+UNEVEN = [
+    *EXCHANGE,
+    *(f"tests/parallel/test_{name}.py" for name in ("evaluate", "replicas", "commit_points")),
+]
 EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]
 full = pytest.mark.full_matrix
 

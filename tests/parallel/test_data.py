@@ -117,7 +117,7 @@ def opened(world, place, source: str):
     return data
 
 
-def loop_of(world, config, train_split, network, callbacks=(), save=lambda: None) -> Loop:
+def loop_of(world, config, train_split, network, callbacks=(), save=Path) -> Loop:
     """The application's loop over a split, from the chief's weights; seeds differ by rank."""
     keras.utils.set_random_seed(11 + world.rank)
     weights = None

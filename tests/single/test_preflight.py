@@ -80,7 +80,7 @@ def test_a_batch_that_fits_or_that_is_given_stays(table: str) -> None:
 
 def test_a_run_that_is_there_is_told_before_anything_is_read(table, tmp_path) -> None:
     run = tmp_path / "run"
-    (run / "checkpoints" / "epoch-0001").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
     config = load(None, {"dataset": table, "model": "bag", "run_dir": str(run)})
     with pytest.raises(UserError, match="holds a run already: add --resume"):
         check(config, False, 1)

@@ -37,7 +37,7 @@ def begun(path: Path, **overrides: object) -> Config:
 def trained(path: Path, **overrides: object) -> Config:
     """A run that has ended an epoch."""
     kept = begun(path, **overrides)
-    (path / "checkpoints" / "epoch-0001").mkdir()
+    (path / "checkpoints" / "step-00000001").mkdir()
     return kept
 
 
@@ -64,7 +64,7 @@ def test_a_directory_that_holds_a_run_is_refused_unless_resumed(tmp_path: Path) 
 
 
 def test_a_start_that_was_interrupted_is_begun_anew(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / ".epoch-0001.partial").mkdir(parents=True)
+    (tmp_path / "checkpoints" / ".step-00000001.partial").mkdir(parents=True)
     for name in ("logs", "tensorboard"):
         (tmp_path / name).mkdir()
     for name in (".lock", ".config.toml.partial", "dataset.json", "bad_examples.jsonl"):

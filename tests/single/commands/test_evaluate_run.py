@@ -34,6 +34,7 @@ from app.evaluation.figures import (
 from app.evaluation.report import to_markdown, write_report
 from app.evaluation.scores import Scores
 from app.recipe import load
+from app.run_files import list_checkpoints
 from app.train import train
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
@@ -145,7 +146,7 @@ def test_golden_report(tmp_path: Path, digits) -> None:
         "",
         "|  |  |",
         "| --- | --- |",
-        f"| run | {path}, epoch-0002 |",
+        f"| run | {path}, {list_checkpoints(path / 'checkpoints')[-1].name} |",
         f"| data | digits, test (fingerprint {result['fingerprint']}) |",
         "| examples | 359 |",
         "| accuracy | 10.03% |",
@@ -355,7 +356,7 @@ def copy_of(path: Path, folder: Path) -> Path:
 
 def set_weights(path: Path, bias_of_first: float) -> None:
     """Make the network say one thing of everything."""
-    checkpoint = max((path / "checkpoints").glob("epoch-*"))
+    checkpoint = max((path / "checkpoints").glob("step-*"))
     arrays = safetensors.numpy.load_file(checkpoint / "state.safetensors")
     arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
     arrays["logits/bias"][0] = bias_of_first

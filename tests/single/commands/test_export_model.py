@@ -198,7 +198,7 @@ def test_the_card_tells_data_results_world_versions_and_config(
         f"| test_accuracy | {metrics['test_accuracy']:.4g} |",
         "world: 1 rank(s)",
         f"tensorflow {tf.__version__}",
-        "checkpoint epoch-0001",
+        f"checkpoint step-{metrics['step']:08d}",
         'tokens = "characters"',
         "| `serving_default` | `inputs`: string (B,), UTF-8 |",
         "Reads the first 256 characters",

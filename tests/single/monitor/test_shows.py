@@ -38,7 +38,7 @@ def test_a_pipe_gets_lines_and_the_log_gets_the_tables(log: Path, capsys) -> Non
     for epoch in (1, 2, 3):
         terminal.trained(progress(20 * epoch, epoch))
         terminal.epoch_ended(progress(20 * epoch, epoch), SCORES)
-    terminal.ended()
+    terminal.ended(0)
     out = capsys.readouterr().out
     assert "\r" not in out and "\x1b" not in out
     assert "x" * 200 in out  # a path stays on one line, to be copied
@@ -74,7 +74,7 @@ def test_a_quiet_terminal_prints_nothing_and_still_logs(log: Path, capsys) -> No
     terminal.began(0, 20)
     terminal.trained(progress(20))
     terminal.epoch_ended(progress(20), SCORES)
-    terminal.ended()
+    terminal.ended(0)
     assert capsys.readouterr() == ("", "")
     assert "Plan" in log.read_text()
 
