@@ -24,19 +24,14 @@ class RunFiles:
         return self.directory / "config.toml"
 
     @property
-    def dataset(self) -> Path:
-        """What the run is trained on."""
-        return self.directory / "dataset.json"
+    def data_plan(self) -> Path:
+        """What was decided about the data; long arrays lie beside it."""
+        return self.directory / "data_plan" / "plan.json"
 
     @property
     def bad_examples(self) -> Path:
         """The examples that were left out, one a line."""
         return self.directory / "bad_examples.jsonl"
-
-    @property
-    def checked_images(self) -> Path:
-        """Which images of a stream cannot be decoded."""
-        return self.directory / "checked_images.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -85,7 +80,7 @@ class RunFiles:
     def left_by_a_start(self) -> set[Path]:
         """What a first start that was interrupted leaves. What people keep is not among it."""
         return {
-            *(self.config, self.dataset, self.bad_examples, self.checked_images),
+            *(self.config, self.data_plan.parent, self.bad_examples),
             *(self.checkpoints, self.logs, self.tensorboard, self.timeline),
         }
 

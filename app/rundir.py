@@ -12,6 +12,7 @@ from typing import Any
 
 from app.config import Config
 from app.data.bad import Bad
+from app.data.plan import DataPlan, OtherFormatError, read_plan
 from app.errors import UserError
 from app.recipe import load, to_toml
 from app.run_files import RunFiles, list_checkpoints
@@ -25,8 +26,6 @@ IDENTITY = {
 }
 # Of these, keys that may differ: where the data lie, and what "auto" and "skip" came to is saved.
 MAY_DIFFER = ("data_dir", "hold", "on_bad")
-# Grows when the same files become other examples: other tokens, orientation, transparency.
-DATASET_FORMAT = 2
 
 
 def default_directory(config: Config) -> Path:
@@ -66,15 +65,6 @@ def find_run(path: Path, resume: bool) -> Config | None:
     return load(files.config, {}) if resume and files.config.exists() else None
 
 
-def saved_checked(path: Path) -> dict[str, list[tuple[int, str]]]:
-    """Which images of a stream the run in this directory could not decode; see `Checked`."""
-    try:
-        found = json.loads(RunFiles(path).checked_images.read_text(encoding="utf-8"))
-        return {key: [(int(row), str(reason)) for row, reason in of] for key, of in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}  # then they are decoded once more
-
-
 def has_checkpoint(path: Path) -> bool:
     """Whether a run in this directory has come to a commit point: there is something to lose."""
     return bool(list_checkpoints(RunFiles(path).checkpoints))
@@ -93,50 +83,37 @@ def check_same_run(path: Path, old: Config, new: Config) -> None:
                 )
 
 
-def check_same_data(path: Path, dataset: dict[str, Any]) -> None:
-    """Raise UserError if the run's checkpoints were trained on other data."""
-    old = read_dataset(path)["fingerprint"]
-    if old != dataset["fingerprint"]:
+def check_same_data(path: Path, plan: DataPlan, fingerprint: str) -> None:
+    """Raise UserError if the data of the run in this directory are others than `plan` is of."""
+    if fingerprint != plan.fingerprint:
         raise UserError(
-            f"the data has changed since {path} was begun (fingerprint {old}, now "
-            f"{dataset['fingerprint']}): bring the old data back, or give another --run-dir"
+            f"the data has changed since {path} was begun (fingerprint {plan.fingerprint}, now "
+            f"{fingerprint}): bring the old data back, or give another --run-dir"
         )
 
 
-def saved_hold(path: Path) -> str | None:
-    """How the run in this directory held its examples, "memory" or "stream"."""
-    return read_dataset(path).get("hold")
-
-
-def read_dataset(path: Path) -> dict[str, Any]:
-    """What the run in this directory was trained on, `Data.describe()`.
+def saved_plan(path: Path) -> DataPlan:
+    """What was decided about the data of the run in this directory.
 
     Raises UserError if it cannot be read, or was written by a version of Lockstep that made other
     examples of the same files.
     """
-    saved = RunFiles(path).dataset
+    file = RunFiles(path).data_plan
     try:
-        found = json.loads(saved.read_text(encoding="utf-8"))
-        if found.get("format", 1) != DATASET_FORMAT:
-            raise UserError(
-                f"{path} was trained by another version of Lockstep, which reads images and texts "
-                f"in another way ({saved.name} has format {found.get('format', 1)}, this version "
-                f"reads {DATASET_FORMAT}): use that version, or train anew"
-            )
-        return {**found, "fingerprint": found["fingerprint"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{saved} cannot be read ({error!r}): the run cannot be used") from None
+        return read_plan(file)
+    except (OtherFormatError, FileNotFoundError) as error:
+        raise UserError(
+            f"{path} was trained by another version of Lockstep, which decided otherwise about "
+            f"data ({file}: {getattr(error, 'strerror', None) or error}): use that version, or "
+            "train anew"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): the run cannot be used") from None
 
 
-def keep_run(
-    path: Path,
-    config: Config,
-    dataset: dict[str, Any],
-    bad: Sequence[Bad] = (),
-    checked: dict[str, list[tuple[int, str]]] | None = None,
-) -> None:
-    """Write the resolved config, the description of the dataset, the examples that were left out,
-    and what decoding every image of a stream found, so that a resumed run need not.
+def keep_run(path: Path, config: Config, plan: DataPlan, bad: Sequence[Bad] = ()) -> None:
+    """Write the resolved config, what was decided about the data, and the examples that were left
+    out.
 
     Raises UserError if the directory cannot be written.
     """
@@ -146,20 +123,19 @@ def keep_run(
         lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in bad]
         if bad:
             write_file(files.bad_examples, "".join(lines))
-        if checked:
-            text = json.dumps(checked, ensure_ascii=False, indent=1)
-            write_file(files.checked_images, text + "\n")
-        write_file(files.dataset, json.dumps(dataset, ensure_ascii=False) + "\n")
+        plan.save(files.data_plan, write_file)
         write_file(files.config, to_toml(config))
     except OSError as error:
         raise UserError(f"cannot write the run directory {path}: {error}") from None
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a small file so that it is either the old or the new one, also after a power cut."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -12,11 +12,9 @@ import numpy as np
 
 from app import rundir
 from app.build import (
-    Data,
     build_classifier,
     build_optimizer,
     build_schedule,
-    load_data,
     parameters,
 )
 from app.checkpoint import Checkpoints
@@ -27,6 +25,7 @@ from app.distributed.world import World
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.report import HARDEST
 from app.evaluation.scores import Scores
+from app.load import LoadedData, load_data
 from app.loop import Loop
 from app.monitor.options import Monitoring
 from app.monitor.profiler import Profiler
@@ -99,9 +98,8 @@ def _train(
     if goes_on:
         with world.together():
             rundir.check_same_run(directory, saved, config)
-    hold = world.from_chief(lambda: rundir.saved_hold(directory)) if goes_on else None
-    checked = world.from_chief(lambda: rundir.saved_checked(directory))
-    data = load_data(config, world, hold, checked)
+    plan = world.from_chief(lambda: rundir.saved_plan(directory)) if goes_on else None
+    data = load_data(config, world, plan)
     given, config = config, with_fitting_batch(config, len(data.splits["train"]), world.size)
     if config is not given:
         few = f"the default of {given.training.examples_per_rank} is too many for the data"
@@ -142,13 +140,15 @@ def _train(
 
 
 def _tensorboard(
-    config: Config, data: Data, state: TrainState, directory: Path, world_size: int
+    config: Config, data: LoadedData, state: TrainState, directory: Path, world_size: int
 ) -> TensorBoard:
     place = place_of(state, len(data.splits["train"]))
-    return TensorBoard(RunFiles(directory).tensorboard, config, data.describe(), world_size, place)
+    return TensorBoard(
+        RunFiles(directory).tensorboard, config, data.plan.to_json(), world_size, place
+    )
 
 
-def _conclude(loop: Loop, data: Data, board: Show) -> dict[str, Any]:
+def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
     """Evaluate the trained model, show and return what came of the run; a collective."""
     world, state = loop.world, loop.state
     waited = world.gather(loop.clock.waited_share)
@@ -183,7 +183,7 @@ def _profilers(
     return [Profiler(monitoring.profile, directory, state, passes, world.rank)]
 
 
-def _show_report(data: Data, scores: Scores, board: Show, step: int) -> None:
+def _show_report(data: LoadedData, scores: Scores, board: Show, step: int) -> None:
     """What the test says of classes and mistakes; on the chief."""
     names, source = data.dataset.class_names, data.dataset.splits["test"]
     texts = data.dataset.kind == "text"
@@ -202,9 +202,11 @@ def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
     return saved, saved is not None and rundir.has_checkpoint(directory)
 
 
-def _initial_state(config: Config, data: Data, schedule: Schedule, world: World) -> TrainState:
+def _initial_state(
+    config: Config, data: LoadedData, schedule: Schedule, world: World
+) -> TrainState:
     """A built model and optimizer, from the seed; nothing is written yet."""
-    classifier = build_classifier(config, data.describe(), data.splits["train"].labels)
+    classifier = build_classifier(config, data.plan, data.splits["train"].labels)
     optimizer = build_optimizer(config, schedule, world)
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
@@ -212,7 +214,7 @@ def _initial_state(config: Config, data: Data, schedule: Schedule, world: World)
 
 
 def _open_run(
-    config: Config, data: Data, state: TrainState, goes_on: bool, world: World
+    config: Config, data: LoadedData, state: TrainState, goes_on: bool, world: World
 ) -> Checkpoints:
     """Bring every rank to the newest checkpoint or the start, then write what the run is.
 
@@ -220,12 +222,9 @@ def _open_run(
     """
     directory = config.run.run_dir or Path()
     checkpoints = Checkpoints(RunFiles(directory).checkpoints, config.run.keep_checkpoints)
-    describe = data.describe()
     if goes_on:
-        world.from_chief(lambda: rundir.check_same_data(directory, describe))
         world.from_chief(lambda: checkpoints.restore_latest(state))
-    kept = (directory, config, describe, data.bad, data.checked)
-    world.from_chief(lambda: rundir.keep_run(*kept))
+    world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
     return checkpoints
@@ -233,7 +232,7 @@ def _open_run(
 
 def _plan(
     config: Config,
-    data: Data,
+    data: LoadedData,
     state: TrainState,
     schedule: Schedule,
     notes: Mapping[str, str],

@@ -3,8 +3,8 @@
     launch/local.sh [-n N] [--gloo|--mpi] ARGUMENTS...
     launch/hosts.sh (-H HOSTS | --hostfile FILE) [OPTIONS] ARGUMENTS...
 
-Runs horovodrun (gloo) or mpirun (MPI) and watches it: commands.py, supervise.py, report.py.
-hosts.sh first asks every host whether it can take ranks (reach.py), so that nobody meets a hang.
+Runs horovodrun (gloo) or mpirun (MPI) and supervises it: commands.py, supervise.py, report.py.
+hosts.sh first asks every host whether it can run ranks (reach.py), so that a launch never hangs.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def local(options: argparse.Namespace) -> int:
 
 
 def hosts(options: argparse.Namespace) -> int:
-    """Run on many hosts, if all of them can take ranks; returns the exit code."""
+    """Run on many hosts, if all of them can run ranks; returns the exit code."""
     chosen = hosts_of(options)
     identity = options.ssh_identity and os.path.abspath(options.ssh_identity)
     commands.check_safe(identity, options.network_interface)
@@ -98,11 +98,11 @@ def _check_directory() -> None:
     try:
         os.getcwd()
     except OSError as error:
-        raise UserError(f"the working directory is gone ({error.strerror}): cd to one") from None
+        raise UserError(f"the working directory is gone ({error.strerror}): cd elsewhere") from None
 
 
 def _say_starting(placement: Placement, arguments: Sequence[str]) -> None:
-    """It takes horovodrun some seconds until a rank can speak; nobody needs this in a log."""
+    """Fills the seconds until the first rank can print; not needed in a log."""
     if sys.stderr.isatty() and "--quiet" not in arguments:
         where = f" on {len(placement.hosts)} hosts" if len(placement.hosts) > 1 else ""
         print(f"starting {placement.ranks} rank(s){where} ...", file=sys.stderr)
@@ -110,14 +110,16 @@ def _say_starting(placement: Placement, arguments: Sequence[str]) -> None:
 
 def _mpirun(placement: Placement, environ: Mapping[str, str]) -> int:
     if shutil.which("mpirun") is None:
-        raise UserError("mpirun is missing: install Open MPI 4.1 (Debian: openmpi-bin), or --gloo")
+        raise UserError(
+            "mpirun is missing: install Open MPI 4.1 (Debian: openmpi-bin), or use --gloo"
+        )
     cores = len(os.sched_getaffinity(0))
     command = commands.mpi_command(placement, environ, cores, is_root=os.geteuid() == 0)
     return supervise.run(command, environ, placement.host_of_rank)
 
 
 def default_ranks(environ: Mapping[str, str]) -> int:
-    """One for each visible GPU; without any, two, or one on a machine of one core."""
+    """One for each visible GPU; without GPUs two, or one on a machine with one core."""
     return visible_gpus(environ) or min(CPU_RANKS, len(os.sched_getaffinity(0)))
 
 

@@ -135,7 +135,7 @@ def read_run(directory: Path, name: str) -> ComparedRun:
         for key, value in keys.items()
     }
     config.pop(NOT_COMPARED, None)
-    fingerprint = _read_json(files.dataset).get("fingerprint")
+    fingerprint = _read_json(files.data_plan).get("fingerprint")
     if fingerprint:
         config["data (fingerprint)"] = str(fingerprint)[:FINGERPRINT_DIGITS]
     newest, metrics = _newest_checkpoint(files), _numbers(files.metrics)

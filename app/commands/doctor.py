@@ -2,8 +2,8 @@
 
     python -m app doctor [--hosts host1:4,host2:4]
 
-It is needed when things are broken. So it imports nothing but Python's own library, looks at
-TensorFlow, Horovod and other hosts only through other processes, and waits for nothing for ever.
+It is needed when things are broken. So it imports only Python's standard library, looks at
+TensorFlow, Horovod and other hosts through other processes, and never waits forever.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from app.doctor.software import check_allreduce, check_imports, start_probes
 from app.doctor.versions import check_versions, package_names, read_pins
 
 QUICK_TIMEOUT_S = 30.0
-IMPORTS_TIMEOUT_S = 200.0
-ALLREDUCE_TIMEOUT_S = 300.0  # two transports, and the time to end what hangs
+ALL_IMPORTS_TIMEOUT_S = 200.0
+ALL_ALLREDUCES_TIMEOUT_S = 300.0  # two transports, and the time to end one that hangs
 WIDTH = 100
 
 
@@ -89,12 +89,14 @@ def hosts_of(options: argparse.Namespace) -> list[Host]:
 def check(
     hosts: Sequence[Host], ssh: Ssh = BY_CONFIGURATION, network_interface: str | None = None
 ) -> Iterator[Result]:
-    """All results, as they become known. What takes long is started first, all at once."""
+    """All results, as they become known. Slow checks are started first, all at once."""
     probes = start_probes()
     try:
         directory = os.getcwd()
     except OSError as error:
-        yield Result(PROBLEM, "directory", f"the working directory is gone: {error}", "cd to one")
+        yield Result(
+            PROBLEM, "directory", f"the working directory is gone: {error}", "cd elsewhere"
+        )
         os.chdir(directory := "/")
     others = Pending(check_hosts, hosts, ssh, network_interface) if hosts else None
     pins = read_pins()
@@ -109,20 +111,20 @@ def check(
     if others:
         yield from attempt("hosts", others, hosts_timeout_s(len(hosts)))
     imports = Pending(check_imports, probes, facts["gpus"])
-    yield from attempt("imports", imports, IMPORTS_TIMEOUT_S)
+    yield from attempt("imports", imports, ALL_IMPORTS_TIMEOUT_S)
     yield from attempt(
-        "allreduce", Pending(check_allreduce, probes, facts["cores"]), ALLREDUCE_TIMEOUT_S
+        "allreduce", Pending(check_allreduce, probes, facts["cores"]), ALL_ALLREDUCES_TIMEOUT_S
     )
 
 
 @contextlib.contextmanager
 def ends_what_it_started() -> Iterator[None]:
-    """Leave no process behind, also when this one is interrupted or terminated."""
+    """Leave no process behind, even if this one is interrupted or terminated."""
 
     def terminated(*_: Any) -> None:
         sys.exit(128 + signal.SIGTERM)
 
-    with contextlib.suppress(ValueError):  # only the main thread may
+    with contextlib.suppress(ValueError):  # only the main thread may set it
         signal.signal(signal.SIGTERM, terminated)
     try:
         yield
@@ -139,7 +141,7 @@ def _print_json(results: Iterator[Result]) -> int:
 
 
 def _print_lines(results: Iterator[Result]) -> int:
-    """Each result as soon as it is known, then how many of each kind."""
+    """Each result as soon as it is known, then the number of each kind."""
     found = []
     for result in results:
         found.append(result)
@@ -150,21 +152,21 @@ def _print_lines(results: Iterator[Result]) -> int:
 
 
 def exit_code(results: Sequence[Result]) -> int:
-    """1 if there is a problem; warnings do not stop anyone."""
+    """1 if there is a problem; warnings do not count."""
     return int(any(result.status == PROBLEM for result in results))
 
 
 def lines(result: Result) -> list[str]:
-    """A result as printed: what was found beside its name, and below it what to do."""
+    """A result as printed: its name and what was found, and below that what to do."""
     margin = " " * 26
     first, *output = result.found.split("\n")
     text = _wrap(first, WIDTH - len(margin)) or [""]
-    text += [f"| {line}" for line in output]  # the output of what failed, as it came
+    text += [f"| {line}" for line in output]  # the output of what failed, unchanged
     text += _wrap(f"-> {result.advice}", WIDTH - len(margin)) if result.advice else []
     head = f"{result.status:<8} {result.name:<16} "
     return [head.ljust(len(margin)) + text[0], *(margin + line for line in text[1:])]
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    # Words stay whole: commands and paths are to be copied.
+    # Words stay whole, so that commands and paths can be copied.
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

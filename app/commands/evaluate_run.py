@@ -5,32 +5,26 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
-from app.build import hold_dataset, open_dataset
 from app.commands.saved_run import SavedRun, open_run
-from app.config import Config, Data, section_of
-from app.data import catalogue
+from app.config import Data, section_of
 from app.data.bad import BadExamples
 from app.data.batches import Split
-from app.data.examples import Dataset, Examples, Source
-from app.data.hold import (
-    check_splits,
-    choose,
-    hold_images,
-    hold_texts,
-    image_bytes,
-    leave_out,
-    survey,
-    text_bytes,
-)
+from app.data.catalogue import read_dataset
+from app.data.examples import Content, Dataset, Source
+from app.data.hold import check_stream, hold
+from app.data.plan import DataPlan, leave_out
+from app.data.survey import check_splits
+from app.decide import decide
 from app.distributed.world import World
 from app.errors import UserError, suggest
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.report import show_report, write_report
+from app.load import follow, open_alike, open_dataset
 from app.recipe import load
 from app.run_files import STATE, RunFiles
 from app.rundir import MAY_DIFFER
@@ -46,12 +40,14 @@ OF_THE_MODEL = (*OF_THE_TEXTS, "image_size", "image_fit", "background")
 class Chosen:
     """One split of a dataset, to be scored.
 
-    `dataset` has that split alone, as `train`, its labels numbered as the run's; `name`: what its
-    results are kept under; `split`: "train", "validation", "test", or "all" for a source that has
-    but one; `fingerprint` and `examples`, bad ones included: of all splits together.
+    `dataset` has that split alone, as `train`, its labels numbered as the run's; `plan`: how it is
+    opened, None where that is not decided yet; `name`: what its results are kept under; `split`:
+    "train", "validation", "test", or "all" for a source that has but one; `fingerprint` and
+    `examples`, bad ones included: of all splits together.
     """
 
     dataset: Dataset
+    plan: DataPlan | None
     name: str
     split: str
     fingerprint: str
@@ -86,7 +82,7 @@ def evaluate_run(
     choose_split = _own if _is_own(overrides) else _other
     choice = choose_split(run, data, split, bad, world)
     with bad.shown_before_errors():
-        examples, source = _hold(run, choice.dataset, data, bad, world)
+        examples, source = _hold(run, choice, data, bad, world)
     with world.together():
         bad.check(choice.examples)
     scores = evaluate(run.classifier, examples, world, MOST_MISTAKES)
@@ -129,8 +125,9 @@ def _data_config(run: SavedRun, overrides: dict[str, Any]) -> Data:
             raise UserError(f"{flag} cannot be changed: {run.directory} was trained with its own")
     keys = run.config.data.model_dump(exclude_none=True)
     if "dataset" in overrides:
-        # Its classes are named as the run's are.
-        keys = {"case_sensitive_classes": run.config.data.case_sensitive_classes}
+        # Its classes are named as the run's are, and the network reads what it has learnt to.
+        same = ("case_sensitive_classes", *OF_THE_MODEL)
+        keys = {key: value for key, value in keys.items() if key in same}
     if not _is_own(overrides):  # nothing is held out from it
         keys = {key: value for key, value in keys.items() if not isinstance(value, float)}
     data = load(None, keys | overrides).data
@@ -144,38 +141,36 @@ def _data_config(run: SavedRun, overrides: dict[str, Any]) -> Data:
 
 
 def _own(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: World) -> Chosen:
-    """A split that the run was trained, validated or tested on; a collective."""
-    config: Config = run.config.model_copy(update={"data": data})
-    recorded, split = run.about["fingerprint"], split or "test"
-    dataset = open_dataset(config, bad, world)
-    if dataset.fingerprint != recorded and run.kind == "image" and data.on_bad == "skip":
-        # Images that could not be decoded were left out. Which ones, only decoding tells.
-        dataset = hold_dataset(config, dataset, bad, world).dataset
-    if dataset.fingerprint != recorded:
+    """A split that the run was trained, validated or tested on, as the run's plan has it; a
+    collective."""
+    plan, split = run.plan, split or "test"
+    dataset = open_dataset(run.config.model_copy(update={"data": data}), bad, world)
+    if dataset.fingerprint != plan.fingerprint:
         raise UserError(
-            f"the data has changed since {run.directory} was trained (fingerprint {recorded}, now "
-            f"{dataset.fingerprint}): bring the old data back, or give --data to score it as "
-            "another source",
+            f"the data has changed since {run.directory} was trained (fingerprint "
+            f"{plan.fingerprint}, now {dataset.fingerprint}): bring the old data back, or give "
+            "--data to score it as another source",
             shared=True,
         )
     with world.together():
         source = _split_of(dataset, split, str(run.directory))
-    return Chosen(_only(dataset, source), split, split, recorded, _examples(dataset, bad))
+        if data.hold == "stream":
+            check_stream(dataset)
+    stream = plan.stream if data.hold == "auto" else data.hold == "stream"
+    plan = plan.of_split(split, stream)
+    examples = _examples(dataset, bad)
+    return Chosen(_only(dataset, source), plan, split, split, plan.fingerprint, examples)
 
 
 def _other(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: World) -> Chosen:
     """A split of another source, nothing held out, its classes numbered as the run's; a
     collective."""
-    with world.together():
-        if world.local_rank == 0:
-            catalogue.prepare_dataset(data)
-    with world.together(), bad.shown_before_errors():
-        dataset = catalogue.read_dataset(data, bad)
-        if dataset.kind != run.kind:
-            raise UserError(
-                f"{run.directory} reads {run.kind}s, and {dataset.name} holds {dataset.kind}s"
-            )
-    world.verify_same({"dataset": dataset.fingerprint})
+    dataset = open_alike(data, lambda: read_dataset(data, bad), bad, world)
+    if dataset.kind != run.kind:
+        raise UserError(
+            f"{run.directory} reads {run.kind}s, and {dataset.name} holds {dataset.kind}s",
+            shared=True,
+        )
     number = _examples(dataset, bad)
     with world.together(), bad.shown_before_errors():
         whole = len(dataset.splits) == 1
@@ -189,7 +184,7 @@ def _other(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world
     split = "all" if whole else split
     if not whole or name in ("train", "validation", "test"):
         name = f"{name}-{split}"
-    return Chosen(chosen, name, split, dataset.fingerprint, number)
+    return Chosen(chosen, None, name, split, dataset.fingerprint, number)
 
 
 def _examples(dataset: Dataset, bad: BadExamples) -> int:
@@ -230,32 +225,30 @@ def _renumbered(run: SavedRun, dataset: Dataset, source: Source, bad: BadExample
 
 
 def _hold(
-    run: SavedRun, dataset: Dataset, data: Data, bad: BadExamples, world: World
+    run: SavedRun, choice: Chosen, data: Data, bad: BadExamples, world: World
 ) -> tuple[Split, Source]:
-    """The one split of `dataset` as the network reads it, and its source without what cannot be
-    decoded; a collective."""
-    can_stream = not isinstance(dataset.train, Examples)
-    if run.kind == "text":
-        needed = text_bytes(dataset) * world.local_size
-        held = choose(data.hold, needed, can_stream, dataset.name, world)
-        return hold_texts(dataset, run.encoder, held, world)[0]["train"], dataset.train
-    height, width, channels = run.about["image_shape"]
-    dataset = survey(dataset, bad, world)
+    """The one split as the network reads it, and its source without what cannot be decoded; a
+    collective."""
+    plan, dataset = choice.plan, choice.dataset
+    if plan is not None:
+        dataset, pixels = follow(plan, data, dataset, bad, world)
+    else:
+        with world.together():
+            dataset = _fitted(run, dataset)
+        plan, dataset, pixels = decide(data, dataset, bad, world, run.plan)
     check_splits(dataset)
-    if height != width and dataset.image_shape[:2] != (height, width):
-        raise UserError(
-            f"{run.directory} reads images of {width}x{height} pixels, and those of {dataset.name} "
-            "have other sizes: only for square images are they resized",
-            shared=True,
-        )
-    pixels = dataset.train.read(np.arange(1))
-    if isinstance(pixels, np.ndarray) and pixels.shape[1:] != (height, width, channels):
-        dataset = _only(dataset, _Encoded(dataset.train))
-    size = (height, width)
-    needed = image_bytes(dataset, size, channels)
-    held = choose(data.hold, needed, can_stream, dataset.name, world)
-    splits, dataset = hold_images(dataset, run.image_spec, size, held, bad, world)
-    return splits["train"], dataset.train
+    with world.together():
+        return hold(plan, data, dataset.splits, pixels)["train"], dataset.train
+
+
+def _fitted(run: SavedRun, dataset: Dataset) -> Dataset:
+    """The dataset; arrays of pixels as images of files if the network reads another shape."""
+    if dataset.train.content != "pixels":
+        return dataset
+    shape = dataset.train.read(np.arange(1)).shape[1:]
+    if shape == run.image_shape:
+        return dataset
+    return dataclasses.replace(_only(dataset, _Encoded(dataset.train)), image_shape=shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -264,6 +257,15 @@ class _Encoded:
     files are."""
 
     source: Source
+    content: ClassVar[Content] = "encoded"
+
+    @property
+    def in_memory(self) -> bool:
+        return self.source.in_memory
+
+    @property
+    def size_bytes(self) -> int:
+        return self.source.size_bytes
 
     @property
     def labels(self) -> np.ndarray:

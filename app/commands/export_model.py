@@ -1,6 +1,6 @@
-"""A trained run as a model that is served and loaded with TensorFlow alone, preprocessing inside.
+"""A trained run as a model that needs only TensorFlow, with its preprocessing inside.
 
-What is written is loaded again in a fresh process, which has neither `app/` nor Horovod, and
+What is written is loaded again in a fresh process, which has neither `app/` nor Horovod, and is
 compared with the run's own classifier. Only then does it get its name.
 """
 
@@ -18,8 +18,8 @@ from app.commands.check_export import Samples, check_export, read_samples
 from app.commands.export import NAMES
 from app.commands.model_card import Export, Signature, model_card
 from app.commands.saved_run import SavedRun, open_run
+from app.data.batches import padded
 from app.data.images import decode_batch
-from app.data.text.vocabulary import fit, vectorizer
 from app.errors import UserError
 from app.run_files import RunFiles
 from app.rundir import write_file
@@ -35,8 +35,8 @@ SIGNATURES = {
     ("tflite", "image"): (ARRAYS,),
 }
 REFUSED = {
-    "keras": "a .keras file that loads without Lockstep's code can hold Keras' own layers only, "
-    "and none of them brings Unicode texts to the normal form that this model was trained on",
+    "keras": "a .keras file that loads without Lockstep's code can hold only Keras' own layers, "
+    "and none of them normalises Unicode as in this model's training",
     "tflite": "texts need TensorFlow's string operations, and the tf.lite.Interpreter of "
     "TensorFlow 2.20 cannot run them (it has no Flex delegate: github.com/google-ai-edge/LiteRT "
     "issue 6458), so the file could not be checked",
@@ -118,13 +118,13 @@ def _write_and_check(
 
 
 def _float32_network(run: SavedRun) -> keras.Model:
-    """The run's network. One that was trained in mixed precision has float32 weights: it is built
-    again to compute in float32 too, which every device can."""
+    """The run's network. Trained in mixed precision, it has float32 weights: it is built again to
+    compute in float32 too, which every device can do."""
     if run.config.training.precision == "float32":
         return run.classifier.network
     training = run.config.training.model_copy(update={"precision": "float32"})
     config = run.config.model_copy(update={"training": training})
-    network = build_classifier(config, run.about).network
+    network = build_classifier(config, run.plan).network
     network.set_weights(run.classifier.network.get_weights())
     return network
 
@@ -136,7 +136,7 @@ def _answers(logits: tf.Tensor, class_names: list[str]) -> dict[str, tf.Tensor]:
 
 
 def _write_savedmodel(run: SavedRun, network: keras.Model, path: Path) -> None:
-    """Signatures with one input, `inputs`; the asset class_names.json for who reads files."""
+    """Signatures with one input, `inputs`, and the asset class_names.json."""
     names_file = path.with_name("class_names.json")
     names_file.write_text(json.dumps(run.class_names, ensure_ascii=False), encoding="utf-8")
     module = tf.Module()
@@ -153,20 +153,18 @@ def _write_savedmodel(run: SavedRun, network: keras.Model, path: Path) -> None:
 
 
 def _text_signature(run: SavedRun, network: keras.Model, module: tf.Module) -> Callable:
-    data = run.config.data
-    with tf.device("CPU"):  # of the tables; the graph is bound to no device
-        module.vectorize = vectorizer(run.about["vocabulary"], data.tokens, data.ngrams)
+    module.tokenizer_tables = run.tokenizer.tables
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = tf.cast(fit(module.vectorize(inputs), data.max_tokens), tf.int32).to_tensor()
+        ids = padded(run.tokenizer.ids_of(inputs))
         return _answers(network(ids, training=False), run.class_names)
 
     return serve
 
 
 def _bytes_signature(run: SavedRun, network: keras.Model) -> Callable:
-    spec, (height, width, _) = run.image_spec, run.about["image_shape"]
+    spec, (height, width, _) = run.image_spec, run.image_shape
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -177,7 +175,7 @@ def _bytes_signature(run: SavedRun, network: keras.Model) -> Callable:
 
 
 def _array_signature(run: SavedRun, network: keras.Model) -> Callable:
-    images = tf.TensorSpec([None, *run.about["image_shape"]], tf.uint8, "inputs")
+    images = tf.TensorSpec([None, *run.image_shape], tf.uint8, "inputs")
 
     @tf.function(input_signature=[images], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -187,14 +185,14 @@ def _array_signature(run: SavedRun, network: keras.Model) -> Callable:
 
 
 def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
-    """The same network of Keras' own layers: `Dropout`, which does nothing here, is ours."""
+    """The same network with only Keras' own layers: our `Dropout` does nothing here."""
 
     def plain(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, Dropout):
             return keras.layers.Identity(name=layer.name)
         return type(layer).from_config(layer.get_config())
 
-    inputs = keras.Input(run.about["image_shape"], dtype="uint8", name="inputs")
+    inputs = keras.Input(run.image_shape, dtype="uint8", name="inputs")
     copy = keras.models.clone_model(network, input_tensors=inputs, clone_function=plain)
     copy.set_weights(network.get_weights())
     classes = keras.ops.cast(keras.ops.argmax(copy.output, axis=-1), "int64")
@@ -210,7 +208,7 @@ def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
 
 
 def _write_tflite(run: SavedRun, network: keras.Model, path: Path, quantize: str | None) -> None:
-    """Post-training quantisation is of the weights: float16, or int8 by channel or tensor."""
+    """Quantisation stores the weights as float16, or as int8 per channel or tensor."""
     module = tf.Module()
     module.weights = [weight.value for weight in network.weights]
     module.serve = _array_signature(run, network)

@@ -116,6 +116,6 @@ def _line(answer: dict[str, Any]) -> bytes:
 
 
 def _drop(stream: TextIO) -> None:
-    """Python shall not try again at exit, with a traceback, to write what could not be written."""
-    with contextlib.suppress(OSError):  # not a file of the system, as in a notebook
+    """Keep Python from trying again at exit, with a traceback, to write what it could not."""
+    with contextlib.suppress(OSError):  # not a real file, as in a notebook
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""Answers batches of inputs with the classes of a run; what is wrong with one is its answer."""
+"""Answers batches of inputs with the classes of a run; an input may be answered by an error."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from app.commands.predict_inputs import Item
 from app.commands.saved_run import SavedRun
+from app.data.batches import padded
 from app.data.images import decode_images
 from app.data.sources.image_files import read_header
 
@@ -25,9 +26,11 @@ class Predictor:
             logits = tf.cast(run.classifier(inputs, training=False), tf.float32)
             return logits, tf.nn.softmax(logits)
 
-        # Traced once, whatever the number and the length of the inputs.
-        dtype = tf.uint8 if run.kind == "image" else tf.int32
-        signature = [tf.TensorSpec(run.classifier.network.input_shape, dtype)]
+        # Traced once, whatever the number and length of the inputs.
+        def spec(given: Any) -> tf.TensorSpec:
+            return tf.TensorSpec(given.shape, tf.uint8 if run.kind == "image" else given.dtype)
+
+        signature = [tf.nest.map_structure(spec, run.classifier.network.input)]
         self._forward = tf.function(forward, input_signature=signature, autograph=False)
 
     def __call__(self, batch: Sequence[Item]) -> list[dict[str, Any]]:
@@ -43,14 +46,14 @@ class Predictor:
         ]
 
     def _texts(self, texts: list[str]) -> tuple[Any, dict[int, str]]:
-        """Token ids int32 (n, longest), padded with 0; nothing is wrong with a text here."""
+        """Token ids int32 (n, longest), padded with 0; texts have no errors here."""
         if not texts:
             return (), {}
-        return self.run.encoder(np.array(texts, dtype=object))[0].to_tensor(), {}
+        return padded(self.run.tokenizer.encode(np.array(texts, dtype=object))[0]), {}
 
     def _images(self, paths: list[str]) -> tuple[Any, dict[int, str]]:
         """The images that can be decoded, uint8 (good, h, w, c), and by place why others cannot."""
-        height, width, _ = self.run.about["image_shape"]
+        height, width, _ = self.run.image_shape
         size = None if self.run.image_spec.size else (height, width)
         loaded = [_load_image(path, size) for path in paths]
         reasons = {place: one for place, one in enumerate(loaded) if isinstance(one, str)}
@@ -67,7 +70,7 @@ class Predictor:
             if not np.isfinite(probabilities).all():
                 yield {"error": "the model gives no finite numbers: has its training diverged?"}
                 continue
-            # By logits: probabilities may round to the same number. Of equals the first class.
+            # By logits: probabilities may round to the same number. Among equals, the first class.
             order = np.argsort(-logits, kind="stable")[: self.top]
             found = {names[label]: float(probabilities[label]) for label in order}
             best = names[order[0]]
@@ -80,7 +83,7 @@ def _load_image(path: str, size: tuple[int, int] | None) -> bytes | str:
     `size`: the (height, width) that it must have, None if it will be resized.
     """
     try:
-        if not os.path.isfile(path):  # a pipe, for one, could block for ever
+        if not os.path.isfile(path):  # a pipe, for one, could block forever
             return "not a file" if os.path.exists(path) else "no such file"
         header = read_header(path)
         if isinstance(header, str):
@@ -88,7 +91,7 @@ def _load_image(path: str, size: tuple[int, int] | None) -> bytes | str:
         if size and (header.height, header.width) != size:
             return (
                 f"{header.width}x{header.height} pixels, but this run reads {size[1]}x{size[0]}: "
-                "resize it (runs on square images resize them by themselves)"
+                "resize it (only runs on square images resize their inputs)"
             )
         return Path(path).read_bytes()
     except OSError as error:

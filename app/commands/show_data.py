@@ -2,18 +2,19 @@
 
 from pathlib import Path
 
-from app.build import open_dataset
-from app.config import Config, rgb_of
+from app.config import Config
 from app.data.bad import BadExamples
 from app.data.examples import Dataset
 from app.data.export import check_directory, export_tfrecord
-from app.data.hold import check_images, check_splits, survey, text_chunks, text_lengths
-from app.data.images import ImageSpec
-from app.data.report import describe, describe_bad
-from app.data.text.encoder import Encoder, Lengths
-from app.data.text.vocabulary import build_vocabulary
+from app.data.images import ImageSpec, spec_of
+from app.data.plan import leave_out
+from app.data.report import report_bad, report_on
+from app.data.survey import check_splits, text_chunks, text_lengths
+from app.data.text.tokenizer import Lengths, build_tokenizer
+from app.decide import find_undecodable, survey
 from app.distributed.world import World
 from app.errors import UserError
+from app.load import open_dataset
 
 CHECKED_PIXELS = 32  # a size at which images of mixed sizes are decoded to see whether they can be
 
@@ -32,7 +33,7 @@ def show_data(config: Config, export: Path | None = None) -> None:
         dataset, spec = _sound_dataset(config, bad)
     except UserError:
         if bad.found:
-            print(describe_bad(bad.found))
+            print(report_bad(bad.found))
         raise
     lengths: dict[str, Lengths] = {}
     warning = None
@@ -41,7 +42,7 @@ def show_data(config: Config, export: Path | None = None) -> None:
         warning = lengths["train"].warning(wanted.ngrams)
     tokens = {name: split.tokens for name, split in lengths.items()}
     warnings = [warning] if warning else []
-    print(describe(dataset, tokens, bad.found, wanted.max_tokens, bad.notes, warnings))
+    print(report_on(dataset, tokens, bad.found, wanted.max_tokens, bad.notes, warnings))
     if export is not None:
         allowed = BadExamples(wanted.on_bad)
         for one in bad.found:
@@ -57,12 +58,16 @@ def _sound_dataset(config: Config, bad: BadExamples) -> tuple[Dataset, ImageSpec
     dataset = open_dataset(config, bad, World())
     check_splits(dataset)
     if dataset.kind == "image":
-        dataset = survey(dataset, bad, World())
+        dataset, _ = survey(dataset, bad, World())
         check_splits(dataset)
-        if wanted.image_size:
-            channels, background = dataset.image_shape[2] or 3, rgb_of(wanted.background)
-            spec = ImageSpec(wanted.image_size, wanted.image_fit, channels, background)
-        dataset = check_images(dataset, spec or _check_spec(dataset), bad, World())
+        if pixels := wanted.image_size:
+            spec = spec_of(wanted, (pixels, pixels, dataset.image_shape[2] or 3))
+        check = spec or _check_spec(dataset)
+        splits = {
+            name: leave_out(source, find_undecodable(source, check, World()), bad)
+            for name, source in dataset.splits.items()
+        }
+        dataset = dataset.with_splits(splits)
         check_splits(dataset)
     return dataset, spec
 
@@ -74,8 +79,5 @@ def _check_spec(dataset: Dataset) -> ImageSpec:
 
 def _text_lengths(config: Config, dataset: Dataset) -> dict[str, Lengths]:
     """How long the texts of each split are, in tokens of this training split."""
-    wanted = config.data
-    chunks = text_chunks(dataset.train)
-    vocabulary = build_vocabulary(chunks, wanted.tokens, wanted.vocabulary_size, wanted.ngrams)
-    encoder = Encoder(vocabulary, wanted.tokens, wanted.ngrams, wanted.max_tokens)
-    return {name: text_lengths(source, encoder) for name, source in dataset.splits.items()}
+    tokenizer = build_tokenizer(config.data, text_chunks(dataset.train))
+    return {name: text_lengths(source, tokenizer) for name, source in dataset.splits.items()}

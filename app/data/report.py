@@ -8,19 +8,18 @@ import numpy as np
 
 from app.columns import columns
 from app.data.bad import Bad
-from app.data.examples import Dataset, Source
+from app.data.examples import EXAMPLES_AT_ONCE, Dataset, Source
 from app.data.sources.image_files import Header, read_header
 
 MOST_CLASSES = 40  # more are shown by their ends
 MOST_PROBLEMS = 20  # and as many notes
 SAMPLES = 5
 SAMPLE_CHARACTERS = 100
-READ_AT_ONCE = 1024
 FEW_EXAMPLES = 5
 UNEVEN = 10
 
 
-def describe(
+def report_on(
     dataset: Dataset,
     lengths: Mapping[str, np.ndarray],
     bad: list[Bad],
@@ -60,7 +59,7 @@ def describe(
     return "\n".join([*lines, "", *_list(problems)])
 
 
-def describe_bad(bad: list[Bad]) -> str:
+def report_bad(bad: list[Bad]) -> str:
     """The bad examples alone, as lines of text, for a source that nothing else can be said of."""
     return "\n".join(_list([f"{one.where}: {one.reason}" for one in bad]))
 
@@ -180,8 +179,8 @@ def _look_into(source: Source) -> tuple[Counter[bytes], Counter[tuple[int, int]]
     contents: Counter[bytes] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     changed: Counter[str] = Counter()
-    for start in range(0, len(source), READ_AT_ONCE):
-        rows = np.arange(start, min(start + READ_AT_ONCE, len(source)))
+    for start in range(0, len(source), EXAMPLES_AT_ONCE):
+        rows = np.arange(start, min(start + EXAMPLES_AT_ONCE, len(source)))
         for content in source.read(rows):
             raw = content.encode("utf-8", "replace") if isinstance(content, str) else bytes(content)
             contents[hashlib.blake2b(raw, digest_size=12).digest()] += 1

@@ -56,9 +56,9 @@ def test_a_csv_file_trains_under_mpi(tmp_path, texts):
     train += ["--epochs", "2", "--per-rank-batch-size", "4", "--run-dir", str(tmp_path / "run")]
     done = run(horovodrun(2, "mpi", *app(*train)), timeout_s=150)
     assert done.code == 0, done.all
-    described = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    described = json.loads((tmp_path / "run" / "data_plan" / "plan.json").read_text())
     assert described["class_names"] == ["no", "yes"]
-    assert "good" in described["vocabulary"]
+    assert "good" in described["tokenizer"]["vocabulary"]
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_docstrings_are_read_by_the_code_in_the_card_and_by_keras(
 ) -> None:
     path = export(run("pydocs"), "savedmodel", None, None)
     opened = open_run(run("pydocs"))
-    ids, _ = opened.encoder(np.array(["a text", "and another"], dtype=object))
+    ids, _ = opened.tokenizer.encode(np.array(["a text", "and another"], dtype=object))
     for row in opened.classifier(ids.to_tensor(), training=False).numpy():
         label = opened.class_names[int(row.argmax())]
         for code in (code_of(path.with_name("savedmodel.md")), IN_KERAS):

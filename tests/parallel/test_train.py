@@ -60,7 +60,7 @@ def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, d
     resumed = train(digits(parted, dropout=0.2), world=world, resume=True)
     assert resumed["epoch"] == whole["epoch"] == 2
     assert resumed["step"] == whole["step"]
-    about = json.loads((directory / "whole" / "run" / "dataset.json").read_text())
+    about = json.loads((directory / "whole" / "run" / "data_plan" / "plan.json").read_text())
     assert resumed["examples_trained_on"] == whole["examples_trained_on"]
     assert whole["examples_trained_on"] == 2 * about["examples"]["train"]
     left, right = arrays(directory / "whole"), arrays(parted)
@@ -71,7 +71,7 @@ def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, d
     assert json.loads((run / "metrics.json").read_text())["test_accuracy"] == whole["test_accuracy"]
     for name in (
         "config.toml",
-        "dataset.json",
+        "data_plan/plan.json",
         "logs/rank-001.log",
         "tensorboard/train",
         "checkpoints",

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import models
 from app.config import Config, section_of, sections
 from app.errors import UserError
 from app.recipe import add_flags, load, to_toml
+from models.table import MODELS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPES = sorted((REPOSITORY / "launch" / "recipes").glob("*.toml"))
@@ -113,7 +113,7 @@ def configs(draw) -> Config:
                 "validation": draw(st.floats(0, 1) | TEXTS),
                 "ngrams": draw(st.sampled_from([1, 2, 3])),
             },
-            "model": {"model": draw(st.sampled_from([*models.IMAGE_MODELS, *models.TEXT_MODELS]))},
+            "model": {"model": draw(st.sampled_from(list(MODELS)))},
             "training": {"seed": draw(st.integers(0, 2**31 - 1))},
             "optimizer": {
                 "learning_rate": draw(POSITIVE),
@@ -153,9 +153,9 @@ def test_a_key_is_in_one_section_only() -> None:
     assert section_of("learning_rate") == "optimizer"
 
 
-def test_the_models_of_the_config_are_those_of_the_registry() -> None:
+def test_the_models_of_the_config_are_those_of_the_table() -> None:
     choices = typing.get_args(sections()["model"].model_fields["model"].annotation)
-    assert set(choices) == models.IMAGE_MODELS.keys() | models.TEXT_MODELS.keys()
+    assert choices == tuple(MODELS)
 
 
 def test_an_unknown_flag_key_names_the_nearest() -> None:

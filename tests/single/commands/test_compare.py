@@ -74,7 +74,7 @@ def test_metrics_are_those_of_the_runs_with_ratios_to_the_first(runs: list[Path]
 
 def test_metrics_say_how_many_examples_were_trained_on_in_all(runs: list[Path]) -> None:
     for run, epochs in zip(runs, (2, 3), strict=True):
-        about = json.loads((run / "dataset.json").read_text())
+        about = json.loads((run / "data_plan" / "plan.json").read_text())
         assert metrics(run)["examples_trained_on"] == epochs * about["examples"]["train"]
         assert "examples_seen" not in metrics(run)  # of the epoch that would come next
 

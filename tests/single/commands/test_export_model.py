@@ -77,7 +77,7 @@ def left_behind(directory: Path) -> list[str]:
 def expected(directory: Path, inputs: np.ndarray) -> np.ndarray:
     """The run's own probabilities for uint8 images, or texts as an object array of str."""
     opened = open_run(directory)
-    ready = opened.encoder(inputs)[0].to_tensor() if opened.kind == "text" else inputs
+    ready = opened.tokenizer.encode(inputs)[0].to_tensor() if opened.kind == "text" else inputs
     return tf.nn.softmax(opened.classifier(ready, training=False)).numpy()
 
 
@@ -162,7 +162,7 @@ def test_a_savedmodel_of_texts_takes_strings_one_or_many(
 ) -> None:
     model = tf.saved_model.load(exported(name, "savedmodel"))
     serve, texts = model.signatures["serving_default"], np.array(ODD_TEXTS, dtype=object)
-    names = json.loads((run(name) / "dataset.json").read_text())["class_names"]
+    names = json.loads((run(name) / "data_plan" / "plan.json").read_text())["class_names"]
     for part in (texts, *(texts[i : i + 1] for i in range(len(texts)))):
         answer, wanted = serve(inputs=tf.constant(part)), expected(run(name), part)
         np.testing.assert_allclose(answer["probabilities"], wanted, atol=1e-5)
@@ -189,7 +189,7 @@ def test_the_card_tells_data_results_world_versions_and_config(
     path = exported("characters", "savedmodel")
     assert path == run("characters") / "export" / "savedmodel"
     card = path.with_name("savedmodel.md").read_text(encoding="utf-8")
-    about = json.loads((run("characters") / "dataset.json").read_text())
+    about = json.loads((run("characters") / "data_plan" / "plan.json").read_text())
     metrics = json.loads((run("characters") / "metrics.json").read_text())
     for part in (
         about["fingerprint"],
@@ -242,13 +242,14 @@ def test_mistakes_are_told_in_one_line_and_leave_nothing(
 
 
 def test_a_run_without_a_checkpoint_is_refused(run: Callable[[str], Path], tmp_path: Path) -> None:
-    for name in ("config.toml", "dataset.json"):
+    for name in ("config.toml", "data_plan/plan.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text((run("cnn") / name).read_text())
     with pytest.raises(UserError, match="holds no checkpoint"):
         export(tmp_path, "keras", None, None)
     with pytest.raises(UserError, match="holds no run"):
         export(tmp_path / "nothing", "keras", None, None)
-    assert left_behind(tmp_path) == ["config.toml", "dataset.json"]
+    assert left_behind(tmp_path) == ["config.toml", "data_plan"]
 
 
 def test_an_export_with_other_predictions_is_not_kept(

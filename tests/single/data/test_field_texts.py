@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.data.text.encoder import Encoder
-from app.data.text.vocabulary import STANDARDIZE, build_vocabulary, split_characters
+from app.data.text.splitting import STANDARDIZE, split_characters
+from app.data.text.vocabulary import Vocabulary, build_vocabulary
 
 FAMILY, WOMAN_CODING = "👨\u200d👩\u200d👧", "👩🏽\u200d💻"
 SCOTLAND = "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f"
@@ -81,10 +81,10 @@ def test_a_text_has_the_tokens_that_a_reader_sees(tokens, text, expected) -> Non
 def test_texts_have_the_same_ids_alone_together_and_in_a_graph(tokens) -> None:
     texts = array(*(case[2] for case in CASES), "plain")
     vocabulary = build_vocabulary([texts], tokens, 400, 1)
-    encoder = Encoder(vocabulary, tokens, 1, 20)
-    together = encoder(texts)[0].to_list()
-    assert [encoder(array(text))[0].to_list()[0] for text in texts[::6]] == together[::6]
-    graph = tf.function(encoder.ids_of, input_signature=[tf.TensorSpec([None], tf.string)])
+    tokenizer = Vocabulary(tokens, 1, 20, vocabulary)
+    together = tokenizer.encode(texts)[0].to_list()
+    assert [tokenizer.encode(array(text))[0].to_list()[0] for text in texts[::6]] == together[::6]
+    graph = tf.function(tokenizer.ids_of, input_signature=[tf.TensorSpec([None], tf.string)])
     assert graph(tf.constant([text.encode() for text in texts])).to_list() == together
     assert 1 not in [token for row in together[:-2] for token in row]
 

@@ -114,7 +114,7 @@ def test_other_hosts_get_what_chooses_gpus_and_not_what_a_container_sets():
 @pytest.mark.parametrize("visible", ["GPU-8f2c", "0,MIG-1a2b"])
 def test_gpus_that_only_this_host_has_are_refused_on_others(visible):
     environ = {"CUDA_VISIBLE_DEVICES": visible}
-    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={visible} .*h1 has others.*0,1"):
+    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={visible} .*h1 does not have.*0,1"):
         commands.check_gpus(environ, TWO.hosts, "here")
     commands.check_gpus(environ, [Host("localhost", 2), Host("here", 1)], "here")
 

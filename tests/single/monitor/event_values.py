@@ -16,7 +16,7 @@ from app.monitor.progress import Place, Progress
 from app.monitor.timing import RankTimes
 
 SCORES = Scores(np.array([[3, 1], [0, 4]]), 4.0, mistakes=(Mistake(5, 0, 1, 0.75),))
-ABOUT = {"kind": "image", "class_names": ["cat", "dog"], "vocabulary": None}
+ABOUT = {"kind": "image", "class_names": ["cat", "dog"], "tokenizer": None}
 START = Place(0, 0, 0)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.data.batches import Batch
+from app.data.text.vocabulary import Vocabulary
 from app.monitor.tensorboard_samples import CAPTION_PIXELS, CELL_PIXELS, contact_sheet, samples_of
 from tests.single.monitor.event_values import ABOUT, batch
 
@@ -19,7 +20,11 @@ def test_an_image_is_enlarged_under_its_caption_with_its_pixels_as_they_are() ->
 
 
 def test_texts_are_shown_as_the_tokens_that_the_model_reads() -> None:
-    about = {"kind": "text", "class_names": ["a|b", "c"], "vocabulary": ["good", "day"]}
+    about = {
+        "kind": "text",
+        "class_names": ["a|b", "c"],
+        "tokenizer": Vocabulary("words", 1, 9, ["good", "day"]).to_json(),
+    }
     ids = tf.constant([[2, 3, 0], [1, 2, 3]], tf.int32)
     shown = samples_of(Batch(ids, tf.constant([0, 1], tf.int64)), about)
     assert "good · day |" in shown and "\\[unknown\\] · good · day" in shown
