@@ -15,7 +15,6 @@ from app.recipe import load
 from app.train import train
 from models.layers import Dropout
 
-EXAMPLES_SEEN = "examples_seen"
 # 1294 digits in batches of 300: 5 steps an epoch, the last of them short; commits in the middle
 # and at the end of each.
 KEYS = {"global_batch_size": 300, "epochs": 2, "commit_every_steps": 2, "keep_checkpoints": 20}
@@ -71,7 +70,7 @@ def checkpoints(directory: Path) -> dict[str, dict[str, np.ndarray]]:
         said = json.loads((path / "state.json").read_text())
         for name, values in said["metrics"].items():
             arrays[f"metric {name}"] = np.array(values)
-        arrays["position"] = np.array([said[n] for n in ("step", "epoch", EXAMPLES_SEEN)])
+        arrays["position"] = np.array([said[n] for n in ("step", "epoch", "examples_seen")])
         found[path.name] = arrays
     return found
 

@@ -23,15 +23,12 @@ from tests.parallel.killed import Kill, Killed, assert_same_bits, config_of, nor
 
 # Of 5 steps an epoch, with commit points after 2, 4, 5, 6, 8 and 10.
 EVERYWHERE = [
-    ("after", 1),
-    ("before", 3),
-    ("after", 3),
-    ("after", 4),
-    ("before", 5),
+    ("after", 1),  # before there is anything to go on from
+    ("after", 3),  # between commit points
+    ("before", 5),  # right after one, and before the short batch
     ("epoch end", 5),
     ("before", 7),
-    ("after", 8),
-    ("after", 10),
+    ("after", 10),  # before the last commit point
 ]
 
 

@@ -31,7 +31,7 @@ class Note(Show):
         self.reports.append(progress)
 
 
-def loop_of(show: Show, step: int = 0, **keys: Any) -> Loop:
+def loop_of(show: Show, step: int = 0, callbacks: Any = (), **keys: Any) -> Loop:
     """A loop over random images of three classes that has done so many steps."""
     config = load(None, {"global_batch_size": BATCH, "epochs": 1, "schedule": "constant", **keys})
     random = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def loop_of(show: Show, step: int = 0, **keys: Any) -> Loop:
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
     state = TrainState(classifier, optimizer, 0, step=step, examples_seen=step * BATCH)
-    return Loop(config, World(), state, schedule, {"train": split}, [show], save=Path)
+    return Loop(config, World(), state, schedule, {"train": split}, [show], Path, callbacks)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -86,3 +86,54 @@ def test_steps_that_compiled_are_counted_among_those_that_sent(monkeypatch) -> N
     monkeypatch.setattr(telemetry, "totals", property(lambda _: (0.0, next(sent), 0.0)))
     loop.run()
     assert [progress.bytes_sent for progress in note.reports] == [100.0] * 3
+
+
+class Watch(Show):
+    """Keeps when it is told of checkpoints and epochs."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def checkpointed(self, step: int, path: Path, seconds: float) -> None:
+        self.told.append(step)
+
+    def epoch_ended(self, progress: Progress, validation: Any) -> None:
+        self.told.append(f"epoch {progress.epoch}")
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize(
+    ("every", "step", "told"),
+    [
+        (4, 0, [4, 6, "epoch 1", 8, 12, "epoch 2"]),
+        (3, 0, [3, 6, "epoch 1", 9, 12, "epoch 2"]),  # once, where an epoch ends with one
+        (4, 5, [6, "epoch 1", 8, 12, "epoch 2"]),
+        (1000, 0, [6, "epoch 1", 12, "epoch 2"]),
+    ],
+)
+def test_commit_points_are_counted_in_steps_and_end_each_epoch(every, step, told, passes) -> None:
+    watch = Watch()
+    keys = {"commit_every_steps": every, "backward_passes_per_step": passes, "epochs": 2}
+    loop_of(watch, step, **keys).run()
+    assert watch.told == told
+
+
+def test_a_wish_to_stop_is_granted_at_the_next_commit_point() -> None:
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 2
+
+    watch = Watch()
+    loop = loop_of(watch, callbacks=[Stop()], commit_every_steps=3)
+    loop.run()
+    assert (loop.state.step, loop.state.epoch, loop.state.examples_seen) == (3, 0, 3 * BATCH)
+    assert watch.told == [3]
+
+
+def test_batches_of_a_resumed_epoch_keep_their_numbers() -> None:
+    numbers = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: numbers.append(batch)
+    )
+    loop_of(Watch(), 4, [note], backward_passes_per_step=2).run()
+    assert numbers == [8, 9, 10, 11]

@@ -357,7 +357,7 @@ def copy_of(path: Path, folder: Path) -> Path:
 
 def set_weights(path: Path, bias_of_first: float) -> None:
     """Make the network say one thing of everything."""
-    checkpoint = max((path / "checkpoints").glob("epoch-*"))
+    checkpoint = max((path / "checkpoints").glob("step-*"))
     arrays = safetensors.numpy.load_file(checkpoint / "state.safetensors")
     arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
     arrays["logits/bias"][0] = bias_of_first

@@ -15,6 +15,7 @@ from tensorboard.plugin_util import markdown_to_safe_html
 
 from app.commands.compare import _markdown
 from app.commands.model_card import Check, Export, Signature, model_card
+from app.data.plan import DataPlan
 from app.evaluation.markdown import CELL_CHARACTERS, cell, code, plain, table
 from app.evaluation.report import to_markdown
 from app.recipe import load
@@ -81,13 +82,13 @@ def card_of(folder: Path, name: str) -> str:
     metrics = {"test_recall": {name: 0.5, "fine": 1.0}, "examples_trained_on": 123456}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     config = load(None, {"dataset": name})
-    about = {"name": name, "fingerprint": "f", "examples": {"train": 3}, "image_shape": [2, 2, 1]}
+    plan = DataPlan(name, "image", (name, "fine"), "f", {"train": 3}, {}, False, (2, 2, 1))
     spec = SimpleNamespace(fit="crop", size=2)
     run: Any = SimpleNamespace(
         directory=folder,
-        checkpoint=Path("epoch-0001"),
+        checkpoint=Path("step-00000001"),
         config=config,
-        about=about,
+        plan=plan,
         kind="image",
         class_names=[name, "fine"],
         image_spec=spec,
