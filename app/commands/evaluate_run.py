@@ -5,18 +5,18 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from app.commands.saved_run import SavedRun, open_run
 from app.config import Data, section_of
 from app.data.bad import BadExamples
 from app.data.batches import Split
 from app.data.catalogue import read_dataset
-from app.data.examples import Content, Dataset, Source
+from app.data.examples import Dataset, Source
 from app.data.hold import check_stream, hold
+from app.data.images import PixelsAsFiles
 from app.data.plan import DataPlan, leave_out
 from app.data.survey import check_splits
 from app.decide import decide
@@ -248,47 +248,7 @@ def _fitted(run: SavedRun, dataset: Dataset) -> Dataset:
     shape = dataset.train.read(np.arange(1)).shape[1:]
     if shape == run.image_shape:
         return dataset
-    return dataclasses.replace(_only(dataset, _Encoded(dataset.train)), image_shape=shape)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Encoded:
-    """Images in memory as PNG files, so that they are resized, and turned to grey or colour, as
-    files are."""
-
-    source: Source
-    content: ClassVar[Content] = "encoded"
-
-    @property
-    def in_memory(self) -> bool:
-        return self.source.in_memory
-
-    @property
-    def size_bytes(self) -> int:
-        return self.source.size_bytes
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.source.labels
-
-    @property
-    def files_of(self) -> np.ndarray | None:
-        return self.source.files_of
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def take(self, indices: np.ndarray) -> "_Encoded":
-        return _Encoded(self.source.take(indices))
-
-    def read(self, indices: np.ndarray) -> list[bytes]:
-        return [tf.io.encode_png(image).numpy() for image in self.source.read(indices)]
-
-    def where(self, index: int) -> str:
-        return self.source.where(index)
-
-    def add_to(self, digest: Any) -> None:
-        self.source.add_to(digest)
+    return dataclasses.replace(_only(dataset, PixelsAsFiles(dataset.train)), image_shape=shape)
 
 
 def _command(

@@ -3,13 +3,14 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from app.config import Data, rgb_of
 from app.data.decode import decode_plain, decode_seen, needs_care
+from app.data.examples import Content, Source
 from app.data.sources.image_files import format_of, read_header
 
 # Images decoded by one call of the graph: bounds its memory, and how many are decoded again if one
@@ -229,3 +230,43 @@ def _decode_part(
     step = -(-len(encoded) // 16)
     for offset in range(0, len(encoded), step):
         yield from _decode_part(encoded[offset : offset + step], start + offset, spec)
+
+
+@dataclass(frozen=True, eq=False)
+class PixelsAsFiles:
+    """Images in memory as PNG files, so that they are resized, and turned to grey or colour, as
+    files are."""
+
+    source: Source
+    content: ClassVar[Content] = "encoded"
+
+    @property
+    def in_memory(self) -> bool:
+        return self.source.in_memory
+
+    @property
+    def size_bytes(self) -> int:
+        return self.source.size_bytes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
+
+    @property
+    def files_of(self) -> np.ndarray | None:
+        return self.source.files_of
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, indices: np.ndarray) -> "PixelsAsFiles":
+        return PixelsAsFiles(self.source.take(indices))
+
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        return [tf.io.encode_png(image).numpy() for image in self.source.read(indices)]
+
+    def where(self, index: int) -> str:
+        return self.source.where(index)
+
+    def add_to(self, digest: Any) -> None:
+        self.source.add_to(digest)

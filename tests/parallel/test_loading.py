@@ -83,6 +83,11 @@ def test_all_ranks_skip_the_same_files_and_list_each_once(world, place, damaged,
     data = load_data(config, world)
     alone = world.from_chief(lambda: summary(load_data(config, World())))
     assert world.gather(summary(data)) == [alone] * world.size
+    # What many ranks decided opens the same examples for one, and for all of them once more.
+    by_plan = world.from_chief(lambda: summary(load_data(config, World(), data.plan)))
+    again = world.gather(summary(load_data(config, world, data.plan)))
+    assert [one[1:] for one in (by_plan, *again)] == [alone[1:]] * (1 + world.size)
+    assert all(sorted(one[0], key=str) == sorted(alone[0], key=str) for one in (by_plan, *again))
     assert sorted(bad.where for bad in data.bad) == sorted(damaged["damaged"])
     assert (len(data.splits["train"]), len(data.splits["test"])) == (88, 9)
 

@@ -80,7 +80,7 @@ def test_training_evaluation_prediction_and_export_agree_on_what_a_picture_is(
     served = serve(inputs=tf.constant([one.read_bytes() for one in odd]))["probabilities"]
     np.testing.assert_allclose(served, predicted, atol=1e-5)
     card = path.with_name("savedmodel.md").read_text()
-    assert "turned upright as their EXIF data say" in card and "lies on #ff0000" in card
+    assert "turned upright according to their EXIF data" in card and "becomes #ff0000" in card
 
 
 def test_another_background_is_another_run(trained: Path, capsys) -> None:
