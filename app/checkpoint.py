@@ -24,12 +24,10 @@ import safetensors.numpy
 
 from app.errors import UserError
 from app.rundir import flush_directory
-from app.state import POSITION, Kind, StateVariable, TrainState, state_variables
+from app.state import POSITION, SAVED, StateVariable, TrainState, state_variables
 
 LOG = logging.getLogger(__name__)
 FORMAT = 1
-SAVED = (Kind.REPLICATED, Kind.AVERAGED)
-STARTS_ANEW = "/fp16_scales"
 
 
 class Damaged(Exception):  # noqa: N818 (what it is, not what went wrong with us)
@@ -55,7 +53,8 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             content = safetensors.numpy.save(arrays)
-            meta = {"format": FORMAT, **state.position, **about}
+            optional = [e.path for e in state.entries if e.path in arrays and e.optional]
+            meta = {"format": FORMAT, **state.position, "optional": optional, **about}
             meta["sha256"] = hashlib.sha256(content).hexdigest()
             _write(partial / "state.safetensors", content)
             _write(partial / "state.json", json.dumps(meta, indent=2).encode())
@@ -88,8 +87,8 @@ class Checkpoints:
         """
         if not self.list():
             return None
-        path, arrays, position = self._newest()
-        _assign(path, arrays, state.entries)
+        path, arrays, position, optional = self._newest()
+        _assign(path, arrays, state.entries, optional)
         state.move_to(position)
         return path
 
@@ -100,31 +99,31 @@ class Checkpoints:
         """
         if not self.list():
             raise UserError(f"{self.directory} holds no checkpoint: the run has not ended an epoch")
-        path, arrays, position = self._newest()
+        path, arrays, position, _ = self._newest()
         entries = state_variables(model)
         wanted = {entry.path for entry in entries}
         of_model = {path: array for path, array in arrays.items() if path in wanted}
         _assign(path, of_model, entries)
         return path, position
 
-    def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, int]]:
-        """(path, arrays by path, position) of the newest checkpoint that is sound; warns of
-        those that are newer and are not."""
+    def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, int], Sequence[str]]:
+        """(path, arrays by path, position, optional paths) of the newest checkpoint that is sound;
+        warns of those that are newer and are not."""
         damaged: list[str] = []
         for path in reversed(self.list()):
             try:
-                arrays, position = _read(path)
+                arrays, position, optional = _read(path)
             except Damaged as reason:
                 damaged.append(f"checkpoint {path} is damaged ({reason})")
                 continue
             for one in damaged:
                 LOG.warning("%s: going back to %s, what was learned after it is lost", one, path)
-            return path, arrays, position
+            return path, arrays, position, optional
         raise UserError(f"{damaged[0]}, and so is every older one: the run cannot be opened")
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """(arrays by path, position) of a checkpoint, verified.
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, int], list[str]]:
+    """(arrays by path, position, optional paths) of a checkpoint, verified.
 
     Raises Damaged if it is not whole, UserError if it is of another version of this code.
     """
@@ -136,27 +135,34 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         if hashlib.sha256(content).hexdigest() != meta["sha256"]:
             raise ValueError("its checksum is wrong")
         position = {name: int(meta[name]) for name in POSITION}
-        return safetensors.numpy.load(content), position
+        return safetensors.numpy.load(content), position, list(meta["optional"])
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise Damaged(str(error)) from None
 
 
-def _assign(path: Path, arrays: dict[str, np.ndarray], found: Sequence[StateVariable]) -> None:
+def _assign(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    found: Sequence[StateVariable],
+    optional: Sequence[str] = (),
+) -> None:
     entries = {e.path: e.variable for e in found if e.kind in SAVED}
-    differing = sorted(set(entries) ^ set(arrays)) or sorted(
-        name for name, variable in entries.items() if tuple(variable.shape) != arrays[name].shape
-    )
     # A run may be resumed with another compression: what it knows is found out within a step.
-    if differing and all(name.endswith(STARTS_ANEW) for name in differing):
-        entries = {name: entries[name] for name in entries.keys() & arrays.keys()}
-        differing = []
-    if differing:
+    may_differ = {*optional, *(e.path for e in found if e.optional)}
+    differing = {
+        name
+        for name in entries.keys() | arrays.keys()
+        if name not in entries
+        or name not in arrays
+        or tuple(entries[name].shape) != arrays[name].shape
+    }
+    if wrong := sorted(differing - may_differ):
         raise UserError(
-            f"{path} belongs to another model or optimizer: '{differing[0]}' is missing or has "
-            f"another shape ({len(differing)} such variables). Resume with the run's own config"
+            f"{path} belongs to another model or optimizer: '{wrong[0]}' is missing or has "
+            f"another shape ({len(wrong)} such variables). Resume with the run's own config"
         )
-    for name, variable in entries.items():
-        variable.assign(arrays[name])
+    for name in entries.keys() - differing:
+        entries[name].assign(arrays[name])
 
 
 def _write(path: Path, content: bytes) -> None:

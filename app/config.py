@@ -14,6 +14,7 @@ import pydantic
 from PIL import ImageColor
 from pydantic import Field
 
+from app.distributed.reducers import COMPRESSIONS
 from app.errors import UserError, suggest
 
 Positive = Annotated[int, Field(ge=1)]
@@ -293,7 +294,9 @@ class Optimizer(Section):
 class Distribution(Section):
     """[distribution]: how ranks exchange gradients and prove that they agree."""
 
-    compression: Literal["none", "fp16"] = Field("none", description="gradients on the wire")
+    compression: Literal[tuple(COMPRESSIONS)] = Field(  # type: ignore[valid-type]
+        "none", description="gradients on the wire"
+    )
     aggregation: Literal["weighted", "average"] = Field(
         "weighted", description="ranks count by their examples, or all the same"
     )

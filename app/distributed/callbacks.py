@@ -31,7 +31,7 @@ class BroadcastInitialState(keras.callbacks.Callback):
             )
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
-        broadcast_state(world, self.model, self.model.optimizer, self.seed, epoch=0)
+        broadcast_state(world, self.model, self.model.optimizer, self.seed, step=0)
 
 
 class AverageMetrics(keras.callbacks.Callback):

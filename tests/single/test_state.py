@@ -4,7 +4,15 @@ import keras
 import numpy as np
 import pytest
 
-from app.state import Kind, StateVariable, TrainState, fingerprints, reseed, state_variables
+from app.state import (
+    Kind,
+    StateVariable,
+    TrainState,
+    declare,
+    fingerprints,
+    reseed,
+    state_variables,
+)
 
 
 def kinds(classifier) -> dict[Kind, set[str]]:
@@ -33,6 +41,19 @@ def test_the_pass_of_an_accumulated_step_is_the_same_on_all_ranks(make_classifie
     classifier = make_classifier(backward_passes_per_step=2)
     replicated = kinds(classifier)[Kind.REPLICATED]
     assert any(path.endswith("accumulated_passes") for path in replicated)
+
+
+def test_whoever_makes_a_variable_says_of_what_kind_it_is(make_classifier) -> None:
+    classifier = make_classifier(compression="fp16")
+    classifier.optimizer.add_variable((2,), name="residual", kind=Kind.SUMMED)
+    mine = declare(classifier.trainable_variables[0], Kind.AVERAGED)
+    found = {e.path: e for e in state_variables(classifier, classifier.optimizer)}
+    assert found[mine.path].kind is Kind.AVERAGED
+    assert [e.kind for path, e in found.items() if path.endswith("/residual")] == [Kind.SUMMED]
+    assert {path.rpartition("/")[2] for path, e in found.items() if e.optional} == {
+        "fp16_scales",
+        "sparse_fp16_scales",
+    }
 
 
 def test_the_loss_scale_is_replicated(make_classifier) -> None:
@@ -112,7 +133,7 @@ def seeds(classifier) -> np.ndarray:
     )
 
 
-def test_random_generators_differ_by_seed_rank_and_epoch_and_come_again(make_classifier) -> None:
+def test_random_generators_differ_by_seed_rank_and_step_and_come_again(make_classifier) -> None:
     classifier = make_classifier()
     streams = {}
     for place in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 1, 0)]:
@@ -128,7 +149,7 @@ def test_two_layers_with_random_generators_get_different_streams() -> None:
 
     layers = [keras.Input((2,)), Dropout(0.5, name="one"), Dropout(0.5, name="two")]
     model = keras.Sequential(layers)
-    reseed(model, seed=0, rank=0, epoch=0)
+    reseed(model, seed=0, rank=0, step=0)
     one, two = np.split(seeds(model), 2)
     assert (one != two).any()
 
@@ -137,7 +158,7 @@ def test_dropout_repeats_after_reseeding_with_the_same_place(make_classifier, ba
     classifier = make_classifier()
     outputs = []
     for rank in (0, 1, 0):
-        reseed(classifier, seed=3, rank=rank, epoch=2)
+        reseed(classifier, seed=3, rank=rank, step=2)
         outputs.append(classifier(batch[0], training=True).numpy())
     np.testing.assert_array_equal(outputs[0], outputs[2])
     assert (outputs[0] != outputs[1]).any()
