@@ -27,7 +27,7 @@ from app.rundir import flush_directory
 from app.state import POSITION, SAVED, StateVariable, TrainState, state_variables
 
 LOG = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 
 
 class Damaged(Exception):  # noqa: N818 (what it is, not what went wrong with us)

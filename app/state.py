@@ -32,7 +32,7 @@ SAVED = (Kind.REPLICATED, Kind.AVERAGED, Kind.SUMMED)
 class StateVariable:
     """A Keras variable, the path that names it in every process, and its kind.
 
-    `optional`: what it holds is found out anew where a checkpoint has it not.
+    `optional`: what it holds is found out anew if a checkpoint lacks it.
     """
 
     path: str

@@ -176,7 +176,7 @@ def test_a_missing_file_is_damage(make_state, tmp_path, name) -> None:
     assert f"checkpoint {path} is damaged" in restore_message(checkpoints, make_state())
 
 
-@pytest.mark.parametrize("content", ["[]", '{"format": 1, "sha256": "?"}'])
+@pytest.mark.parametrize("content", ["[]", '{"format": 2, "sha256": "?"}'])
 def test_a_position_that_is_no_position_is_damage(make_state, tmp_path, content) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     path = checkpoints.save(make_state(), {})

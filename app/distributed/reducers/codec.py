@@ -24,22 +24,21 @@ class Part(NamedTuple):
     name: str
 
 
+Results = list[tuple[tf.Tensor, Sent]]  # of each part, and what it took
+
+
 class Codec(Protocol):
-    """Gives each part's result and what it took; called with all parts of a step at once."""
+    """Called with all parts of a step at once."""
 
     def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
         """Create a state of so many rows, if it needs one."""
         ...
 
-    def sum(
-        self, parts: Sequence[Part], share: tf.Tensor, world: World
-    ) -> list[tuple[tf.Tensor, Sent]]:
+    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
         """The sums over ranks of `share * tensor`, each of them 1-D."""
         ...
 
-    def gather(
-        self, parts: Sequence[Part], share: tf.Tensor, world: World
-    ) -> list[tuple[tf.Tensor, Sent]]:
+    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
         """All ranks' rows of `share * tensor`, in the order of ranks."""
         ...
 
@@ -78,14 +77,10 @@ class Stateless:
     def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
         """There is nothing to keep."""
 
-    def sum(
-        self, parts: Sequence[Part], share: tf.Tensor, world: World
-    ) -> list[tuple[tf.Tensor, Sent]]:
+    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
         return [self._exchange(world.allreduce, part, share) for part in parts]
 
-    def gather(
-        self, parts: Sequence[Part], share: tf.Tensor, world: World
-    ) -> list[tuple[tf.Tensor, Sent]]:
+    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
         return [self._exchange(world.allgather, part, share) for part in parts]
 
     def _exchange(self, collective, part, share) -> tuple[tf.Tensor, Sent]:

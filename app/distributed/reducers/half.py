@@ -21,7 +21,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from app.distributed.reducers.codec import Part
+from app.distributed.reducers.codec import Part, Results
 from app.distributed.reducers.reducer import Sent
 from app.distributed.world import World
 
@@ -43,13 +43,11 @@ class ScaledHalf:
     def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
         """Create the state: float32 (rows, 2), of (scale or 0 if unknown, log2 of the back-off).
 
-        It is found out anew within a step, so a run may be resumed without it.
+        It is found out anew within a step, so a checkpoint may lack it.
         """
         self._state = add_variable((rows, 2), dtype="float32", name="fp16_scales", optional=True)
 
-    def sum(
-        self, parts: Sequence[Part], share: tf.Tensor, world: World
-    ) -> list[tuple[tf.Tensor, Sent]]:
+    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
         """The sums over ranks of `share * tensor`, each of them 1-D."""
         halves = functools.partial(_sum_halves, world)
         sums = self._exchange_all(halves, world.allreduce, parts, share)
@@ -58,9 +56,7 @@ class ScaledHalf:
             for part, (total, sent) in zip(parts, sums, strict=True)
         ]
 
-    def gather(
-        self, parts: Sequence[Part], share: tf.Tensor, world: World
-    ) -> list[tuple[tf.Tensor, Sent]]:
+    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
         """All ranks' rows of `share * tensor`, in the order of ranks."""
         return self._exchange_all(world.allgather, world.allgather, parts, share)
 
