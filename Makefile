@@ -12,7 +12,8 @@ train: setup
 	@launch/local.sh -n $(RANKS) train --recipe launch/recipes/pydocs.toml
 
 test: setup
-	@$(VENV)/bin/python -m pytest -m "not full_matrix" tests/single tests/integration
+	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not full_matrix" tests/single
+	@$(VENV)/bin/python -m pytest -m "not full_matrix" tests/integration
 
 lint: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -1,8 +1,9 @@
 """Checkpoints: one directory each, whole or absent.
 
-    checkpoints/epoch-0003/
+    checkpoints/step-00001234/
         state.safetensors   every saved variable, keyed by its path
-        state.json          where the run is, in which world, and the SHA-256 of the arrays
+        state.json          where the run is, in which world, the sums behind the metrics of the
+                            epoch so far, and the SHA-256 of the arrays
 
 A checkpoint is written under another name, flushed to disk and renamed. Knows a `TrainState` and
 files, nothing of workers. Which variables are saved, and why not the others: `app.state.Kind`.
@@ -23,6 +24,7 @@ import safetensors
 import safetensors.numpy
 
 from app.errors import UserError
+from app.run_files import CHECKPOINT_PREFIX, STATE, list_checkpoints
 from app.rundir import flush_directory
 from app.state import POSITION, SAVED, StateVariable, TrainState, state_variables
 
@@ -46,18 +48,18 @@ class Checkpoints:
 
         Raises UserError if the disk refuses, with nothing half-written left under a final name.
         """
-        final = self.directory / f"epoch-{state.epoch:04d}"
+        final = self.directory / f"{CHECKPOINT_PREFIX}{state.step:08d}"
         partial = self.directory / f".{final.name}.partial"
         arrays = {e.path: np.asarray(e.variable.numpy()) for e in state.entries if e.kind in SAVED}
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             content = safetensors.numpy.save(arrays)
-            optional = [e.path for e in state.entries if e.path in arrays and e.optional]
-            meta = {"format": FORMAT, **state.position, "optional": optional, **about}
+            meta = {"format": FORMAT, **state.position, "metrics": _sums(state.model), **about}
+            meta["optional"] = [e.path for e in state.entries if e.path in arrays and e.optional]
             meta["sha256"] = hashlib.sha256(content).hexdigest()
             _write(partial / "state.safetensors", content)
-            _write(partial / "state.json", json.dumps(meta, indent=2).encode())
+            _write(partial / STATE, json.dumps(meta, indent=2).encode())
             flush_directory(partial)
             shutil.rmtree(final, ignore_errors=True)
             partial.rename(final)
@@ -69,8 +71,7 @@ class Checkpoints:
 
     def list(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
-        found = [path for path in self.directory.glob("epoch-*") if path.name[6:].isdigit()]
-        return sorted(found, key=lambda path: int(path.name[6:]))
+        return list_checkpoints(self.directory)
 
     def _forget(self, saved: Path) -> None:
         """Remove all but the newest; also any with a higher number than the one that was saved
@@ -87,9 +88,12 @@ class Checkpoints:
         """
         if not self.list():
             return None
-        path, arrays, position, optional = self._newest()
-        _assign(path, arrays, state.entries, optional)
-        state.move_to(position)
+        path, arrays, meta = self._newest()
+        _assign(path, arrays, state.entries, meta["optional"])
+        for metric in state.model.metrics:
+            for variable, value in zip(metric.variables, meta["metrics"][metric.name], strict=True):
+                variable.assign(value)
+        state.move_to(_position(meta))
         return path
 
     def restore_model(self, model: keras.Model) -> tuple[Path, dict[str, int]]:
@@ -98,44 +102,54 @@ class Checkpoints:
         Raises UserError if there is none, all are damaged, or it belongs to another model.
         """
         if not self.list():
-            raise UserError(f"{self.directory} holds no checkpoint: the run has not ended an epoch")
-        path, arrays, position, _ = self._newest()
+            raise UserError(f"{self.directory} holds no checkpoint: the run has not kept one yet")
+        path, arrays, meta = self._newest()
         entries = state_variables(model)
         wanted = {entry.path for entry in entries}
         of_model = {path: array for path, array in arrays.items() if path in wanted}
         _assign(path, of_model, entries)
-        return path, position
+        return path, _position(meta)
 
-    def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, int], Sequence[str]]:
-        """(path, arrays by path, position, optional paths) of the newest checkpoint that is sound;
+    def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, Any]]:
+        """(path, arrays by path, what `state.json` says) of the newest checkpoint that is sound;
         warns of those that are newer and are not."""
         damaged: list[str] = []
         for path in reversed(self.list()):
             try:
-                arrays, position, optional = _read(path)
+                arrays, meta = _read(path)
             except Damaged as reason:
                 damaged.append(f"checkpoint {path} is damaged ({reason})")
                 continue
             for one in damaged:
                 LOG.warning("%s: going back to %s, what was learned after it is lost", one, path)
-            return path, arrays, position, optional
+            return path, arrays, meta
         raise UserError(f"{damaged[0]}, and so is every older one: the run cannot be opened")
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, int], list[str]]:
-    """(arrays by path, position, optional paths) of a checkpoint, verified.
+def _sums(model: keras.Model) -> dict[str, list[Any]]:
+    """The state of each metric, by its name."""
+    return {m.name: [v.numpy().tolist() for v in m.variables] for m in model.metrics}
+
+
+def _position(meta: dict[str, Any]) -> dict[str, int]:
+    return {name: int(meta[name]) for name in POSITION}
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays by path, what `state.json` says) of a checkpoint, verified.
 
     Raises Damaged if it is not whole, UserError if it is of another version of this code.
     """
     try:
-        meta = json.loads((path / "state.json").read_text())
+        meta = json.loads((path / STATE).read_text())
         content = (path / "state.safetensors").read_bytes()
         if meta["format"] != FORMAT:
             raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")
         if hashlib.sha256(content).hexdigest() != meta["sha256"]:
             raise ValueError("its checksum is wrong")
-        position = {name: int(meta[name]) for name in POSITION}
-        return safetensors.numpy.load(content), position, list(meta["optional"])
+        checked = {**_position(meta), "metrics": dict(meta["metrics"])}
+        checked["optional"] = list(meta["optional"])
+        return safetensors.numpy.load(content), {**meta, **checked}
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise Damaged(str(error)) from None
 

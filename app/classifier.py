@@ -15,6 +15,7 @@ from app.data.batches import Batch
 class Classifier(keras.Model):
     """Train `network`, which gives logits (B, classes), on integer labels (B,).
 
+    The network's inputs are a tensor or a dict of tensors, with one row for each example.
     `fit()` takes batches `(inputs, labels)`, `(inputs, labels, sample_weight)` or `Batch`; compile
     it with a `app.distributed.DistributedOptimizer`. Batches may be of different sizes on different
     ranks, even empty, as long as all ranks have the same number of them.
@@ -59,7 +60,7 @@ class Classifier(keras.Model):
         """What `fit()` resets at each epoch."""
         return [self.loss_mean, self.accuracy]
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         """Logits float32 (B, classes)."""
         return self.network(inputs, training=training)
 

@@ -1,8 +1,8 @@
 """What a run is: every key, typed and validated.
 
 The one source of truth for defaults, help texts and valid values. Keys are unique over all
-sections, so that the key `learning_rate` of `[optimizer]` is the flag `--learning-rate`. Recipes
-and flags are read in recipe.py.
+sections, so that the key `learning_rate` of `[optimizer]` is the flag `--learning-rate`. recipe.py
+reads recipes and flags.
 """
 
 import codecs
@@ -16,21 +16,12 @@ from pydantic import Field
 
 from app.distributed.reducers import COMPRESSIONS
 from app.errors import UserError, suggest
+from models.table import MODELS, names_of
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-# From a flag everything is text: what reads as a number is a share.
+# Flags are text: what reads as a number is a share.
 SplitOrShare = Annotated[str | float, pydantic.BeforeValidator(lambda given: _number_or(given))]
-# What each model reads; `models` has a builder for each, and they are told apart without Keras.
-MODELS = {
-    "cnn": "image",
-    "resnet20": "image",
-    "resnet18": "image",
-    "resnet50": "image",
-    "bag": "text",
-    "textcnn": "text",
-    "transformer": "text",
-}
 DEFAULT_PER_RANK_BATCH_SIZE = 32
 Color = Annotated[str, pydantic.AfterValidator(lambda given: _known_color(given))]
 Separator = Annotated[str, pydantic.AfterValidator(lambda given: _one_character(given))]
@@ -52,7 +43,7 @@ def _known_color(given: str) -> str:
 
 
 def rgb_of(color: str) -> tuple[int, int, int]:
-    """Red, green and blue, 0 to 255, of a colour as CSS names it; ValueError for what is none."""
+    """Red, green and blue, 0 to 255, of a CSS colour; ValueError for anything else."""
     try:
         red, green, blue, *alpha = ImageColor.getrgb(color)
     except ValueError:
@@ -71,7 +62,7 @@ def _one_character(given: str) -> str:
 
 def _codec_name(given: str) -> str:
     try:
-        "".encode(given)  # LookupError too for a codec that is of no encoding
+        "".encode(given)  # LookupError also for codecs that do not encode text
         name = codecs.lookup(given).name
     except (LookupError, ValueError):
         raise ValueError("unknown encoding: give one such as cp1252, utf-16 or gb18030") from None
@@ -111,57 +102,60 @@ class Data(Section):
     input_key: str | None = Field(
         None,
         description="feature or column that holds the image or text; or columns of texts to join "
-        "with a space between, such as title,body (default: found)",
+        "with a space between them, such as title,body (default: found)",
     )
     label_key: str | None = Field(
-        None, description="feature or column that holds the label (default: found, or 'label')"
+        None,
+        description="feature or column that holds the label (default: found, or 'label')",
     )
     case_sensitive_classes: bool = Field(
         False,
-        description="take names that differ only by case, such as 'A' and 'a', for two classes "
-        "(otherwise they are refused: most often it is one class, misspelt)",
+        description="treat names that differ only in case, such as 'A' and 'a', as two classes "
+        "(otherwise they are refused: usually it is one class, misspelt)",
     )
     header: bool = Field(
         True,
-        description="whether the first line of a .csv or .tsv names the columns; without, they are "
+        description="whether the first line of a .csv or .tsv names the columns; if not, they are "
         "called 1, 2, ...",
     )
     separator: Separator | None = Field(
-        None, description="what is between the columns of a .csv or .tsv, or 'tab' (default: found)"
+        None,
+        description="separator of the columns of a .csv or .tsv, or 'tab' (default: found)",
     )
     encoding: Encoding = Field(
-        "utf-8", description="of a table of texts, such as cp1252, utf-16, gb18030 or shift_jis"
+        "utf-8",
+        description="encoding of text tables, such as cp1252, utf-16, gb18030 or shift_jis",
     )
     image_size: Positive | None = Field(
-        None, description="resize images to so many pixels squared (needed if sizes are mixed)"
+        None, description="resize images to squares of this many pixels (needed if sizes are mixed)"
     )
     image_fit: Literal["crop", "stretch", "pad"] = Field(
-        "crop", description="how an image of another shape is brought to image_size squared"
+        "crop", description="how an image of another shape becomes a square of image_size"
     )
     background: Color = Field(
         "white",
-        description="what transparent images are shown on: a name of CSS, or '#rrggbb'",
+        description="the colour behind transparent images: a CSS name, or '#rrggbb'",
     )
     hold: Literal["auto", "memory", "stream"] = Field(
         "auto",
-        description="keep examples in memory, or read them from their files when their turn "
-        "comes (auto: in memory if all of a host's ranks fit in half of what is free)",
+        description="keep examples in memory, or read them from their files when needed (auto: in "
+        "memory if all of a host's ranks fit in half of the free memory)",
     )
     on_bad: Literal["error", "skip"] = Field(
         "error",
         description="a bad file or row ends the run, or is left out and listed in "
         "bad_examples.jsonl (at most 5%% of them)",
     )
-    tokens: Literal["words", "characters", "subwords"] = Field(
+    tokens: Literal["words", "characters"] = Field(
         "words",
-        description="what a text is split into (a character of a script without spaces, such as "
+        description="what a text is split into (each character of a script without spaces, such as "
         "Chinese or Thai, is a word, and so is an emoji)",
     )
     vocabulary_size: Annotated[int, Field(ge=3)] = Field(
-        20_000, description="most tokens in the vocabulary, padding and unknown included"
+        20_000, description="the most tokens in the vocabulary, including padding and unknown"
     )
     ngrams: Annotated[int, Field(ge=1, le=3)] = Field(
-        1, description="tokens are runs of up to so many words, characters or sub-words"
+        1, description="tokens are runs of up to this many words or characters"
     )
     max_tokens: Positive = Field(256, description="longer texts are cut")
 
@@ -173,32 +167,34 @@ class Augmentation(Section):
         "none", description="mirror half of the images left to right, or in both directions"
     )
     crop_padding: Annotated[int, Field(ge=0)] = Field(
-        0, description="pad by so many pixels and cut out the old size at random"
+        0, description="pad by this many pixels and crop to the old size at random"
     )
     auto_augment: Literal["none", "trivialaugment"] = Field(
         "none", description="one of 14 operations at a random strength on each image"
     )
     random_erasing: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="the probability that a rectangle is blanked"
+        0.0, description="the probability that a rectangle is blanked out"
     )
     mixup: Annotated[float, Field(ge=0)] = Field(
         0.0, description="blend pairs of images and labels; alpha of Beta(alpha, alpha), 0: off"
     )
     cutmix: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="paste a part of another image; alpha as for mixup, 0: off"
+        0.0, description="paste in part of another image; alpha as for mixup, 0: off"
     )
 
     @property
     def is_on(self) -> bool:
-        """Whether anything is to be changed."""
+        """Whether images are changed at all."""
         return self != Augmentation()
 
 
 class Model(Section):
     """[model]: the network."""
 
-    model: Literal["cnn", "resnet20", "resnet18", "resnet50", "bag", "textcnn", "transformer"] = (
-        Field("cnn", description="the first four read images, the others text")
+    model: Literal[tuple(MODELS)] = Field(  # type: ignore[valid-type]
+        "cnn",
+        description=f"{', '.join(names_of('image'))} read images, {', '.join(names_of('text'))} "
+        "texts",
     )
     width: Positive | None = Field(
         None, description="filters or embedding width (default: the model's own)"
@@ -212,14 +208,14 @@ class Training(Section):
     epochs: Positive = Field(10, description="passes over the training data")
     per_rank_batch_size: Positive | None = Field(
         None,
-        description="examples per rank and pass (default 32 if neither size is given; halved until "
-        "a step is no more than the training data)",
+        description="examples per rank and pass (default 32 if neither size is given, halved until "
+        "a step fits the training data)",
     )
     global_batch_size: Positive | None = Field(
         None, description="examples per optimizer step over all ranks and passes"
     )
     backward_passes_per_step: Positive = Field(
-        1, description="accumulate gradients over so many passes before each exchange"
+        1, description="accumulate gradients over this many passes before each exchange"
     )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="Keras dtype policy"
@@ -227,11 +223,11 @@ class Training(Section):
     label_smoothing: Share = Field(0.0, description="share of each label spread over all classes")
     imbalance: Literal["none", "class_weights", "balanced_sampling"] = Field(
         "none",
-        description="for classes of unequal size: weigh each class's loss by examples / (classes "
-        "x its examples), or draw every class equally often (then not every example comes once)",
+        description="for classes of unequal size: weight each class's loss by examples / (classes "
+        "x its examples), or draw every class equally often (not every example once)",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        0, description="of the initial weights, order of the data, dropout, augmentation, hold-out"
+        0, description="seed of the initial weights, data order, dropout, augmentation and hold-out"
     )
 
     @pydantic.model_validator(mode="after")
@@ -262,7 +258,7 @@ class Optimizer(Section):
         "linear", description="how the peak grows with global batch / reference batch"
     )
     reference_batch_size: Positive = Field(
-        64, description="the global batch for which learning_rate is right"
+        64, description="the global batch that learning_rate is meant for"
     )
     schedule: Literal["constant", "cosine", "step"] = Field(
         "cosine", description="after warm-up: constant, cosine to 0, or factors at epochs"
@@ -274,9 +270,9 @@ class Optimizer(Section):
         [], description="schedule 'step': the epochs at which the rate is multiplied"
     )
     step_factor: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.1, description="schedule 'step': by how much"
+        0.1, description="schedule 'step': the factor"
     )
-    momentum: Share = Field(0.9, description="sgd")
+    momentum: Share = Field(0.9, description="momentum of sgd")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.0, description="decoupled decay of weight matrices (not of biases or BatchNorm)"
     )
@@ -287,7 +283,7 @@ class Optimizer(Section):
     @pydantic.model_validator(mode="after")
     def _steps_match_schedule(self) -> "Optimizer":
         if bool(self.step_epochs) != (self.schedule == "step"):
-            raise ValueError("step_epochs goes with schedule = 'step', and is needed there")
+            raise ValueError("step_epochs goes with schedule = 'step', which needs it")
         return self
 
 
@@ -295,32 +291,32 @@ class Distribution(Section):
     """[distribution]: how ranks exchange gradients and prove that they agree."""
 
     compression: Literal[tuple(COMPRESSIONS)] = Field(  # type: ignore[valid-type]
-        "none", description="gradients on the wire"
+        "none", description="of gradients on the wire"
     )
     aggregation: Literal["weighted", "average"] = Field(
-        "weighted", description="ranks count by their examples, or all the same"
+        "weighted", description="weigh ranks by their examples, or all equally"
     )
     sparse_as_dense: bool = Field(
         True, description="exchange gradients of embeddings as dense tensors, or gather their rows"
     )
     bucket_mb: Annotated[float, Field(gt=0)] = Field(
-        25.0, description="gradients travel in buckets of so many megabytes"
+        25.0, description="exchange gradients in buckets of this many megabytes"
     )
     shard_by: Literal["iid", "label", "dirichlet"] = Field(
         "iid",
-        description="deal each batch evenly, or give each rank classes of its own, or shares of "
-        "each class drawn from Dirichlet(dirichlet_alpha), as in studies of federated learning",
+        description="deal each batch evenly, or give each rank its own classes, or shares of each "
+        "class drawn from Dirichlet(dirichlet_alpha), as in studies of federated learning",
     )
     dirichlet_alpha: Annotated[float, Field(gt=0)] = Field(
         0.5, description="shard_by 'dirichlet': the smaller, the more uneven"
     )
     guard_every_steps: Positive = Field(
-        100, description="compare all replicated variables between ranks so often"
+        100, description="compare all replicated variables between ranks every so many steps"
     )
 
 
 class Run(Section):
-    """[run]: where it is kept and how often it reports."""
+    """[run]: where the run is kept and how often it reports."""
 
     run_dir: Path | None = Field(
         None, description="directory of the run (default runs/DATASET-MODEL-DATE-TIME)"
@@ -328,6 +324,11 @@ class Run(Section):
     log_every_steps: Positive = Field(20, description="steps between points in TensorBoard")
     histograms: bool = Field(
         False, description="weights and gradients in TensorBoard after each epoch (needs memory)"
+    )
+    commit_every_steps: Positive = Field(
+        1000,
+        description="optimizer steps between commit points, where ranks agree and a checkpoint is "
+        "kept; every epoch ends with one",
     )
     keep_checkpoints: Positive = Field(2, description="how many of the newest to keep")
 

@@ -1,7 +1,11 @@
 """A user's mistake: one clear message, exit code 2, no traceback."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
+
+FAILURE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes
 
 
 class UserError(Exception):

@@ -5,14 +5,14 @@ callback works in it: `on_train_batch_*` come once per pass with this rank's own
 `logs`; `on_epoch_end` has those of all ranks, and exact `val_*`.
 """
 
-import dataclasses
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import psutil
 import tensorflow as tf
 
 from app.classifier import Classifier
@@ -20,27 +20,32 @@ from app.config import Config
 from app.data.augment.augment import Augment
 from app.data.batches import Feed, Split
 from app.data.order import EpochPlan, orders_of, owners_of
-from app.distributed.guard import compare
-from app.distributed.replicas import average_statistics, sum_metrics
+from app.distributed.guard import agree, compare
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
+from app.evaluation.scores import Scores
 from app.monitor.progress import Place, Progress, Show
-from app.monitor.timing import Clock, Mark, RankTimes
-from app.schedule import Schedule
+from app.monitor.reports import Reports, place_of
+from app.monitor.timing import Clock
+from app.preflight import with_fitting_batch
+from app.schedule import Schedule, scaled_peak
 from app.state import TrainState, reseed
 
 
 class Loop:
     """Train for the epochs that `state` has not seen yet.
 
+    At a commit point all ranks agree on one state; see `_commit`. It comes after every
+    `commit_every_steps` optimizer steps, and at the end of each epoch.
+
     Args:
         config, world: the run and its ranks.
         state: holds a compiled `Classifier`; advanced in place.
         schedule: the optimizer's learning rate, moved along with the state.
         splits: "train", and "validation" if there is one.
-        shows: what shows it on this rank; `Nothing` stands for one of the chief's elsewhere.
-        save: called on every rank after each epoch, once all ranks were found to agree; before
-            shows and callbacks hear of the epoch, so that none of them can cost it.
+        shows: what shows it on this rank.
+        save: called on every rank at each commit point, once all ranks were found to agree; gives
+            the path of the checkpoint.
         callbacks: Keras callbacks.
     """
 
@@ -52,7 +57,7 @@ class Loop:
         schedule: Schedule,
         splits: dict[str, Split],
         shows: Sequence[Show],
-        save: Callable[[], Any],
+        save: Callable[[], Path],
         callbacks: Sequence[keras.callbacks.Callback] = (),
     ):
         self.config = config
@@ -63,113 +68,170 @@ class Loop:
         self.shows = shows
         self.save = save
         self.classifier: Classifier = state.model
-        self.batch_size = config.training.examples_per_step(world.size)
-        self.passes = config.training.backward_passes_per_step
-        steps = self._steps_of(len(splits["train"]))
-        left = config.training.epochs - state.epoch - 1
-        self.total_steps = state.step + max(0, self._steps_left_in_epoch + left * steps)
         self.callbacks = keras.callbacks.CallbackList(
-            list(callbacks),
-            add_history=True,
-            add_progbar=False,
-            model=self.classifier,
-            epochs=config.training.epochs,
-            steps=steps * self.passes,
+            list(callbacks), add_history=True, add_progbar=False, model=self.classifier
         )
         self.clock = Clock()
-        self._telemetry = self.classifier.optimizer.telemetry
-        self._telemetry.keeps_gradients = config.run.histograms
-        self._seen = False
+        state.optimizer.telemetry.keeps_gradients = config.run.histograms
+        every = config.run.log_every_steps
+        self._reports = Reports(world, state, self.clock, shows, self._examples, every)
+        self._stops = False
+        self._own_examples = 0  # trained on since the last commit point
         self._feed = _feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
-        self._owners = _owners(config, world, splits["train"])
-        self._step = tf.function(self.classifier.train_step, autograph=False, reduce_retracing=True)
+        self._traced: dict[int | None, Callable] = {}
+        self.fit_to_world()
+
+    def fit_to_world(self) -> None:
+        """Derive all that depends on how many ranks there are, from the state as it is now."""
+        state, epochs, examples = self.state, self.config.training.epochs, self._examples
+        training = with_fitting_batch(self.config, examples, self.world.size).training
+        self.passes = training.backward_passes_per_step
+        self.batch_size = training.examples_per_step(self.world.size)
+        self.schedule.peak = scaled_peak(self.config.optimizer, self.batch_size)
+        steps, left = self._steps_of(examples), self._steps_of(examples - state.examples_seen)
+        self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
+        passes = [len(range(first, self.batch_size, self.passes)) for first in range(self.passes)]
+        rank, size = self.world.rank, self.world.size
+        self._usual_rows = {len(range(rank, examples_of_pass, size)) for examples_of_pass in passes}
+        self._traced.clear()
+        self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
+        self._owners = _owners(self.config, self.world, self.splits["train"])
+
+    @property
+    def _examples(self) -> int:
+        return len(self.splits["train"])
 
     def _steps_of(self, examples: int) -> int:
         """The optimizer steps that so many examples of one epoch take."""
         return -(-examples // self.batch_size)
 
-    @property
-    def _steps_left_in_epoch(self) -> int:
-        return self._steps_of(len(self.splits["train"]) - self.state.examples_seen)
-
     def run(self) -> None:
-        """Train to the last epoch, or until a callback on any rank asks to stop."""
-        self.classifier.stop_training = False
+        """Train to the last epoch, or to the commit point at which a callback on any rank has
+        asked to stop."""
+        self.classifier.stop_training = self._stops = False
         self.callbacks.on_train_begin()
-        self._look_ahead()
         logs: dict[str, float] = {}
-        while self.state.epoch < self.config.training.epochs:
+        while self.state.epoch < self.config.training.epochs and not self._stops:
             logs = self._epoch()
-            if any(self.world.gather(bool(self.classifier.stop_training))):
-                break
+        self._compare()  # callbacks may have had a hand in it since
         self.callbacks.on_train_end(logs)
 
     def _epoch(self) -> dict[str, float]:
-        """One epoch: train, agree, validate, save, show; returns the logs of its end."""
+        """The rest of an epoch; returns the logs of its end, or of where it was stopped."""
         state = self.state
-        reseed(self.classifier, state.seed, self.world.rank, state.epoch)
-        self.classifier.reset_metrics()
+        reseed(self.classifier, state.seed, self.world.rank, state.step)
+        if not state.examples_seen:
+            self.classifier.reset_metrics()
         self.callbacks.on_epoch_begin(state.epoch)
-        epoch_began = self._reported = self.clock.mark
-        self._reported_step = state.step
-        self._sent = self._telemetry.totals
-        own_examples = 0
+        self._reports.begin_epoch()
         self.clock.begin()
-        for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches())):
-            self._move_schedule()
-            self._show_samples(batch)
-            self.callbacks.on_train_batch_begin(number)
-            traces = self._step.experimental_get_tracing_count()
-            logs = self._step(batch)
-            compiled = self._step.experimental_get_tracing_count() > traces
-            self.clock.tick(int(batch.total), compiled)
-            own_examples += len(batch.labels)
-            self.callbacks.on_train_batch_end(number, logs)
+        first = self._steps_of(state.examples_seen) * self.passes
+        for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches()), first):
+            self._pass(number, batch)
             if last_pass:
                 self._count_step()
-        metrics = self._metrics()
-        self.clock.pause()
-        progress = self._progress(metrics, epoch_began)
+            if self._stops:
+                return self._reports.end_epoch().metrics
+        progress = self._reports.end_epoch()
         state.epoch, state.examples_seen = state.epoch + 1, 0
-        average_statistics(self.world, self.classifier, own_examples)
-        compare(self.world, self.classifier, self.classifier.optimizer, state.step)
-        validation = None
-        if "validation" in self.splits:
+        return self._commit(progress)
+
+    def _pass(self, number: int, batch: Any) -> None:
+        """Forward and backward; after the last pass of a step, the update too."""
+        self._move_schedule()
+        self._reports.see(batch)
+        self.callbacks.on_train_batch_begin(number)
+        traces, rows = len(self._traced), len(batch.labels)
+        logs = self._step_of(batch, rows if rows in self._usual_rows else None)(batch)
+        self.clock.tick(int(batch.total), compiled=len(self._traced) > traces)
+        self._own_examples += rows
+        self.callbacks.on_train_batch_end(number, logs)
+
+    def _step_of(self, batch: Any, rows: int | None) -> Callable:
+        """The compiled step for batches of so many rows, or of any number.
+
+        Which one a batch gets depends on nothing that came before, as it would with TensorFlow's
+        `reduce_retracing`: graphs of other shapes differ in the last bits, and so would a run that
+        is resumed.
+        """
+        if rows not in self._traced:
+            specs = tf.nest.map_structure(lambda one: _spec_of(one, rows), batch)
+            # A function of its own: one for all would give a trace of any number for this one too.
+            step = tf.function(self.classifier.train_step, autograph=False)
+            self._traced[rows] = step.get_concrete_function(specs)
+        return self._traced[rows]
+
+    def _count_step(self) -> None:
+        """A step is done: commit, compare and report where it is time to."""
+        state = self.state
+        state.step += 1
+        state.examples_seen = min(state.examples_seen + self.batch_size, self._examples)
+        epoch_ends = state.examples_seen == self._examples
+        if state.step % self.config.run.commit_every_steps == 0 and not epoch_ends:
+            self._commit()
+        elif state.step % self.config.distribution.guard_every_steps == 0:
+            self._compare()
+        self._reports.count_step(self.passes)
+
+    def _commit(self, ended: Progress | None = None) -> dict[str, float]:
+        """A commit point, where all ranks agree on one state; a collective.
+
+        Settle and compare; at the end of an epoch validate; keep; only then tell callbacks and
+        shows, so that none of them can cost what was learned; agree on whether to stop.
+
+        `ended`: how the epoch went that ends here. Returns the logs of its end.
+        """
+        state, validation = self.state, None
+        examples, self._own_examples = self._own_examples, 0
+        optimizer = self.classifier.optimizer
+        agree(self.world, self.classifier, optimizer, examples, state.seed, state.step)
+        self._show_agreement()
+        move_to_chief(self.world, self.classifier.metrics)
+        if ended is not None and "validation" in self.splits:
             validation = evaluate(self.classifier, self.splits["validation"], self.world)
-        self.save()
-        logs = dict(progress.metrics)
+        self._keep()
+        logs = {} if ended is None else self._end_epoch(ended, validation)
+        self._stops = any(self.world.gather(bool(self.classifier.stop_training)))
+        return logs
+
+    def _keep(self) -> None:
+        began = time.monotonic()
+        path = self.save()
+        seconds = time.monotonic() - began
+        for show in self.shows:
+            show.checkpointed(self.state.step, path, seconds)
+
+    def _end_epoch(self, ended: Progress, validation: Scores | None) -> dict[str, float]:
+        """Tell callbacks and shows of it; returns the logs."""
+        logs = dict(ended.metrics)
         if validation:
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
-        self.callbacks.on_epoch_end(state.epoch - 1, logs)
+        self.callbacks.on_epoch_end(self.state.epoch - 1, logs)
         for show in self.shows:
-            show.epoch_ended(progress, validation)
+            show.epoch_ended(ended, validation)
         if self.config.run.histograms:
-            self._show_distributions()
+            self._reports.show_distributions()
         return logs
+
+    def _compare(self) -> None:
+        """The guard, between commit points; a collective."""
+        compare(self.world, self.classifier, self.classifier.optimizer, self.state.step)
+        self._show_agreement()
+
+    def _show_agreement(self) -> None:
+        if self.world.size > 1:
+            for show in self.shows:
+                show.agreed(self.state.step)
 
     def _move_schedule(self) -> None:
         """The rate of the next step, from how much of the epoch is behind and will be after it."""
-        seen, examples = self.state.examples_seen, len(self.splits["train"])
+        seen, examples = self.state.examples_seen, self._examples
         after = min(seen + self.batch_size, examples)
         self.schedule.move_to(
             self.state.epoch + seen / examples, self.state.epoch + after / examples
         )
-
-    def _show_samples(self, batch: Any) -> None:
-        """What the model sees, of the first batch."""
-        if not self._seen:
-            self._seen = True
-            for show in self.shows:
-                show.sees(self.place, self.classifier.network, batch)
-
-    def _show_distributions(self) -> None:
-        variables = self.classifier.trainable_variables
-        weights = {variable.path: variable.numpy() for variable in variables}
-        gradients = dict(zip(weights, self._telemetry.gradients, strict=False))
-        for show in self.shows:
-            show.distributions(self.state.step, weights, gradients)
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
@@ -187,69 +249,30 @@ class Loop:
         for number, batch in enumerate(batches):
             yield batch, (number + 1) % self.passes == 0
 
-    def _count_step(self) -> None:
-        state = self.state
-        state.step += 1
-        state.examples_seen = min(state.examples_seen + self.batch_size, len(self.splits["train"]))
-        if state.step % self.config.run.log_every_steps == 0:
-            self._report()
-        self._look_ahead()
-
-    def _look_ahead(self) -> None:
-        """Have the next step note its norms, if it is one to be reported."""
-        if (self.state.step + 1) % self.config.run.log_every_steps == 0:
-            self._telemetry.look()
-
-    def _report(self) -> None:
-        """Show what happened since the last report; a collective."""
-        progress = self._progress(self._metrics(), self._reported)
-        passed, sent = self.clock.since(self._reported), self._telemetry.totals
-        exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
-        used = psutil.Process().memory_info().rss
-        timed_steps = passed.passes / self.passes
-        row = (timed_steps, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
-        table = self.world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
-        steps = self.state.step - self._reported_step
-        progress = dataclasses.replace(
-            progress,
-            times=RankTimes.of(table[:, :5]),
-            memory_bytes=table[:, 5],
-            facts=self._telemetry.facts,
-            bytes_sent=in_bytes / steps,
-            bytes_uncompressed=uncompressed / steps,
-        )
-        self._reported, self._sent = self.clock.mark, sent
-        self._reported_step = self.state.step
-        for show in self.shows:
-            show.trained(progress)
-
     @property
     def place(self) -> Place:
         """How far training is."""
-        return place_of(self.state, len(self.splits["train"]))
-
-    def _metrics(self) -> dict[str, float]:
-        """The epoch's metrics so far over all ranks; a collective."""
-        return sum_metrics(self.world, self.classifier.metrics)
-
-    def _progress(self, metrics: dict[str, float], since: Mark) -> Progress:
-        state, optimizer = self.state, self.classifier.optimizer
-        scale = getattr(optimizer.inner_optimizer, "dynamic_scale", None)
-        return Progress(
-            epoch=state.epoch + 1,
-            step=state.step,
-            metrics=metrics,
-            examples_per_second=self.clock.since(since).examples_per_second,
-            learning_rate=float(optimizer.learning_rate),
-            examples=self.place.examples,
-            skipped_steps=state.step - int(optimizer.iterations),
-            loss_scale=None if scale is None else float(scale),
-        )
+        return place_of(self.state, self._examples)
 
 
-def place_of(state: TrainState, examples: int) -> Place:
-    """How far a run over so many training examples is."""
-    return Place(state.step, state.epoch, state.epoch * examples + state.examples_seen)
+def _spec_of(tensor: tf.Tensor | None, rows: int | None) -> tf.TensorSpec | None:
+    """Of a part of a batch of so many rows; every batch of token ids has a length of its own."""
+    if tensor is None:
+        return None
+    if not tensor.shape.rank:
+        return tf.TensorSpec([], tensor.dtype)
+    is_ids = tensor.shape.rank == 2 and tensor.dtype.is_integer
+    return tf.TensorSpec([rows, None] if is_ids else [rows, *tensor.shape[1:]], tensor.dtype)
+
+
+def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None:
+    """Give the chief the sum over ranks of the metrics' states, and the others zeros; a collective.
+
+    So a checkpoint of the chief's holds those of the whole epoch so far.
+    """
+    for variable in [variable for metric in metrics for variable in metric.variables]:
+        total = world.sum(variable.numpy())
+        variable.assign(total if world.is_chief else np.zeros_like(total))
 
 
 def _feed(config: Config, classifier: Classifier, train: Split) -> Feed:

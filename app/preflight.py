@@ -1,6 +1,6 @@
-"""Whether a run can be what its config says, as far as that is known before TensorFlow is loaded.
+"""Finds the mistakes in a config that can be found before TensorFlow is loaded.
 
-Seconds of imports, and of joining ranks, are not to stand before a mistake that is there to see.
+Nobody should wait for imports, or for ranks to join, to learn of a mistake that is plain to see.
 """
 
 import os
@@ -9,23 +9,24 @@ from pathlib import Path
 import numpy as np
 
 from app import rundir
-from app.config import MODELS, Config, Data
+from app.config import Config, Data
 from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
 from app.data.sources import synthetic
 from app.errors import UserError, suggest
 from app.recipe import overlay
+from models.table import MODELS, names_of
 
-# A dataset of more files or bytes is not read twice; its mistakes are met when ranks read it.
+# A dataset with more files or bytes is not read twice; its mistakes show when ranks read it.
 MOST_FILES, MOST_BYTES = 5_000, 20_000_000
 KINDS = {"digits": "image", "pydocs": "text", synthetic.IMAGE: "image", synthetic.TEXT: "text"}
 
 
 def check(config: Config, resume: bool, world_size: int) -> None:
-    """Raise UserError for what is seen to be wrong, without TensorFlow and in about a second.
+    """Raise UserError for what is wrong, without TensorFlow and in about a second.
 
-    Call it on one rank: it reads the run directory, and the data if they are few local files.
+    Call it on one rank: it reads the run directory, and the data if it is a few local files.
     """
     directory = config.run.run_dir
     if directory is not None:
@@ -47,7 +48,7 @@ def check(config: Config, resume: bool, world_size: int) -> None:
 
 
 def _is_small(data: Data) -> bool:
-    """Whether the data are so few files that reading them once more does not matter."""
+    """Whether the data is so small that reading it twice does not matter."""
     place = (data.data_dir or Path()) / data.dataset
     if place.is_file():
         return place.stat().st_size <= MOST_BYTES
@@ -72,14 +73,19 @@ def check_parts(config: Config, world_size: int) -> None:
 
 
 def check_model(config: Config, name: str, kind: str) -> None:
-    """Raise UserError if the model does not read what the dataset `name` holds."""
-    model = config.model.model
-    if MODELS[model] != kind:
-        fitting = [one for one, reads in MODELS.items() if reads == kind]
+    """Raise UserError if the model does not read what the dataset `name` holds, or not at the
+    size that images are to have."""
+    model, pixels = config.model.model, config.data.image_size
+    if MODELS[model].kind != kind:
         raise UserError(
             f"model '{model}' does not read {kind}s, and {name} holds {kind}s: "
-            f"{suggest(model, fitting)}"
+            f"{suggest(model, names_of(kind))}"
         )
+    if pixels and kind == "image":
+        try:
+            MODELS[model].check_image(pixels, pixels)
+        except ValueError as error:
+            raise UserError(f"model '{model}': {error}") from None
 
 
 def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
@@ -103,13 +109,13 @@ def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
     if config.distribution.shard_by == "label" and classes < world_size:
         raise UserError(
             f"shard_by = 'label': {classes} classes cannot be dealt to {world_size} ranks: start "
-            "fewer, or shard by 'dirichlet'"
+            "fewer ranks, or use shard_by = 'dirichlet'"
         )
 
 
 def with_fitting_batch(config: Config, examples: int, world_size: int) -> Config:
-    """The same config; where no batch size is given and the default is more than all `examples`,
-    with the largest half, quarter, ... of it that is not."""
+    """The same config; if no batch size is given and the default makes a batch of more than all
+    `examples`, the default is halved until it does not."""
     training = config.training
     if training.per_rank_batch_size or training.global_batch_size:
         return config

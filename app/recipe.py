@@ -1,6 +1,6 @@
 """A run's config from defaults, a TOML recipe and flags, in that order; and back to a recipe.
 
-Knows nothing of TensorFlow, so that a mistake is answered at once.
+Does not load TensorFlow, so that mistakes are reported at once.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from app.errors import UserError, suggest
 
 
 def add_flags(parser: argparse.ArgumentParser, only: str | None = None) -> None:
-    """One flag per key, grouped by table, with the default in its help; of `only` one table."""
+    """One flag per key, grouped by table, with its default in the help; `only`: for one table."""
     for name, section in sections().items():
         if only not in (None, name):
             continue
@@ -33,8 +33,14 @@ def add_flags(parser: argparse.ArgumentParser, only: str | None = None) -> None:
             )
 
 
+def given_keys(options: argparse.Namespace) -> dict[str, Any]:
+    """The keys of a config that a command was given as flags, among its other options."""
+    keys = {key for section in sections().values() for key in section.model_fields}
+    return {key: value for key, value in vars(options).items() if key in keys}
+
+
 def _metavar(annotation: Any) -> str:
-    """`INT`, `FLOAT`, `PATH`, ... of an annotation, or its choices."""
+    """`INT`, `FLOAT`, `PATH`, ... for an annotation, or its choices."""
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
     if origin is Literal:
@@ -58,19 +64,13 @@ def load(recipe: Path | None, overrides: dict[str, Any]) -> Config:
         if key == "step_epochs" and isinstance(value, str):
             value = [part for part in value.split(",") if part]
         tables.setdefault(section, {})[key] = value
-    for given, other in (BATCH_SIZES, BATCH_SIZES[::-1]):
-        if given in overrides and other not in overrides:  # the flag replaces the recipe's choice
-            tables["training"].pop(other, None)
-    try:
-        return Config.model_validate(tables)
-    except pydantic.ValidationError as error:
-        raise UserError(_explain(error, recipe, overrides)) from None
+    return _validate(tables, recipe, overrides)
 
 
 def overlay(saved: Config, given: Config) -> tuple[Config, dict[str, tuple[Any, Any]]]:
-    """`saved` with the keys that `given` was told, and what that changes: key -> (old, new).
+    """`saved` with the keys set in `given`, and what that changes: key -> (old, new).
 
-    Raises UserError if they do not go together.
+    Raises UserError if they do not fit together.
     """
     tables = {name: getattr(saved, name).model_dump(exclude_unset=True) for name in sections()}
     told: dict[str, Any] = {}
@@ -78,18 +78,23 @@ def overlay(saved: Config, given: Config) -> tuple[Config, dict[str, tuple[Any, 
         told |= getattr(given, name).model_dump(exclude_unset=True)
     for key, value in told.items():
         tables[section_of(key)][key] = value
-    for one, other in (BATCH_SIZES, BATCH_SIZES[::-1]):
-        if told.get(one) and not told.get(other):
-            tables["training"].pop(other, None)
-    try:
-        merged = Config.model_validate(tables)
-    except pydantic.ValidationError as error:
-        raise UserError(_explain(error, None, told)) from None
+    merged = _validate(tables, None, told)
     changes: dict[str, tuple[Any, Any]] = {}
     for name in sections():
         before, now = getattr(saved, name).model_dump(), getattr(merged, name).model_dump()
         changes |= {key: (before[key], now[key]) for key in now if before[key] != now[key]}
     return merged, changes
+
+
+def _validate(tables: dict, recipe: Path | None, overrides: dict[str, Any]) -> Config:
+    """The config in `tables`; of two batch sizes, the one in `overrides` replaces the other."""
+    for given, other in (BATCH_SIZES, BATCH_SIZES[::-1]):
+        if overrides.get(given) and not overrides.get(other):
+            tables["training"].pop(other, None)
+    try:
+        return Config.model_validate(tables)
+    except pydantic.ValidationError as error:
+        raise UserError(_explain(error, recipe, overrides)) from None
 
 
 def _read_recipe(recipe: Path) -> dict[str, dict[str, Any]]:
@@ -136,7 +141,7 @@ def _explain(error: pydantic.ValidationError, recipe: Path | None, overrides: di
 
 
 def to_toml(config: Config) -> str:
-    """The config as a recipe that gives it again."""
+    """The config as a recipe."""
     lines = []
     for name in sections():
         lines.append(f"[{name}]")

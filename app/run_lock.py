@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import UserError
+from app.run_files import RunFiles
 
 LOG = logging.getLogger(__name__)
-NAME = ".lock"
 BEAT_S = 5.0
 GONE_AFTER_BEATS = 3
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -30,7 +30,7 @@ class RunLock:
     """The right to write into a run directory; `acquire`, and `release` at the end."""
 
     def __init__(self, directory: Path):
-        self.path = directory / NAME
+        self.path = RunFiles(directory).lock
         self._made: Path | None = None  # the topmost directory that did not exist
         self._file: int | None = None
         self._stop = threading.Event()

@@ -1,5 +1,6 @@
-"""The run directory: config.toml, dataset.json, bad_examples.jsonl, checked_images.json, logs,
-metrics.json, checkpoints, TensorBoard."""
+"""What a run directory says of its run: read, checked against a new start, written.
+
+Where its files lie: `app.run_files`."""
 
 import dataclasses
 import datetime
@@ -11,8 +12,10 @@ from typing import Any
 
 from app.config import Config
 from app.data.bad import Bad
+from app.data.plan import DataPlan, OtherFormatError, read_plan
 from app.errors import UserError
 from app.recipe import load, to_toml
+from app.run_files import RunFiles, list_checkpoints
 
 # With another value of one of these it would be another run. The seed chose the held-out examples.
 IDENTITY = {
@@ -23,12 +26,6 @@ IDENTITY = {
 }
 # Of these, keys that may differ: where the data lie, and what "auto" and "skip" came to is saved.
 MAY_DIFFER = ("data_dir", "hold", "on_bad")
-CONFIG, DATASET, CHECKPOINTS = "config.toml", "dataset.json", "checkpoints"
-CHECKED, BAD = "checked_images.json", "bad_examples.jsonl"
-# Grows when the same files become other examples: other tokens, orientation, transparency.
-DATASET_FORMAT = 2
-# What a first start that was interrupted leaves behind. What people keep is not among it.
-BEGUN = (CONFIG, DATASET, CHECKPOINTS, CHECKED, BAD, "logs", "tensorboard", "timeline.json")
 
 
 def default_directory(config: Config) -> Path:
@@ -46,39 +43,31 @@ def find_run(path: Path, resume: bool) -> Config | None:
 
     Raises UserError if the directory holds a run and `resume` is off, or something else.
     """
+    files = RunFiles(path)
     if not path.is_dir():
         return None
     if has_checkpoint(path):
         if not resume:
             raise UserError(f"{path} holds a run already: add --resume, or give another --run-dir")
-        if not (path / CONFIG).exists():
+        if not files.config.exists():
             raise UserError(
-                f"{path} holds checkpoints but no {CONFIG}, so what they belong to is not known: "
-                "bring the file back, or give another --run-dir"
+                f"{path} holds checkpoints but no {files.config.name}, so what they belong to is "
+                "not known: bring the file back, or give another --run-dir"
             )
     else:
         for one in sorted(path.iterdir()):
             # Names that begin with a dot: our lock, and files that were being written.
-            if one.name not in BEGUN and not one.name.startswith("."):
+            if one not in files.left_by_a_start() and not one.name.startswith("."):
                 raise UserError(
                     f"{path} is not empty and holds no run (there is {one.name}): give another "
                     "--run-dir"
                 )
-    return load(path / CONFIG, {}) if resume and (path / CONFIG).exists() else None
-
-
-def saved_checked(path: Path) -> dict[str, list[tuple[int, str]]]:
-    """Which images of a stream the run in this directory could not decode; see `Checked`."""
-    try:
-        found = json.loads((path / CHECKED).read_text(encoding="utf-8"))
-        return {key: [(int(row), str(reason)) for row, reason in of] for key, of in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}  # then they are decoded once more
+    return load(files.config, {}) if resume and files.config.exists() else None
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether a run in this directory has ended an epoch, so that there is something to lose."""
-    return any(one.name[6:].isdigit() for one in (path / CHECKPOINTS).glob("epoch-*"))
+    """Whether a run in this directory has come to a commit point: there is something to lose."""
+    return bool(list_checkpoints(RunFiles(path).checkpoints))
 
 
 def check_same_run(path: Path, old: Config, new: Config) -> None:
@@ -94,71 +83,59 @@ def check_same_run(path: Path, old: Config, new: Config) -> None:
                 )
 
 
-def check_same_data(path: Path, dataset: dict[str, Any]) -> None:
-    """Raise UserError if the run's checkpoints were trained on other data."""
-    old = read_dataset(path)["fingerprint"]
-    if old != dataset["fingerprint"]:
+def check_same_data(path: Path, plan: DataPlan, fingerprint: str) -> None:
+    """Raise UserError if the data of the run in this directory are others than `plan` is of."""
+    if fingerprint != plan.fingerprint:
         raise UserError(
-            f"the data has changed since {path} was begun (fingerprint {old}, now "
-            f"{dataset['fingerprint']}): bring the old data back, or give another --run-dir"
+            f"the data has changed since {path} was begun (fingerprint {plan.fingerprint}, now "
+            f"{fingerprint}): bring the old data back, or give another --run-dir"
         )
 
 
-def saved_hold(path: Path) -> str | None:
-    """How the run in this directory held its examples, "memory" or "stream"."""
-    return read_dataset(path).get("hold")
-
-
-def read_dataset(path: Path) -> dict[str, Any]:
-    """What the run in this directory was trained on, `Data.describe()`.
+def saved_plan(path: Path) -> DataPlan:
+    """What was decided about the data of the run in this directory.
 
     Raises UserError if it cannot be read, or was written by a version of Lockstep that made other
     examples of the same files.
     """
-    saved = path / DATASET
+    file = RunFiles(path).data_plan
     try:
-        found = json.loads(saved.read_text(encoding="utf-8"))
-        if found.get("format", 1) != DATASET_FORMAT:
-            raise UserError(
-                f"{path} was trained by another version of Lockstep, which reads images and texts "
-                f"in another way ({DATASET} has format {found.get('format', 1)}, this version "
-                f"reads {DATASET_FORMAT}): use that version, or train anew"
-            )
-        return {**found, "fingerprint": found["fingerprint"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{saved} cannot be read ({error!r}): the run cannot be used") from None
+        return read_plan(file)
+    except (OtherFormatError, FileNotFoundError) as error:
+        raise UserError(
+            f"{path} was trained by another version of Lockstep, which decided otherwise about "
+            f"data ({file}: {getattr(error, 'strerror', None) or error}): use that version, or "
+            "train anew"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): the run cannot be used") from None
 
 
-def keep_run(
-    path: Path,
-    config: Config,
-    dataset: dict[str, Any],
-    bad: Sequence[Bad] = (),
-    checked: dict[str, list[tuple[int, str]]] | None = None,
-) -> None:
-    """Write the resolved config, the description of the dataset, the examples that were left out,
-    and what decoding every image of a stream found, so that a resumed run need not.
+def keep_run(path: Path, config: Config, plan: DataPlan, bad: Sequence[Bad] = ()) -> None:
+    """Write the resolved config, what was decided about the data, and the examples that were left
+    out.
 
     Raises UserError if the directory cannot be written.
     """
+    files = RunFiles(path)
     try:
-        (path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        files.checkpoints.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in bad]
         if bad:
-            write_file(path / BAD, "".join(lines))
-        if checked:
-            write_file(path / CHECKED, json.dumps(checked, ensure_ascii=False, indent=1) + "\n")
-        write_file(path / DATASET, json.dumps(dataset, ensure_ascii=False) + "\n")
-        write_file(path / CONFIG, to_toml(config))
+            write_file(files.bad_examples, "".join(lines))
+        plan.save(files.data_plan, write_file)
+        write_file(files.config, to_toml(config))
     except OSError as error:
         raise UserError(f"cannot write the run directory {path}: {error}") from None
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a small file so that it is either the old or the new one, also after a power cut."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
+    with partial.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -176,4 +153,4 @@ def flush_directory(path: Path) -> None:
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
     """The final metrics, as JSON."""
-    write_file(path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_file(RunFiles(path).metrics, json.dumps(metrics, indent=2) + "\n")

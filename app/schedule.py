@@ -11,14 +11,17 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from app.config import Optimizer
 
-def scaled_peak(rate: float, scaling: str, global_batch: int, reference_batch: int) -> float:
-    """The peak for `global_batch`, given the right one for `reference_batch`.
+
+def scaled_peak(wanted: Optimizer, global_batch: int) -> float:
+    """The peak for `global_batch`, given the right one for the reference batch.
 
     linear: Goyal et al. 2017 (arXiv:1706.02677); sqrt: Krizhevsky 2014 (arXiv:1404.5997).
     """
-    ratio = global_batch / reference_batch
-    return rate * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[scaling]
+    ratio = global_batch / wanted.reference_batch_size
+    factor = {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}
+    return wanted.learning_rate * factor[wanted.learning_rate_scaling]
 
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):

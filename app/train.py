@@ -12,38 +12,36 @@ import numpy as np
 
 from app import rundir
 from app.build import (
-    Data,
     build_classifier,
     build_optimizer,
     build_schedule,
-    code_version,
-    load_data,
     parameters,
 )
 from app.checkpoint import Checkpoints
-from app.chief import chief_only
 from app.config import Config
 from app.distributed import devices
-from app.distributed.guard import LockstepGuard
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.evaluation.evaluate import describe_mistakes, evaluate
+from app.evaluation.report import HARDEST
 from app.evaluation.scores import Scores
-from app.loop import Loop, place_of
-from app.monitor import logs
+from app.load import LoadedData, load_data
+from app.loop import Loop
 from app.monitor.options import Monitoring
 from app.monitor.profiler import Profiler
+from app.monitor.progress import Show
 from app.monitor.rank_log import RankLog, keep_logs
+from app.monitor.reports import place_of
 from app.monitor.tensorboard import TensorBoard
 from app.monitor.terminal import Terminal
 from app.preflight import with_fitting_batch
 from app.recipe import overlay
+from app.run_files import RunFiles
 from app.run_lock import RunLock
 from app.schedule import Schedule
 from app.state import TrainState
+from app.version import code_version
 
-TIMELINE = "timeline.json"
-HARDEST = 3  # classes named in the result
 MOST_MISTAKES = 16  # shown in TensorBoard
 
 
@@ -100,9 +98,8 @@ def _train(
     if goes_on:
         with world.together():
             rundir.check_same_run(directory, saved, config)
-    hold = world.from_chief(lambda: rundir.saved_hold(directory)) if goes_on else None
-    checked = world.from_chief(lambda: rundir.saved_checked(directory))
-    data = load_data(config, world, hold, checked)
+    plan = world.from_chief(lambda: rundir.saved_plan(directory)) if goes_on else None
+    data = load_data(config, world, plan)
     given, config = config, with_fitting_batch(config, len(data.splits["train"]), world.size)
     if config is not given:
         few = f"the default of {given.training.examples_per_rank} is too many for the data"
@@ -112,20 +109,19 @@ def _train(
     checkpoints = _open_run(given, data, state, goes_on, world)
     keep_logs(directory, world)
 
-    terminal = chief_only(world, lambda: Terminal(config.training.epochs, monitoring.quiet))
-    board = chief_only(world, lambda: _tensorboard(config, data, state, directory, world.size))
+    def save() -> Path:
+        return world.from_chief(lambda: checkpoints.save(state, {"world_size": world.size}))
 
-    def save() -> None:
-        world.from_chief(lambda: _save(checkpoints, state, board, world.size))
-
-    every = config.distribution.guard_every_steps
-    guard = LockstepGuard(every, world, lambda: board.agreed(state.step))
-    callbacks = [*_profilers(config, monitoring, state, world), guard, *callbacks]
+    terminal = board = Show()
+    if world.is_chief:
+        terminal = Terminal(config.training.epochs, monitoring.quiet)
+        board = _tensorboard(config, data, state, directory, world.size)
     shows = [terminal, board, RankLog(world)]
+    callbacks = [*_profilers(config, monitoring, state, world), *callbacks]
     loop = Loop(config, world, state, schedule, data.splits, shows, save, callbacks)
     terminal.table("Lockstep trains", _plan(config, data, state, schedule, notes, world))
     terminal.began(state.step, loop.total_steps)
-    timeline = world.timeline(directory / TIMELINE) if monitoring.timeline else None
+    timeline = world.timeline(RunFiles(directory).timeline) if monitoring.timeline else None
     try:
         with timeline or contextlib.nullcontext():
             loop.run()
@@ -133,7 +129,7 @@ def _train(
         board.ended(state.step, error)
         raise
     finally:
-        terminal.ended()
+        terminal.ended(state.step)
 
     metrics = _conclude(loop, data, board)
     metrics["seconds"] = time.monotonic() - began
@@ -144,13 +140,15 @@ def _train(
 
 
 def _tensorboard(
-    config: Config, data: Data, state: TrainState, directory: Path, world_size: int
+    config: Config, data: LoadedData, state: TrainState, directory: Path, world_size: int
 ) -> TensorBoard:
     place = place_of(state, len(data.splits["train"]))
-    return TensorBoard(directory / "tensorboard", config, data.describe(), world_size, place)
+    return TensorBoard(
+        RunFiles(directory).tensorboard, config, data.plan.to_json(), world_size, place
+    )
 
 
-def _conclude(loop: Loop, data: Data, board: Any) -> dict[str, Any]:
+def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
     """Evaluate the trained model, show and return what came of the run; a collective."""
     world, state = loop.world, loop.state
     waited = world.gather(loop.clock.waited_share)
@@ -180,19 +178,12 @@ def _profilers(
 ) -> list[Profiler]:
     if monitoring.profile is None:
         return []
-    directory = (config.run.run_dir or Path()) / "tensorboard"
+    directory = RunFiles(config.run.run_dir or Path()).tensorboard
     passes = config.training.backward_passes_per_step
     return [Profiler(monitoring.profile, directory, state, passes, world.rank)]
 
 
-def _save(checkpoints: Checkpoints, state: TrainState, board: Any, world_size: int) -> None:
-    """Keep the state; on the chief."""
-    began = time.monotonic()
-    path = checkpoints.save(state, {"world_size": world_size})
-    board.checkpointed(state.step, path, time.monotonic() - began)
-
-
-def _show_report(data: Data, scores: Scores, board: Any, step: int) -> None:
+def _show_report(data: LoadedData, scores: Scores, board: Show, step: int) -> None:
     """What the test says of classes and mistakes; on the chief."""
     names, source = data.dataset.class_names, data.dataset.splits["test"]
     texts = data.dataset.kind == "text"
@@ -211,9 +202,11 @@ def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
     return saved, saved is not None and rundir.has_checkpoint(directory)
 
 
-def _initial_state(config: Config, data: Data, schedule: Schedule, world: World) -> TrainState:
+def _initial_state(
+    config: Config, data: LoadedData, schedule: Schedule, world: World
+) -> TrainState:
     """A built model and optimizer, from the seed; nothing is written yet."""
-    classifier = build_classifier(config, data.describe(), data.splits["train"].labels)
+    classifier = build_classifier(config, data.plan, data.splits["train"].labels)
     optimizer = build_optimizer(config, schedule, world)
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
@@ -221,28 +214,25 @@ def _initial_state(config: Config, data: Data, schedule: Schedule, world: World)
 
 
 def _open_run(
-    config: Config, data: Data, state: TrainState, goes_on: bool, world: World
+    config: Config, data: LoadedData, state: TrainState, goes_on: bool, world: World
 ) -> Checkpoints:
     """Bring every rank to the newest checkpoint or the start, then write what the run is.
 
     The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
     """
     directory = config.run.run_dir or Path()
-    checkpoints = Checkpoints(directory / rundir.CHECKPOINTS, config.run.keep_checkpoints)
-    describe = data.describe()
+    checkpoints = Checkpoints(RunFiles(directory).checkpoints, config.run.keep_checkpoints)
     if goes_on:
-        world.from_chief(lambda: rundir.check_same_data(directory, describe))
         world.from_chief(lambda: checkpoints.restore_latest(state))
-    kept = (directory, config, describe, data.bad, data.checked)
-    world.from_chief(lambda: rundir.keep_run(*kept))
+    world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
     state.move_to(world.broadcast(state.position))
-    broadcast_state(world, state.model, state.optimizer, state.seed, state.epoch)
+    broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
     return checkpoints
 
 
 def _plan(
     config: Config,
-    data: Data,
+    data: LoadedData,
     state: TrainState,
     schedule: Schedule,
     notes: Mapping[str, str],
@@ -264,10 +254,18 @@ def _plan(
         "optimizer": f"{optimizer.optimizer}, peak learning rate {schedule.peak:g}, "
         f"{optimizer.schedule}",
         "exchange": f"{wire.aggregation}, compression {wire.compression}",
-        "epochs": f"{training.epochs}, from {state.epoch}" if state.epoch else f"{training.epochs}",
+        "epochs": f"{training.epochs}{_already(state)}",
         "run": str(config.run.run_dir),
         **notes,
     }
+
+
+def _already(state: TrainState) -> str:
+    """How much of the epochs was done before."""
+    if not state.step:
+        return ""
+    inside = f" and {state.examples_seen:,} examples" if state.examples_seen else ""
+    return f", from {state.epoch}{inside}"
 
 
 def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:
@@ -284,11 +282,12 @@ def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[s
         "time": f"{metrics['seconds']:.1f} s",
         "checkpoint": checkpoint,
         **_left_behind(directory),
-        "TensorBoard": f"tensorboard --logdir {shlex.quote(str(directory / 'tensorboard'))}",
+        "TensorBoard": f"tensorboard --logdir {shlex.quote(str(RunFiles(directory).tensorboard))}",
     }
 
 
 def _left_behind(directory: Path) -> dict[str, str]:
     """What there is to look at, beside TensorBoard."""
-    places = {"logs": directory / logs.DIRECTORY, "timeline": directory / TIMELINE}
+    files = RunFiles(directory)
+    places = {"logs": files.logs, "timeline": files.timeline}
     return {name: str(path) for name, path in places.items() if path.exists()}

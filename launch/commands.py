@@ -1,8 +1,8 @@
 """The command lines of horovodrun and mpirun, and the environment of ranks. Pure functions.
 
-No shell of ours sees a name or a value. horovodrun builds command lines for a shell: it quotes the
-command and the environment, but not hosts, interface, key and directory, so these are checked here
-or are not given to it.
+We never pass a name or a value through a shell. horovodrun does: it quotes the command and the
+environment, but not the hosts, the interface, the key and the directory, so we check these or keep
+them from it.
 """
 
 import json
@@ -14,15 +14,15 @@ from typing import NamedTuple
 from app.doctor.hosts import BY_CONFIGURATION, Host, Ssh
 from app.errors import UserError
 
-# What ranks need of the launcher's environment; ssh gives them nothing of it.
+# The part of the launcher's environment that ranks need; ssh passes none of it on.
 FORWARDED = re.compile(
     r"(PATH|PYTHONPATH|LD_LIBRARY_PATH|LANG|LC_ALL|TZ|TMPDIR|XLA_FLAGS|NVIDIA_TF32_OVERRIDE"
     r"|(LOCKSTEP|TF|TFDS|KERAS|HOROVOD|NCCL|UCX|CUDA|CUDNN|CUBLAS|OMP|MKL|OPENBLAS|PYTHON)"
     r"_?[A-Z0-9_]*)"
 )
-# NVIDIA_VISIBLE_DEVICES is not among them: a container's runtime sets it, for its own host.
-NOT_FORWARDED = {"LOCKSTEP_TERMINAL"}  # a terminal of this host
-# What ssh itself reads.
+# Not NVIDIA_VISIBLE_DEVICES: a container's runtime sets it, and it is true on one host only.
+NOT_FORWARDED = {"LOCKSTEP_TERMINAL"}  # exists on this host only
+# Read by ssh itself.
 OF_SSH = ("HOME", "USER", "LOGNAME", "SHELL", "SSH_AUTH_SOCK")
 RANK = [sys.executable, "-P", "-m", "launch.rank"]
 SAFE_PATH = re.compile(r"[A-Za-z0-9_./+@%=,-]+", re.ASCII)
@@ -30,7 +30,7 @@ SAFE_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", re.ASCII)
 TERM_TO_KILL_S = 10
 
 
-class Place(NamedTuple):
+class Placement(NamedTuple):
     """Where ranks start: hosts with slots, how to reach them, the network interface to use."""
 
     hosts: Sequence[Host]
@@ -39,7 +39,7 @@ class Place(NamedTuple):
 
     @property
     def ranks(self) -> int:
-        """How many ranks there are in all."""
+        """The number of ranks on all hosts."""
         return sum(host.slots for host in self.hosts)
 
     @property
@@ -49,47 +49,47 @@ class Place(NamedTuple):
 
     @property
     def host_of_rank(self) -> list[str]:
-        """The name of the host of every rank: both launchers fill one host after the other."""
+        """The host name of each rank: both launchers fill one host after the other."""
         return [host.name for host in self.hosts for _ in range(host.slots)]
 
 
 def check_safe(identity: str | None, interface: str | None) -> None:
-    """Raise UserError for a key file or an interface that a shell would read as more than one."""
+    """Raise UserError for a key file or an interface that a shell would not read as one word."""
     if identity is not None and not SAFE_PATH.fullmatch(identity):
         raise UserError(
-            f"--ssh-identity {identity!r}: horovodrun and mpirun take only paths of letters, "
-            "digits and _./+@%=,- here: link to the key from such a path"
+            f"--ssh-identity {identity!r}: horovodrun and mpirun accept only letters, digits and "
+            "_./+@%=,- in this path: make a link to the key and give that"
         )
     if interface is not None and not SAFE_INTERFACE.fullmatch(interface):
-        raise UserError(f"--network-interface {interface!r} is no name of an interface")
+        raise UserError(f"--network-interface {interface!r} is not an interface name")
 
 
 def check_gpus(environ: Mapping[str, str], hosts: Sequence[Host], own_name: str) -> None:
-    """Raise UserError if CUDA_VISIBLE_DEVICES, which ranks on other hosts get, names GPUs that only
-    this host has: CUDA would see none there."""
+    """Raise UserError if CUDA_VISIBLE_DEVICES, which ranks on other hosts get too, names GPUs that
+    only this host has: CUDA would find none there."""
     visible = environ.get("CUDA_VISIBLE_DEVICES", "")
     others = [host.name for host in hosts if host.name not in ("localhost", own_name)]
     if others and re.search("[A-Za-z]", visible):
         raise UserError(
-            f"CUDA_VISIBLE_DEVICES={visible} names GPUs of this host, and {others[0]} has others: "
-            "name them by number, as 0,1, or unset it"
+            f"CUDA_VISIBLE_DEVICES={visible} names GPUs of this host, which {others[0]} does not "
+            "have: give numbers such as 0,1, or unset it"
         )
 
 
 def rank_environment(
-    environ: Mapping[str, str], place: Place, arguments: Sequence[str], directory: str
+    environ: Mapping[str, str], placement: Placement, arguments: Sequence[str], directory: str
 ) -> dict[str, str]:
-    """The launcher's environment, with what every rank is told."""
+    """The launcher's environment, plus what every rank needs to know."""
     chosen = {
-        "TF_CPP_MIN_LOG_LEVEL": "3",  # TensorFlow's notes at the start, once for each rank
+        "TF_CPP_MIN_LOG_LEVEL": "3",  # or every rank prints TensorFlow's start-up notes
         "NCCL_DEBUG": "WARN",
-        **({"NCCL_SOCKET_IFNAME": place.interface} if place.interface else {}),
+        **({"NCCL_SOCKET_IFNAME": placement.interface} if placement.interface else {}),
         **environ,
         "LOCKSTEP_ARGUMENTS": json.dumps(list(arguments)),
         "LOCKSTEP_DIRECTORY": directory,
     }
-    chosen.pop("OMPI_MCA_orte_default_hostfile", None)  # hosts are given by name, always
-    if not chosen.get("NVIDIA_VISIBLE_DEVICES"):  # the MPI Operator's, for the launcher pod alone
+    chosen.pop("OMPI_MCA_orte_default_hostfile", None)  # we always name the hosts
+    if not chosen.get("NVIDIA_VISIBLE_DEVICES"):  # of the MPI Operator, for the launcher pod only
         chosen.pop("NVIDIA_VISIBLE_DEVICES", None)
     return chosen
 
@@ -100,38 +100,40 @@ def forwarded(environ: Mapping[str, str]) -> list[str]:
 
 
 def for_horovodrun(environ: Mapping[str, str]) -> dict[str, str]:
-    """Of an environment what may go to other hosts: horovodrun puts all of it on command lines."""
+    """The variables that may go to other hosts: horovodrun puts every one on command lines."""
     names = {*forwarded(environ), *OF_SSH}
     return {name: value for name, value in environ.items() if name in names}
 
 
-def gloo_command(place: Place) -> list[str]:
-    """How horovodrun starts the ranks of a place over gloo."""
-    command = ["horovodrun", "-np", str(place.ranks), "--gloo", "-H", place.listed]
-    command += ["--disable-cache"]  # it would remember for an hour that a host could be reached
-    command += ["--network-interfaces", place.interface] if place.interface else []
-    command += ["-p", str(place.ssh.port)] if place.ssh.port else []
-    command += ["-i", str(place.ssh.identity)] if place.ssh.identity else []
+def gloo_command(placement: Placement) -> list[str]:
+    """How horovodrun starts ranks over gloo."""
+    command = ["horovodrun", "-np", str(placement.ranks), "--gloo", "-H", placement.listed]
+    command += ["--disable-cache"]  # else it trusts for an hour that a host can be reached
+    command += ["--network-interfaces", placement.interface] if placement.interface else []
+    command += ["-p", str(placement.ssh.port)] if placement.ssh.port else []
+    command += ["-i", str(placement.ssh.identity)] if placement.ssh.identity else []
     return [*command, *RANK]
 
 
-def mpi_command(place: Place, environ: Mapping[str, str], cores: int, is_root: bool) -> list[str]:
-    """How mpirun (Open MPI 4.1) starts the ranks of a place. `cores`: of this host."""
-    command = ["mpirun", "--tag-output", "-np", str(place.ranks), "-H", place.listed]
+def mpi_command(
+    placement: Placement, environ: Mapping[str, str], cores: int, is_root: bool
+) -> list[str]:
+    """How mpirun (Open MPI 4.1) starts ranks. `cores`: how many this host has."""
+    command = ["mpirun", "--tag-output", "-np", str(placement.ranks), "-H", placement.listed]
     command += ["--allow-run-as-root"] if is_root else []
-    # Ranks choose their own cores (app/distributed/devices.py).
+    # Ranks choose their cores themselves (app/distributed/devices.py).
     command += ["-bind-to", "none", "-map-by", "slot"]
     command += _mca("pml", "ob1") + _mca("btl", "^openib")
     command += _mca("odls_base_sigkill_timeout", str(TERM_TO_KILL_S))
-    if max(host.slots for host in place.hosts) > cores:
-        # A waiting rank of Open MPI spins; it must let the others compute.
+    if max(host.slots for host in placement.hosts) > cores:
+        # Ranks of Open MPI spin while they wait; they must let others compute.
         command += _mca("mpi_yield_when_idle", "1")
-    if place.interface:
-        command += _mca("btl_tcp_if_include", place.interface)
-        command += _mca("oob_tcp_if_include", place.interface)
+    if placement.interface:
+        command += _mca("btl_tcp_if_include", placement.interface)
+        command += _mca("oob_tcp_if_include", placement.interface)
     ssh = environ.get("OMPI_MCA_plm_rsh_args", "").split()  # the MPI Operator sets some
-    ssh += ["-p", str(place.ssh.port)] if place.ssh.port else []
-    ssh += ["-i", str(place.ssh.identity)] if place.ssh.identity else []
+    ssh += ["-p", str(placement.ssh.port)] if placement.ssh.port else []
+    ssh += ["-i", str(placement.ssh.identity)] if placement.ssh.identity else []
     command += _mca("plm_rsh_args", " ".join(ssh)) if ssh else []
     for name in forwarded(environ):
         command += ["-x", name]

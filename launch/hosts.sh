@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Run `python -m app ARGUMENTS...` on ranks of many hosts, over ssh; checks all hosts first.
+# Run `python -m app ARGUMENTS...` on ranks of many hosts, over ssh, after checking the hosts.
 #
 #   launch/hosts.sh (-H HOSTS | --hostfile FILE) [--gloo|--mpi] [--ssh-port PORT]
 #     [--ssh-identity FILE] [--network-interface NAME] [--wait SECONDS] ARGUMENTS...
 #   launch/hosts.sh -H gpu1:4,gpu2:4 train --recipe launch/recipes/digits.toml
 #
-# All else is as in launch/local.sh. See launch/start.py.
+# Everything else is as in launch/local.sh. See launch/start.py.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

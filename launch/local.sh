@@ -4,9 +4,9 @@
 #   launch/local.sh [-n N] [--gloo|--mpi] ARGUMENTS...
 #   launch/local.sh -n 2 train --recipe launch/recipes/digits.toml
 #
-# Differs from plain horovodrun: without -n every GPU gets a rank; the progress bar reaches your
-# terminal; the output of rank 0 has no prefix; a failure ends with the reason of the rank that
-# failed first; the exit code is the application's (2: your input). See launch/start.py.
+# Unlike plain horovodrun: without -n every GPU gets a rank; the progress bar reaches your terminal;
+# the output of rank 0 has no prefix; after a failure, the last line says why the first rank failed;
+# the exit code is the application's (2: your input). See launch/start.py.
 set -euo pipefail
 # shellcheck source=launch/environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Entry point of the launcher pod of an MPIJob: launch/hosts.sh with what the MPI Operator gives.
+# Entry point of the launcher pod of an MPIJob: launch/hosts.sh on the MPI Operator's hosts.
 #
 #   launch/mpijob.sh ARGUMENTS...
 #
-# Environment variables: LOCKSTEP_HOSTFILE (default /etc/mpi/hostfile), LOCKSTEP_WAIT_S (seconds
-# that workers may take to start, default 300), LOCKSTEP_INTERFACE (default eth0).
+# Environment variables: LOCKSTEP_HOSTFILE (default /etc/mpi/hostfile), LOCKSTEP_WAIT_S (how many
+# seconds workers may take to start, default 300), LOCKSTEP_INTERFACE (default eth0).
 set -euo pipefail
 
 hostfile=${LOCKSTEP_HOSTFILE:-/etc/mpi/hostfile}

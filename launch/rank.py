@@ -1,7 +1,7 @@
-"""One rank: `python -m app` in the launcher's directory, which ends when its launcher does.
+"""One rank: `python -m app` in the launcher's directory. It ends when the launcher does.
 
-Arguments and directory come in environment variables: horovodrun puts them into a shell's command
-line, and mpirun ends a command at the word ':'. See launch/commands.py.
+Arguments and directory come in environment variables, since horovodrun would put them on a shell's
+command line, and mpirun ends a command at the word ':'. See launch/commands.py.
 """
 
 import json
@@ -12,16 +12,16 @@ import sys
 import threading
 import time
 
-GRACE_S = 10.0  # as mpirun gives between SIGTERM and SIGKILL
+GRACE_S = 10.0  # mpirun waits as long between SIGTERM and SIGKILL
 
 
 def end_with_launcher() -> None:
     """End this process when nobody is left to read its output.
 
-    A rank that was started over ssh by horovodrun gets no signal when the connection ends.
+    When an ssh connection ends, a rank that horovodrun started over it gets no signal.
     """
     output = select.poll()
-    output.register(sys.__stdout__.fileno(), 0)  # type: ignore[union-attr]  # errors alone
+    output.register(sys.__stdout__.fileno(), 0)  # type: ignore[union-attr]  # 0: errors only
     output.poll()
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_S)
@@ -40,7 +40,7 @@ def main() -> int:
         return 2
     from app.__main__ import main as app
 
-    sys.argv[1:] = arguments  # what the log of the rank says it was started with
+    sys.argv[1:] = arguments  # for the log of the rank
     return app(arguments)
 
 

@@ -1,4 +1,4 @@
-"""Before a launch on other hosts: wait for them, then let the doctor's checks speak."""
+"""Before a launch on other hosts: wait for them, then run the doctor's checks."""
 
 import sys
 import time
@@ -26,10 +26,10 @@ FIND_TIMEOUT_S = 2.0 * CONNECT_TIMEOUT_S + 10.0  # ssh -G, the name service, a c
 
 
 def check(hosts: Sequence[Host], ssh: Ssh, interface: str | None, wait_s: float) -> str | None:
-    """Return the network interface to use, if every host can take ranks.
+    """Return the network interface to use, if every host can run ranks; print warnings.
 
-    Warnings are printed. Raises UserError with a line for every problem. `wait_s`: how long hosts
-    may take until their names and ssh ports are there.
+    `wait_s`: how long to wait until the hosts' names resolve and their ssh ports are open. Raises
+    UserError with a line for every problem.
     """
     if wait_s:
         _wait(hosts, ssh, wait_s)
@@ -48,7 +48,7 @@ def check(hosts: Sequence[Host], ssh: Ssh, interface: str | None, wait_s: float)
 
 
 def _choose(here: Mapping[str, Any], answers: Sequence[Answer]) -> str | None:
-    """The first interface that all hosts have, this one too; None where ranks are all here."""
+    """The first interface that all hosts and this one have; None if all ranks run here."""
     by_host = {answer.facts["hostname"]: answer.facts["interfaces"] for answer in answers}
     by_host[here["hostname"]] = here["interfaces"]
     if len(by_host) == 1:
@@ -57,7 +57,7 @@ def _choose(here: Mapping[str, Any], answers: Sequence[Answer]) -> str | None:
 
 
 def _wait(hosts: Sequence[Host], ssh: Ssh, wait_s: float) -> None:
-    """Return when every host has a name and an open ssh port, or the time is over."""
+    """Return when every host has a name and an open ssh port, or the time is up."""
     deadline = time.monotonic() + wait_s
     missing, told = list(hosts), ""
     while True:

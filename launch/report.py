@@ -1,8 +1,8 @@
-"""What ranks and their launcher print, made fit for a user: one report of a failure.
+"""Turns what ranks and their launcher print into what a user wants to read.
 
-Lines of rank 0 lose their prefix, those of others become `[1] ...`. After the first rank has begun
-to say why it ends, what the others say is held back: it is nearly always an echo. At the end, the
-rank that the launcher saw end first is named.
+Lines of rank 0 lose their prefix, those of others become `[1] ...`. Once a rank has begun to say
+why it ends, the errors of the others are held back: they are nearly always echoes. At the end, the
+rank that ended first is named.
 """
 
 import re
@@ -11,13 +11,15 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import BinaryIO
 
-# [RANK]<stdout>: of horovodrun, [JOB,RANK]<stdout>: of mpirun. It comes again inside a line, after
-# a carriage return or where a rank wrote the line in pieces.
+from app.errors import USER_ERROR
+
+# [RANK]<stdout>: of horovodrun, [JOB,RANK]<stdout>: of mpirun. It is repeated inside a line,
+# after a carriage return or where a rank wrote the line in pieces.
 PREFIX = re.compile(rb"\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
 # How a rank begins to say why it ends: app/commands/command_line.py, Python, its fault handler.
 LAST_WORDS = re.compile(rb"error: |rank \d+ of \d+ failed:|Traceback \(most rec|Fatal Python error")
 ECHO = re.compile(rb"an exchange failed; has another rank ended|Horovod background loop uncaught")
-# What the shell says for which horovodrun starts a rank, when a signal has ended it.
+# What the shell between horovodrun and a rank prints when a signal has ended the rank.
 OF_SHELL = re.compile(rb"^(Terminated|Killed|Aborted|Segmentation fault)( \(core dumped\))?\s*$")
 GLOO_EXIT = re.compile(r"^Process (\d+) exit with status code (\d+)\.")
 MPI_EXIT = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]\s+Exit code: +(\d+)")
@@ -25,13 +27,12 @@ MPI_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited o
 MPI_LOST = re.compile(r"lost communication with a remote daemon.*Remote daemon: \S+ on node (\S+)")
 SIGNALLED, SSH_LOST, TERMINATED = 128, 255, 128 + signal.SIGTERM
 LINES_HELD, LINES_OF_LAUNCHER = 200, 60
-USER_ERROR = 2
 
 
 class Report:
-    """Takes every line of a launcher, shows what is for the user, and says at the end what failed.
+    """Takes every line of a launcher, shows those meant for the user, and reports what failed.
 
-    `hosts`: the name of the host of every rank.
+    `hosts`: the host name of each rank.
     """
 
     def __init__(self, hosts: Sequence[str], errors: BinaryIO):
@@ -68,7 +69,7 @@ class Report:
             self._show(rank, text, self._errors)
 
     def ended(self, code: int) -> int:
-        """After the last line: say why the launcher ended with `code`; returns ours."""
+        """After the last line: say why the launcher ended with `code`; returns our exit code."""
         if code == 0:
             for rank, lines in self._held.items():
                 for line in lines:
@@ -86,12 +87,12 @@ class Report:
         return status
 
     def stopped(self, number: int) -> int:
-        """After the last line of ranks that a signal of the user's has ended."""
+        """After the last line, if the user has ended the ranks with a signal."""
         self._say(f"stopped by {signal.Signals(number).name}")
         return SIGNALLED + number
 
     def _first(self) -> tuple[int, int] | None:
-        """(rank, exit status as a shell has it) of the one that failed first and by itself."""
+        """(rank, its exit status as a shell gives it) of the first that failed by itself."""
         text = "\n".join(self._launcher)
         exits = [(int(m[1]), int(m[2])) for line in self._launcher if (m := GLOO_EXIT.match(line))]
         exits += [(int(m[1]), int(m[2])) for m in MPI_EXIT.finditer(text)]
@@ -127,13 +128,13 @@ class Report:
 
 
 def reason(status: int) -> str:
-    """`was killed by SIGKILL ...`, from an exit status as a shell has it."""
+    """`was killed by SIGKILL ...`, from an exit status as a shell gives it."""
     if status == SSH_LOST:
         return "ended: its process was killed, or the ssh connection to its host was lost"
     if status > SIGNALLED:
         number = status - SIGNALLED
         known = number in {int(known) for known in signal.Signals}
         name = signal.Signals(number).name if known else f"signal {number}"
-        memory = " (the kernel does that when memory is short)" if number == signal.SIGKILL else ""
+        memory = " (the kernel does that when memory runs out)" if number == signal.SIGKILL else ""
         return f"was killed by {name}{memory}"
     return f"ended with exit code {status}"

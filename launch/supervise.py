@@ -1,4 +1,4 @@
-"""Run a launcher to its end: show what it prints, pass signals on, leave no process behind."""
+"""Run a launcher to its end: show its output, pass signals on, leave no process behind."""
 
 import contextlib
 import ctypes
@@ -16,16 +16,16 @@ import psutil  # Horovod needs it too
 
 from launch.report import Report
 
-# Of Linux's prctl: a signal when our parent ends; orphans below us become our children.
+# For Linux's prctl: send a signal when our parent ends; adopt orphans below us.
 SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# horovodrun and mpirun give ranks up to ten seconds between SIGTERM and SIGKILL.
+# horovodrun and mpirun wait up to ten seconds between SIGTERM and SIGKILL.
 TERM_TO_KILL_S = 20.0
 ORPHAN_S = 5.0
 
 
 class Supervisor:
-    """A launcher at work."""
+    """Runs one launcher."""
 
     def __init__(self, hosts: Sequence[str]):
         self._report = Report(hosts, sys.stderr.buffer)
@@ -41,16 +41,16 @@ class Supervisor:
         process = subprocess.Popen(
             list(command),
             env=dict(environ),
-            cwd="/",  # ranks go to their directory by themselves: horovodrun does not quote it
+            cwd="/",  # ranks change to their directory themselves: horovodrun would not quote it
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches it through us alone
-            # It ends its ranks, should we be killed. No thread has been started yet.
+            start_new_session=True,  # Ctrl-C reaches it only through us
+            # If we are killed, it ends its ranks. No thread has been started yet.
             preexec_fn=lambda: prctl(SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
         )
         self._process = process
-        if self._signal is not None:  # it came while the launcher started
+        if self._signal is not None:  # arrived while the launcher started
             process.terminate()
         lock = threading.Lock()
         out = _reader(process.stdout, lock, self._output)
@@ -71,7 +71,7 @@ class Supervisor:
             self._pass_on(signal.SIGPIPE, None)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
-        """The first signal lets ranks end by themselves, for some time; the second does not."""
+        """The first signal gives ranks time to end by themselves; the second kills them."""
         first, self._signal = self._signal is None, self._signal or number
         if self._process is None:
             return
@@ -87,7 +87,7 @@ class Supervisor:
 def _reader(
     stream: IO[bytes] | None, lock: threading.Lock, take: Callable[[bytes], None]
 ) -> threading.Thread:
-    """Give each line of a stream to `take`, until its end."""
+    """Pass each line of a stream to `take`, until its end, in a thread."""
 
     def read() -> None:
         for line in stream or ():
@@ -100,7 +100,7 @@ def _reader(
 
 
 def end_orphans() -> None:
-    """End what the launcher has left behind: all our children, and theirs that come to us."""
+    """End what the launcher has left behind: our children, and the orphans that we adopt."""
     deadline = time.monotonic() + ORPHAN_S
     number = signal.SIGTERM
     while orphans := _children():
@@ -113,7 +113,7 @@ def end_orphans() -> None:
 
 
 def _children() -> list[int]:
-    """The processes whose parent we are; those that have ended are taken off the list."""
+    """Our child processes, once those that have ended are reaped."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A worker pod: sshd for the launcher's ranks, on port 2222, by key only, as the user that runs
-# this. Only /tmp need be writable.
+# A worker pod: sshd on port 2222, through which the launcher starts ranks; by key only, as the
+# current user. Only /tmp needs to be writable.
 #
 #   launch/worker.sh
 set -euo pipefail
@@ -9,10 +9,10 @@ fail() { printf 'worker: %s\n' "$*" >&2; exit 2; }
 
 config=/etc/lockstep/sshd_config
 [[ -r $config ]] || fail "no $config: this is for the container that the Dockerfile builds"
-[[ $(id -u) != 0 ]] || fail "runs as root; run it as the image's user, 1000 (runAsUser: 1000)"
+[[ $(id -u) != 0 ]] || fail "running as root: run it as the image's user, 1000 (runAsUser: 1000)"
 [[ -s ~/.ssh/authorized_keys ]] ||
   fail "no ~/.ssh/authorized_keys for $(id -un): mount the job's keys there (sshAuthMountPath: ~/.ssh)"
 keys=$(mktemp -d) || fail "cannot write to ${TMPDIR:-/tmp}: mount an emptyDir there"
-# Made at every start: a key in the image would be one that everybody has.
+# Made at every start: a key in the image would be known to everybody.
 ssh-keygen -q -t ed25519 -N '' -f "$keys/host_key"
 exec /usr/sbin/sshd -D -e -f "$config" -h "$keys/host_key"

@@ -4,6 +4,7 @@ Knows rows of the run's dataset, and an export as a file that a few lines of Pyt
 """
 
 import dataclasses
+import operator
 import os
 import pickle
 import subprocess
@@ -18,10 +19,11 @@ import tensorflow as tf
 from app.commands.model_card import LOADING, Check, Signature
 from app.commands.saved_run import SavedRun
 from app.data.bad import BadExamples
+from app.data.batches import padded
 from app.data.catalogue import load_dataset
 from app.data.examples import Source
-from app.data.hold import text_chunks
 from app.data.images import decode_images
+from app.data.survey import text_chunks
 from app.errors import UserError
 
 FEWEST_ROWS, MOST_ROWS = 32, 512  # compared
@@ -54,7 +56,7 @@ class Samples:
     """Rows of the dataset; the first ones are of `split` and have `labels`, int64 (scored,).
 
     `raw`: the rows as each kind of signature takes them; `ready`: as the network does, uint8
-    images (n, h, w, c) or ragged int32 token ids (n, tokens), made as in training.
+    images (n, h, w, c) or ragged int32 token ids (n, tokens), or a dict of such, as in training.
     """
 
     split: str
@@ -75,7 +77,7 @@ def read_samples(run: SavedRun) -> Samples:
     if len(good) < FEWEST_ROWS:
         more, ready_too, _ = _read(run, splits["train"], FEWEST_ROWS - len(good))
         raw = {kind: [*rows, *more[kind]] for kind, rows in raw.items()}
-        ready = tf.concat([ready, ready_too], axis=0)
+        ready = tf.nest.map_structure(lambda *both: tf.concat(both, axis=0), ready, ready_too)
     if "array" in raw:
         raw["array"] = np.asarray(raw["array"])
     return Samples(split, len(source), labels, raw, ready)
@@ -86,9 +88,9 @@ def _read(run: SavedRun, source: Source, most: int) -> tuple[dict[str, Any], Any
     out, as in training."""
     rows = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(np.int64))
     if run.kind == "text":
-        texts = np.concatenate(list(text_chunks(source.take(rows))))
+        texts = np.concatenate(list(text_chunks(source, rows)))
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
-        return {"text": encoded}, run.encoder(texts)[0], rows
+        return {"text": encoded}, run.tokenizer.encode(texts)[0], rows
     content = source.read(rows)
     if isinstance(content, np.ndarray):
         encoded = [tf.io.encode_png(image).numpy() for image in content]
@@ -127,9 +129,9 @@ def _probabilities(network: keras.Model, ready: Any) -> np.ndarray:
     """What the network says: float32 (n, classes); on the CPU, as the check will."""
     found = []
     with tf.device("CPU"):
-        for start in range(0, ready.shape[0], BATCH_ROWS):
-            part = ready[start : start + BATCH_ROWS]
-            part = part.to_tensor() if isinstance(part, tf.RaggedTensor) else part
+        for start in range(0, tf.nest.flatten(ready)[0].shape[0], BATCH_ROWS):
+            rows = slice(start, start + BATCH_ROWS)
+            part = padded(tf.nest.map_structure(operator.itemgetter(rows), ready))
             found.append(tf.nn.softmax(network(part, training=False)).numpy())
     return np.concatenate(found)
 

@@ -1,55 +1,106 @@
-"""A command of commands.py, run so that its end is clear: one message, one exit code.
+"""Run a command so that its end is clear: one message, one exit code.
 
 A user's mistake ends with one message from one rank and exit code 2; a bug, or a failure of the
 machine, with the traceback of the rank that met it and exit code 1.
+
+A command is the module of its name in this folder. It has `add_options(parser)` and `run(options)`,
+which may return an exit code. It imports what is heavy inside `run`, so that `--help` and mistakes
+are answered at once; the doctor's imports must work on any Python, with no package installed.
 """
 
+from __future__ import annotations
+
+import argparse
+import importlib
 import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
 
-from app.commands.parser import parse
+from app.commands.parser import Parser
 from app.distributed.launcher import Launched, read_launcher
-from app.errors import UserError
-from app.monitor.logs import STORY
+from app.errors import FAILURE, INTERRUPTED, USER_ERROR, UserError, suggest
+from app.monitor import logs
 
-USER_ERROR, FAILURE = 2, 1
+COMMANDS = {
+    "train": "train, evaluate and keep a classifier",
+    "data": "show what a dataset holds and what is wrong with it",
+    "evaluate": "score a run on a split or on another dataset",
+    "predict": "classify images or texts, as JSON Lines",
+    "export": "write a model that needs only TensorFlow",
+    "compare": "put runs side by side: config, metrics, speed",
+    "doctor": "find out what is wrong with this machine, and what to do about it",
+}
 # The launcher stops all ranks as soon as one has ended. The rank that speaks must be first.
 WAIT_TO_BE_STOPPED_S = 10.0
 
+Start = Callable[[argparse.Namespace], "int | None"]
 
-def run(arguments: list[str]) -> int:
+
+def run(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code."""
     launched = read_launcher()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        options, overrides = parse(arguments)
-        return options.run(options, overrides) or 0
+        command, options = parse(arguments)
+        _prepare(launched.rank, getattr(options, "quiet", False))
+        return command(options) or 0
     except UserError as error:
         return _stop(f"error: {error}", USER_ERROR, launched, speaks=not error.shared)
     except BrokenPipeError:  # the reader of our output has seen enough: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _stop("interrupted", 130, launched, speaks=False)
+        return _stop("interrupted", INTERRUPTED, launched, speaks=False)
     except Exception as error:
         return _failed(error, launched)
 
 
+def parse(arguments: Sequence[str]) -> tuple[Start, argparse.Namespace]:
+    """A command's `run`, and the options for it. Raises UserError."""
+    name = next(iter(arguments), "")
+    if name not in COMMANDS and name and not name.startswith("-"):
+        raise UserError(f"unknown command '{name}': {suggest(name, COMMANDS)}")
+    parser = Parser(
+        prog="python -m app", description="Train and use image and text classifiers with Horovod."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parsers = {
+        command: commands.add_parser(command, help=text, allow_abbrev=False)
+        for command, text in COMMANDS.items()
+    }
+    if name not in COMMANDS:
+        parser.parse_args(arguments)  # --help, or a mistake
+    module = importlib.import_module(f"app.commands.{name}")
+    module.add_options(parsers[name])
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        valid = [flag for action in parsers[name]._actions for flag in action.option_strings]
+        raise UserError(f"unknown argument '{unknown[0]}': {suggest(unknown[0], valid)}")
+    return module.run, options
+
+
+def _prepare(rank: int, quiet: bool) -> None:
+    """Before TensorFlow is imported. Its notes are not for users; its errors reach us as
+    exceptions."""
+    logs.start(rank, quiet)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
 def _failed(error: Exception, launched: Launched) -> int:
     """A failure: its traceback, unless it only echoes another rank's."""
-    from app.distributed.guard import ReplicasDiverged
-
-    if isinstance(error, ReplicasDiverged):
+    # Errors of modules that were never loaded cannot have been raised.
+    guard, tensorflow = map(sys.modules.get, ("app.distributed.guard", "tensorflow"))
+    if guard and isinstance(error, guard.ReplicasDiverged):
         return _stop(f"error: {error}", FAILURE, launched, speaks=False)
-    from tensorflow.errors import OpError
-
-    if launched.size > 1 and isinstance(error, OpError) and "Horovod" in str(error):
+    of_tensorflow = tensorflow and isinstance(error, tensorflow.errors.OpError)
+    if launched.size > 1 and of_tensorflow and "Horovod" in str(error):
         reason = str(error).strip().splitlines()[0]
-        time.sleep(WAIT_TO_BE_STOPPED_S)  # the launcher shall see the other rank's end first
+        time.sleep(WAIT_TO_BE_STOPPED_S)  # let the launcher see the other rank's end first
         message = f"rank {launched.rank}: an exchange failed; has another rank ended? {reason}"
         return _stop(message, FAILURE, launched, speaks=False)
     who = f"rank {launched.rank} of {launched.size} failed:\n" if launched.size > 1 else ""
@@ -59,10 +110,10 @@ def _failed(error: Exception, launched: Launched) -> int:
 def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:
     """Print the message on one rank, then end this process so that the launcher ends the others.
 
-    `speaks`: this rank has something of its own to say; otherwise rank 0 speaks for all, and the
-    others only if no launcher has stopped them. Each has it in its log.
+    `speaks`: only this rank knows the message; otherwise rank 0 speaks for all, and the others
+    only if no launcher has stopped them. Every rank writes it to its log.
     """
-    STORY.error(message)
+    logs.STORY.error(message)
     if not speaks and launched.rank != 0:
         time.sleep(WAIT_TO_BE_STOPPED_S)
     print(message, file=sys.stderr, flush=True)

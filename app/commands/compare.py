@@ -4,6 +4,7 @@ Reads the files of the runs and nothing else: no TensorFlow, so that it answers 
 look at runs that are still going on. The first run is what the others are compared with.
 """
 
+import argparse
 import csv
 import io
 import json
@@ -14,10 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from app.columns import columns
+from app.commands.parser import add_output, refuse_launcher
 from app.errors import UserError
 from app.evaluation.markdown import plain
 from app.evaluation.markdown import table as markdown_table
 from app.monitor.event_files import event_files, events
+from app.run_files import STATE, RunFiles, list_checkpoints
 from app.rundir import write_file
 
 NOTHING = "-"
@@ -44,8 +48,21 @@ COUNTS: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The runs."""
+    parser.usage = "python -m app compare RUN RUN ... [--output DIR]"
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directories of runs")
+    add_output(parser, "DIR", "also write it there as Markdown and CSV, and draw the curves")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare in this process."""
+    refuse_launcher("compare")
+    compare(options.runs, options.output)
+
+
 @dataclass(frozen=True)
-class Run:
+class ComparedRun:
     """What the files of a run say.
 
     `name`: what it is called in tables; `config`: values by "section.key", and the fingerprint of
@@ -81,7 +98,7 @@ def compare(runs: Sequence[Path], output: Path | None) -> None:
     names = _names(runs)
     found = [read_run(path, name) for path, name in zip(runs, names, strict=True)]
     rows = table(found)
-    print(_aligned(rows))
+    print(columns(rows))
     if output:
         try:
             output.mkdir(parents=True, exist_ok=True)
@@ -99,16 +116,17 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in runs]
 
 
-def read_run(directory: Path, name: str) -> Run:
+def read_run(directory: Path, name: str) -> ComparedRun:
     """The run in a directory, finished or not; UserError if there is none."""
+    files = RunFiles(directory)
     try:
-        tables = tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
+        tables = tomllib.loads(files.config.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{directory} holds no run (no config.toml): give directories of runs"
+            f"{directory} holds no run (no {files.config.name}): give directories of runs"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{directory / 'config.toml'} cannot be read: {error}") from None
+        raise UserError(f"{files.config} cannot be read: {error}") from None
     # As it stands in the file: a run of an older version may have other keys.
     config = {
         f"{section}.{key}": value
@@ -117,10 +135,10 @@ def read_run(directory: Path, name: str) -> Run:
         for key, value in keys.items()
     }
     config.pop(NOT_COMPARED, None)
-    fingerprint = _read_json(directory / "dataset.json").get("fingerprint")
+    fingerprint = _read_json(files.data_plan).get("fingerprint")
     if fingerprint:
         config["data (fingerprint)"] = str(fingerprint)[:FINGERPRINT_DIGITS]
-    newest, metrics = _newest_checkpoint(directory), _numbers(directory / "metrics.json")
+    newest, metrics = _newest_checkpoint(files), _numbers(files.metrics)
     done, wanted = int(newest.get("epoch", 0)), config.get("training.epochs", 0)
     if metrics.get("epoch", 0) < done:
         metrics = {}  # of an earlier end, before the run was resumed for more epochs
@@ -130,7 +148,7 @@ def read_run(directory: Path, name: str) -> Run:
     whole = metrics and metrics.get("epoch", 0) >= wanted
     status = "finished" if whole else f"unfinished, {done} of {wanted} epochs"
     per_epoch = newest["step"] / done if done and newest.get("step") else None
-    return Run(name, directory, config, metrics, status, per_epoch)
+    return ComparedRun(name, directory, config, metrics, status, per_epoch)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -147,14 +165,13 @@ def _numbers(path: Path) -> dict[str, float]:
     return {k: v for k, v in _read_json(path).items() if isinstance(v, int | float)}
 
 
-def _newest_checkpoint(directory: Path) -> dict[str, float]:
+def _newest_checkpoint(files: RunFiles) -> dict[str, float]:
     """step, epoch and more of the newest checkpoint; empty if there is none."""
-    found = [p for p in (directory / "checkpoints").glob("epoch-*") if p.name[6:].isdigit()]
-    newest = max(found, key=lambda path: int(path.name[6:]), default=None)
-    return _numbers(newest / "state.json") if newest else {}
+    found = list_checkpoints(files.checkpoints)
+    return _numbers(found[-1] / STATE) if found else {}
 
 
-def table(runs: Sequence[Run]) -> list[list[str]]:
+def table(runs: Sequence[ComparedRun]) -> list[list[str]]:
     """Rows of a name and one cell per run: a heading, status, metrics, config keys that differ."""
     rows = [["", *(run.name for run in runs)], ["status", *(run.status for run in runs)]]
     for name, (key, shown) in (METRICS | COUNTS).items():
@@ -169,13 +186,13 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
     return rows if keys or len(runs) < 2 else [*rows, [SAME, *[""] * len(runs)]]
 
 
-def differing(runs: Sequence[Run]) -> list[str]:
+def differing(runs: Sequence[ComparedRun]) -> list[str]:
     """The config keys that are not the same in all runs, in the order of the config."""
     keys = dict.fromkeys(key for run in runs for key in run.config)
     return [key for key in keys if len({_shown(run.config.get(key)) for run in runs}) > 1]
 
 
-def ratio(run: Run, first: Run, key: str) -> float | None:
+def ratio(run: ComparedRun, first: ComparedRun, key: str) -> float | None:
     """A metric of a run by that of the first run; None if either has none, or it is 0."""
     value, unit = run.metrics.get(key), first.metrics.get(key)
     if value is None or not unit or not math.isfinite(value / unit):
@@ -189,13 +206,6 @@ def _shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _aligned(rows: list[list[str]]) -> str:
-    """For a terminal: columns of equal width."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
-    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-    return "\n".join(lines)
-
-
 def _markdown(rows: list[list[str]]) -> str:
     header, *rest = [[plain(one) for one in row] for row in rows]
     note = "Ratios are to the first run. Keys with a dot are those of the config that differ."
@@ -203,7 +213,7 @@ def _markdown(rows: list[list[str]]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _csv(runs: Sequence[Run]) -> str:
+def _csv(runs: Sequence[ComparedRun]) -> str:
     """One row per run, values as they are."""
     file, keys = io.StringIO(), differing(runs)
     writer = csv.writer(file, lineterminator="\n")
@@ -226,7 +236,7 @@ def read_curves(directory: Path) -> dict[tuple[str, str], list[Point]]:
     values: dict[tuple[str, str], dict[int, tuple[float, float]]] = {}
     began = math.inf
     for split in SPLITS:
-        for path in event_files(directory / "tensorboard" / split):
+        for path in event_files(RunFiles(directory).tensorboard / split):
             for event in events(path):
                 began = min(began, event.wall_time)
                 for tag, number in _scalars(event):
@@ -246,7 +256,7 @@ def _scalars(event: Any) -> Iterator[tuple[str, float]]:
             yield TAGS[value.tag], float(make_ndarray(value.tensor))
 
 
-def _curves_png(runs: Sequence[Run]) -> bytes:
+def _curves_png(runs: Sequence[ComparedRun]) -> bytes:
     """Loss and accuracy of all runs, by epoch and by time: training dotted, validation solid."""
     from matplotlib.figure import Figure
 

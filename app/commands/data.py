@@ -1,81 +1,42 @@
-"""`python -m app data SOURCE`: print what a source holds, or write a copy for fast streaming."""
+"""`python -m app data SOURCE`: what a source holds, or a copy of it for fast streaming."""
 
+import argparse
 from pathlib import Path
 
-from app.build import open_dataset
-from app.config import Config, rgb_of
-from app.data.bad import BadExamples
-from app.data.examples import Dataset
-from app.data.export import check_directory, export_tfrecord
-from app.data.hold import check_images, check_splits, survey, text_chunks, text_lengths
-from app.data.images import ImageSpec
-from app.data.report import describe, describe_bad
-from app.data.text.encoder import Encoder, Lengths
-from app.data.text.vocabulary import build_vocabulary
-from app.distributed.world import World
+from app.commands.parser import add_recipe, refuse_launcher
 from app.errors import UserError
-
-CHECKED_PIXELS = 32  # a size at which images of mixed sizes are decoded to see whether they can be
-
-
-def show_data(config: Config, export: Path | None = None) -> None:
-    """Print the report of `config.data`, and write the copy if a directory is given; one process.
-
-    Every bad example is listed, however many there are; but they are only exported without if
-    `on_bad` allows it. Raises UserError for what cannot be read.
-    """
-    wanted, bad = config.data, BadExamples("skip")
-    if export is not None:
-        place = (wanted.data_dir or Path()) / wanted.dataset
-        check_directory(export, place if place.is_dir() else None)
-    try:
-        dataset, spec = _sound_dataset(config, bad)
-    except UserError:
-        if bad.found:
-            print(describe_bad(bad.found))
-        raise
-    lengths: dict[str, Lengths] = {}
-    warning = None
-    if dataset.kind == "text":
-        lengths = _text_lengths(config, dataset)
-        warning = lengths["train"].warning(wanted.ngrams)
-    tokens = {name: split.tokens for name, split in lengths.items()}
-    warnings = [warning] if warning else []
-    print(describe(dataset, tokens, bad.found, wanted.max_tokens, bad.notes, warnings))
-    if export is not None:
-        allowed = BadExamples(wanted.on_bad)
-        for one in bad.found:
-            allowed.add(one.where, one.reason)
-        bad.check(sum(map(len, dataset.splits.values())) + len(bad.found))
-        export_tfrecord(dataset, export, config.training.seed, spec)
-        print(f"\nwritten to {export}: train on it with --dataset {export}")
+from app.recipe import add_flags, given_keys, load
 
 
-def _sound_dataset(config: Config, bad: BadExamples) -> tuple[Dataset, ImageSpec | None]:
-    """The dataset without its bad examples, and how images are brought to the size asked for."""
-    wanted, spec = config.data, None
-    dataset = open_dataset(config, bad, World())
-    check_splits(dataset)
-    if dataset.kind == "image":
-        dataset = survey(dataset, bad, World())
-        check_splits(dataset)
-        if wanted.image_size:
-            channels, background = dataset.image_shape[2] or 3, rgb_of(wanted.background)
-            spec = ImageSpec(wanted.image_size, wanted.image_fit, channels, background)
-        dataset = check_images(dataset, spec or _check_spec(dataset), bad, World())
-        check_splits(dataset)
-    return dataset, spec
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The source, and the keys of [data]."""
+    parser.description = (
+        "Print the splits of a dataset, its classes, sizes and lengths, sample rows, and every "
+        "problem found; or write it as TFRecord files for fast streaming."
+    )
+    parser.usage = (
+        "python -m app data [SOURCE] [--recipe FILE] [--export tfrecord DIR] [--KEY VALUE]"
+    )
+    parser.add_argument(
+        "dataset", nargs="?", default=argparse.SUPPRESS, metavar="SOURCE", help="same as --dataset"
+    )
+    add_recipe(parser)
+    parser.add_argument(
+        "--export",
+        nargs=2,
+        metavar=("tfrecord", "DIR"),
+        help="write the splits to this new directory; images keep their bytes, unless --image-size "
+        "is given",
+    )
+    add_flags(parser, only="data")
 
 
-def _check_spec(dataset: Dataset) -> ImageSpec:
-    height, width, channels = dataset.image_shape
-    return ImageSpec(None if height and width else CHECKED_PIXELS, "stretch", channels or 3)
+def run(options: argparse.Namespace) -> None:
+    """Show the data in this process."""
+    config = load(options.recipe, given_keys(options))
+    if options.export and options.export[0] != "tfrecord":
+        raise UserError(f"--export {options.export[0]}: the only format is tfrecord")
+    refuse_launcher("data")
+    from app.commands.show_data import show_data
 
-
-def _text_lengths(config: Config, dataset: Dataset) -> dict[str, Lengths]:
-    """How long the texts of each split are, in tokens of this training split."""
-    wanted = config.data
-    chunks = text_chunks(dataset.train)
-    vocabulary = build_vocabulary(chunks, wanted.tokens, wanted.vocabulary_size, wanted.ngrams)
-    encoder = Encoder(vocabulary, wanted.tokens, wanted.ngrams, wanted.max_tokens)
-    return {name: text_lengths(source, encoder) for name, source in dataset.splits.items()}
+    show_data(config, Path(options.export[1]) if options.export else None)

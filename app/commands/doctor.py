@@ -2,8 +2,8 @@
 
     python -m app doctor [--hosts host1:4,host2:4]
 
-It is needed when things are broken. So it imports nothing but Python's own library, looks at
-TensorFlow, Horovod and other hosts only through other processes, and waits for nothing for ever.
+It is needed when things are broken. So it imports only Python's standard library, looks at
+TensorFlow, Horovod and other hosts through other processes, and never waits forever.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from app.commands.parser import whole_number
 from app.doctor.facts import gather
 from app.doctor.hosts import (
     BY_CONFIGURATION,
@@ -35,46 +36,67 @@ from app.doctor.machine import check_disk, check_limits, judge_name, judge_own_i
 from app.doctor.probe import PROBLEM, WARNING, Pending, Result, attempt, stop_all
 from app.doctor.software import check_allreduce, check_imports, start_probes
 from app.doctor.versions import check_versions, package_names, read_pins
-from app.errors import UserError
 
 QUICK_TIMEOUT_S = 30.0
-IMPORTS_TIMEOUT_S = 200.0
-ALLREDUCE_TIMEOUT_S = 300.0  # two transports, and the time to end what hangs
+ALL_IMPORTS_TIMEOUT_S = 200.0
+ALL_ALLREDUCES_TIMEOUT_S = 300.0  # two transports, and the time to end one that hangs
 WIDTH = 100
 
 
-def doctor(
-    hosts: str | None = None,
-    hostfile: Path | None = None,
-    ssh_port: int | None = None,
-    ssh_identity: Path | None = None,
-    network_interface: str | None = None,
-    as_json: bool = False,
-) -> int:
-    """Check everything and print a line for each; returns 0, or 1 if there is a problem.
+def add_host_options(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """The hosts and how to reach them; the launch script for hosts takes them too."""
+    hosts = parser.add_mutually_exclusive_group(required=required)
+    hosts.add_argument("-H", "--hosts", metavar="HOST:SLOTS,...", help="such as gpu1:4,gpu2:4")
+    hosts.add_argument(
+        "--hostfile", type=Path, metavar="FILE", help="the same, from lines 'HOST slots=N'"
+    )
+    port = whole_number(1, 65535)
+    parser.add_argument("--ssh-port", type=port, metavar="PORT", help="[ssh's own]")
+    parser.add_argument(
+        "--ssh-identity", type=Path, metavar="FILE", help="the private key [ssh's own]"
+    )
+    parser.add_argument(
+        "--network-interface", metavar="NAME", help="for the ranks [the first that all hosts have]"
+    )
 
-    `hosts` (`host1:4,host2:4`) or `hostfile` name the hosts to look at beside this one. Raises
-    UserError for arguments that cannot be.
-    """
-    if hosts is not None and hostfile is not None:
-        raise UserError("give --hosts or --hostfile, not both")
-    chosen = parse_hosts(hosts) if hosts is not None else []
-    chosen = parse_hostfile(hostfile) if hostfile is not None else chosen
-    ssh = make_ssh(ssh_port, ssh_identity)
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The other hosts to look at, and the form of the report."""
+    parser.description = (
+        "Check this installation and this machine, and with --hosts other hosts over ssh; print a "
+        "line for each finding, with what to do about it."
+    )
+    add_host_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, not lines")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check everything and print a line for each result; returns 0, or 1 if there is a problem."""
+    hosts = hosts_of(options)
+    ssh = make_ssh(options.ssh_port, options.ssh_identity)
     with ends_what_it_started():
-        results = check(chosen, ssh, network_interface)
-        return _print_json(results) if as_json else _print_lines(results)
+        results = check(hosts, ssh, options.network_interface)
+        return _print_json(results) if options.json else _print_lines(results)
+
+
+def hosts_of(options: argparse.Namespace) -> list[Host]:
+    """The hosts that `add_host_options` was given. Raises UserError."""
+    if options.hosts is not None:
+        return parse_hosts(options.hosts)
+    return parse_hostfile(options.hostfile) if options.hostfile is not None else []
 
 
 def check(
     hosts: Sequence[Host], ssh: Ssh = BY_CONFIGURATION, network_interface: str | None = None
 ) -> Iterator[Result]:
-    """All results, as they become known. What takes long is started first, all at once."""
+    """All results, as they become known. Slow checks are started first, all at once."""
     probes = start_probes()
     try:
         directory = os.getcwd()
     except OSError as error:
-        yield Result(PROBLEM, "directory", f"the working directory is gone: {error}", "cd to one")
+        yield Result(
+            PROBLEM, "directory", f"the working directory is gone: {error}", "cd elsewhere"
+        )
         os.chdir(directory := "/")
     others = Pending(check_hosts, hosts, ssh, network_interface) if hosts else None
     pins = read_pins()
@@ -89,20 +111,20 @@ def check(
     if others:
         yield from attempt("hosts", others, hosts_timeout_s(len(hosts)))
     imports = Pending(check_imports, probes, facts["gpus"])
-    yield from attempt("imports", imports, IMPORTS_TIMEOUT_S)
+    yield from attempt("imports", imports, ALL_IMPORTS_TIMEOUT_S)
     yield from attempt(
-        "allreduce", Pending(check_allreduce, probes, facts["cores"]), ALLREDUCE_TIMEOUT_S
+        "allreduce", Pending(check_allreduce, probes, facts["cores"]), ALL_ALLREDUCES_TIMEOUT_S
     )
 
 
 @contextlib.contextmanager
 def ends_what_it_started() -> Iterator[None]:
-    """Leave no process behind, also when this one is interrupted or terminated."""
+    """Leave no process behind, even if this one is interrupted or terminated."""
 
     def terminated(*_: Any) -> None:
         sys.exit(128 + signal.SIGTERM)
 
-    with contextlib.suppress(ValueError):  # only the main thread may
+    with contextlib.suppress(ValueError):  # only the main thread may set it
         signal.signal(signal.SIGTERM, terminated)
     try:
         yield
@@ -119,8 +141,7 @@ def _print_json(results: Iterator[Result]) -> int:
 
 
 def _print_lines(results: Iterator[Result]) -> int:
-    """Each result as soon as it is known, then how many of each kind."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    """Each result as soon as it is known, then the number of each kind."""
     found = []
     for result in results:
         found.append(result)
@@ -131,52 +152,21 @@ def _print_lines(results: Iterator[Result]) -> int:
 
 
 def exit_code(results: Sequence[Result]) -> int:
-    """1 if there is a problem; warnings do not stop anyone."""
+    """1 if there is a problem; warnings do not count."""
     return int(any(result.status == PROBLEM for result in results))
 
 
 def lines(result: Result) -> list[str]:
-    """A result as printed: what was found beside its name, and below it what to do."""
+    """A result as printed: its name and what was found, and below that what to do."""
     margin = " " * 26
     first, *output = result.found.split("\n")
     text = _wrap(first, WIDTH - len(margin)) or [""]
-    text += [f"| {line}" for line in output]  # the output of what failed, as it came
+    text += [f"| {line}" for line in output]  # the output of what failed, unchanged
     text += _wrap(f"-> {result.advice}", WIDTH - len(margin)) if result.advice else []
     head = f"{result.status:<8} {result.name:<16} "
     return [head.ljust(len(margin)) + text[0], *(margin + line for line in text[1:])]
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    # Words stay whole: commands and paths are to be copied.
+    # Words stay whole, so that commands and paths can be copied.
     return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `doctor`, under their names."""
-    parser.add_argument("--hosts", metavar="HOST:SLOTS,...", help="also check these hosts over ssh")
-    parser.add_argument(
-        "--hostfile", type=Path, metavar="FILE", help="the same, from lines 'HOST slots=N'"
-    )
-    parser.add_argument(
-        "--ssh-port", type=int, metavar="PORT", help="the hosts' ssh port [ssh's own]"
-    )
-    parser.add_argument(
-        "--ssh-identity", type=Path, metavar="FILE", help="the private key [ssh's own]"
-    )
-    parser.add_argument(
-        "--network-interface", metavar="NAME", help="the interface that ranks will use [any]"
-    )
-    parser.add_argument(
-        "--json", dest="as_json", action="store_true", help="print one JSON object instead of lines"
-    )
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Run `doctor` where the command line itself cannot start; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m app doctor", description=__doc__)
-    add_flags(parser)
-    try:
-        return doctor(**vars(parser.parse_args(arguments)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2

@@ -1,301 +1,43 @@
-"""`python -m app evaluate RUN`: exact metrics of a trained run, on a split of its own or on another
-source, as JSON, Markdown and figures."""
+"""`python -m app evaluate RUN`: exact metrics of a trained run, on all ranks of the launcher."""
 
-import dataclasses
-import json
-import shlex
-from pathlib import Path
-from typing import Any
+import argparse
 
-import numpy as np
-import tensorflow as tf
-
-from app.build import code_version, hold_dataset, open_dataset
-from app.commands.saved_run import SavedRun, open_run
-from app.config import Config, Data, section_of
-from app.data import catalogue
-from app.data.bad import BadExamples
-from app.data.batches import Split
-from app.data.examples import Dataset, Examples, Source
-from app.data.hold import (
-    check_splits,
-    choose,
-    hold_images,
-    hold_texts,
-    image_bytes,
-    leave_out,
-    survey,
-    text_bytes,
-)
-from app.distributed.world import World
-from app.errors import UserError, suggest
-from app.evaluation.evaluate import describe_mistakes, evaluate
-from app.evaluation.report import show_report, write_report
-from app.recipe import load
-from app.rundir import MAY_DIFFER
-
-MOST_MISTAKES = 20
-# What the network was trained to read; another value would be another model.
-OF_THE_TEXTS = ("tokens", "vocabulary_size", "ngrams", "max_tokens")
-OF_THE_MODEL = (*OF_THE_TEXTS, "image_size", "image_fit", "background")
+from app.commands.parser import add_json, add_output, add_run, results
+from app.recipe import add_flags, given_keys
 
 
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-    """One split of a dataset, to be scored.
-
-    `dataset` has that split alone, as `train`, its labels numbered as the run's; `name`: what its
-    results are kept under; `split`: "train", "validation", "test", or "all" for a source that has
-    but one; `fingerprint` and `examples`, bad ones included: of all splits together.
-    """
-
-    dataset: Dataset
-    name: str
-    split: str
-    fingerprint: str
-    examples: int
-
-
-def evaluate_run(
-    run_dir: Path,
-    overrides: dict[str, Any],
-    split: str | None,
-    output: Path | None,
-    world: World,
-) -> dict[str, Any]:
-    """Score a run; every rank calls it. Returns what `evaluation.json` holds, on every rank.
-
-    Args:
-        run_dir: a directory that `train` made.
-        overrides: `[data]` keys of another source; none for the run's own data.
-        split: "train", "validation" or "test"; None for test, or all of a source without splits.
-        output: where to write; None for RUN/evaluations/SPLIT or RUN/evaluations/SOURCE.
-
-    Raises UserError if the run's own data are not those that it was trained on, or if another
-    source has examples of a class that the run does not know.
-    """
-    with world.together():
-        run = open_run(run_dir)
-        weights = json.loads((run.checkpoint / "state.json").read_text())["sha256"]
-        data = _data_config(run, overrides)
-    world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {weights}"})
-    world.verify_same({"data and split": repr((data, split))})
-    bad = BadExamples(data.on_bad)
-    choose_split = _own if _is_own(overrides) else _other
-    choice = choose_split(run, data, split, bad, world)
-    with bad.shown_before_errors():
-        examples, source = _hold(run, choice.dataset, data, bad, world)
-    with world.together():
-        bad.check(choice.examples)
-    scores = evaluate(run.classifier, examples, world, MOST_MISTAKES)
-    directory = output or run_dir / "evaluations" / choice.name
-    about = {
-        "command": _command(run_dir, overrides, split, output),
-        "run": str(run_dir),
-        "checkpoint": run.checkpoint.name,
-        "epoch": run.position["epoch"],
-        "step": run.position["step"],
-        "data": choice.dataset.name,
-        "split": choice.split,
-        "fingerprint": choice.fingerprint,
-        "bad_examples": [dataclasses.asdict(one) for one in bad.found],
-        "no_examples": bad.notes,
-    }
-
-    def write() -> dict[str, Any]:
-        mistakes = describe_mistakes(scores, source, run.class_names, run.kind == "text")
-        result = {**about, **scores.to_json(run.class_names), "mistakes": mistakes}
-        write_report(directory, result, scores)
-        show_report(directory, result)
-        return result
-
-    return world.from_chief(write)
-
-
-def _is_own(overrides: dict[str, Any]) -> bool:
-    return overrides.keys() <= set(MAY_DIFFER)
-
-
-def _data_config(run: SavedRun, overrides: dict[str, Any]) -> Data:
-    """`[data]` of what is scored: the run's own with what `overrides` changes; of another dataset,
-    the defaults with that."""
-    for key in overrides:
-        flag = "--" + key.replace("_", "-")
-        if section_of(key) != "data":
-            raise UserError(f"{flag} is no key of [data], and only those can be given to evaluate")
-        if key in OF_THE_MODEL:
-            raise UserError(f"{flag} cannot be changed: {run.directory} was trained with its own")
-    keys = run.config.data.model_dump(exclude_none=True)
-    if "dataset" in overrides:
-        # Its classes are named as the run's are.
-        keys = {"case_sensitive_classes": run.config.data.case_sensitive_classes}
-    if not _is_own(overrides):  # nothing is held out from it
-        keys = {key: value for key, value in keys.items() if not isinstance(value, float)}
-    data = load(None, keys | overrides).data
-    for key in ("validation", "test"):
-        if not _is_own(overrides) and isinstance(getattr(data, key), float):
-            raise UserError(
-                f"--{key} {getattr(data, key)}: a share is held out for training; to evaluate, "
-                "give a split, a file or a folder, or leave it out"
-            )
-    return data
-
-
-def _own(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: World) -> Chosen:
-    """A split that the run was trained, validated or tested on; a collective."""
-    config: Config = run.config.model_copy(update={"data": data})
-    recorded, split = run.about["fingerprint"], split or "test"
-    dataset = open_dataset(config, bad, world)
-    if dataset.fingerprint != recorded and run.kind == "image" and data.on_bad == "skip":
-        # Images that could not be decoded were left out. Which ones, only decoding tells.
-        dataset = hold_dataset(config, dataset, bad, world).dataset
-    if dataset.fingerprint != recorded:
-        raise UserError(
-            f"the data has changed since {run.directory} was trained (fingerprint {recorded}, now "
-            f"{dataset.fingerprint}): bring the old data back, or give --data to score it as "
-            "another source",
-            shared=True,
-        )
-    with world.together():
-        source = _split_of(dataset, split, str(run.directory))
-    return Chosen(_only(dataset, source), split, split, recorded, _examples(dataset, bad))
-
-
-def _other(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: World) -> Chosen:
-    """A split of another source, nothing held out, its classes numbered as the run's; a
-    collective."""
-    with world.together():
-        if world.local_rank == 0:
-            catalogue.prepare_dataset(data)
-    with world.together(), bad.shown_before_errors():
-        dataset = catalogue.read_dataset(data, bad)
-        if dataset.kind != run.kind:
-            raise UserError(
-                f"{run.directory} reads {run.kind}s, and {dataset.name} holds {dataset.kind}s"
-            )
-    world.verify_same({"dataset": dataset.fingerprint})
-    number = _examples(dataset, bad)
-    with world.together(), bad.shown_before_errors():
-        whole = len(dataset.splits) == 1
-        split = split or ("train" if whole else "test")
-        source = _renumbered(run, dataset, _split_of(dataset, split, dataset.name), bad)
-    # At once: the labels of the other splits, and of what was left out, are numbered otherwise.
-    chosen = dataclasses.replace(
-        dataset, class_names=tuple(run.class_names), train=source, validation=None, test=None
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The run, what to score it on, and the keys of [data]."""
+    parser.description = (
+        "Score a run exactly, on all ranks of the launcher or in this process alone."
     )
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in dataset.name)
-    split = "all" if whole else split
-    if not whole or name in ("train", "validation", "test"):
-        name = f"{name}-{split}"
-    return Chosen(chosen, name, split, dataset.fingerprint, number)
+    parser.usage = (
+        "python -m app evaluate RUN [--split NAME] [--data SOURCE] [--output DIR] [--json] "
+        "[--KEY VALUE]"
+    )
+    add_run(parser)
+    parser.add_argument(
+        "--split",
+        choices=("train", "validation", "test"),
+        help="the split to score (default: test, or all of a source without splits)",
+    )
+    parser.add_argument(
+        "--data",
+        dest="dataset",
+        metavar="SOURCE",
+        default=argparse.SUPPRESS,
+        help="score another source (default: the run's own data)",
+    )
+    add_output(parser, "DIR", "where to write (default RUN/evaluations/SPLIT or SOURCE)")
+    add_json(parser, "the content of evaluation.json")
+    add_flags(parser, only="data")
 
 
-def _examples(dataset: Dataset, bad: BadExamples) -> int:
-    return sum(map(len, dataset.splits.values())) + len(bad.found)
+def run(options: argparse.Namespace) -> None:
+    """Score on every rank."""
+    with results(options) as found:
+        from app.commands.evaluate_run import evaluate_run
+        from app.distributed.devices import connect_configured
 
-
-def _only(dataset: Dataset, source: Source) -> Dataset:
-    return dataclasses.replace(dataset, train=source, validation=None, test=None)
-
-
-def _split_of(dataset: Dataset, split: str, what: str) -> Source:
-    if split not in dataset.splits:
-        raise UserError(
-            f"{what} has no {split} split: choose another with --split: {', '.join(dataset.splits)}"
-        )
-    if not len(dataset.splits[split]):
-        raise UserError(f"{what} has no good example in its {split} split")
-    return dataset.splits[split]
-
-
-def _renumbered(run: SavedRun, dataset: Dataset, source: Source, bad: BadExamples) -> Source:
-    """The source with the run's class ids: classes are the same if their names are; an example of
-    another class is bad."""
-    numbers = {name: number for number, name in enumerate(run.class_names)}
-    labels = np.array([numbers.get(name, -1) for name in dataset.class_names])[source.labels]
-    unknown = np.flatnonzero(labels < 0).tolist()
-    names = [dataset.class_names[source.labels[row]] for row in unknown]
-    reasons = [
-        f"class '{name}' is none of those that {run.directory} was trained on: "
-        f"{suggest(name, run.class_names)}"
-        for name in names
-    ]
-    renumbered: Any = dataclasses.replace(source, labels=labels)  # type: ignore[type-var]
-    left = leave_out(renumbered, list(zip(unknown, reasons, strict=True)), bad)
-    if not len(left):
-        raise UserError(f"{dataset.name} has no example of a class that the run was trained on")
-    return left
-
-
-def _hold(
-    run: SavedRun, dataset: Dataset, data: Data, bad: BadExamples, world: World
-) -> tuple[Split, Source]:
-    """The one split of `dataset` as the network reads it, and its source without what cannot be
-    decoded; a collective."""
-    can_stream = not isinstance(dataset.train, Examples)
-    if run.kind == "text":
-        needed = text_bytes(dataset) * world.local_size
-        held = choose(data.hold, needed, can_stream, dataset.name, world)
-        return hold_texts(dataset, run.encoder, held, world)[0]["train"], dataset.train
-    height, width, channels = run.about["image_shape"]
-    dataset = survey(dataset, bad, world)
-    check_splits(dataset)
-    if height != width and dataset.image_shape[:2] != (height, width):
-        raise UserError(
-            f"{run.directory} reads images of {width}x{height} pixels, and those of {dataset.name} "
-            "have other sizes: only for square images are they resized",
-            shared=True,
-        )
-    pixels = dataset.train.read(np.arange(1))
-    if isinstance(pixels, np.ndarray) and pixels.shape[1:] != (height, width, channels):
-        dataset = _only(dataset, _Encoded(dataset.train))
-    size = (height, width)
-    needed = image_bytes(dataset, size, channels)
-    held = choose(data.hold, needed, can_stream, dataset.name, world)
-    splits, dataset = hold_images(dataset, run.image_spec, size, held, bad, world)
-    return splits["train"], dataset.train
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Encoded:
-    """Images in memory as PNG files, so that they are resized, and turned to grey or colour, as
-    files are."""
-
-    source: Source
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.source.labels
-
-    @property
-    def files_of(self) -> np.ndarray | None:
-        return self.source.files_of
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def take(self, indices: np.ndarray) -> "_Encoded":
-        return _Encoded(self.source.take(indices))
-
-    def read(self, indices: np.ndarray) -> list[bytes]:
-        return [tf.io.encode_png(image).numpy() for image in self.source.read(indices)]
-
-    def where(self, index: int) -> str:
-        return self.source.where(index)
-
-    def add_to(self, digest: Any) -> None:
-        self.source.add_to(digest)
-
-
-def _command(
-    run_dir: Path, overrides: dict[str, Any], split: str | None, output: Path | None
-) -> str:
-    """The command line that gives this evaluation again."""
-    given = {"split": split, "output": output, **overrides}
-    flags = [
-        text
-        for key, value in given.items()
-        if value is not None
-        for text in ("--data" if key == "dataset" else f"--{key.replace('_', '-')}", str(value))
-    ]
-    return shlex.join(["python", "-m", "app", "evaluate", str(run_dir), *flags])
+        split, output, world = options.split, options.output, connect_configured()
+        found.append(evaluate_run(options.run, given_keys(options), split, output, world))

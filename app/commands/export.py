@@ -1,89 +1,39 @@
-"""A trained run as a model that is served and loaded with TensorFlow alone, preprocessing inside.
+"""`python -m app export RUN --format FORMAT`: a model that needs only TensorFlow."""
 
-What is written is loaded again in a fresh process, which has neither `app/` nor Horovod, and
-compared with the run's own classifier. Only then does it get its name.
-"""
+import argparse
 
-import json
-import os
-import shutil
-from collections.abc import Callable
-from pathlib import Path
-
-import keras
-import tensorflow as tf
-
-from app.build import build_classifier, code_version
-from app.commands.check_export import Samples, check_export, read_samples
-from app.commands.model_card import Export, Signature, model_card
-from app.commands.saved_run import SavedRun, open_run
-from app.data.images import decode_batch
-from app.data.text.vocabulary import fit, vectorizer
+from app.commands.parser import add_output, add_run, refuse_launcher
 from app.errors import UserError, suggest
-from app.rundir import write_file
-from models.layers import Dropout
 
-BYTES, TEXT = Signature("serving_default", "bytes"), Signature("serving_default", "text")
-ARRAYS, ARRAYS_TOO = Signature("serving_default", "array"), Signature("serving_arrays", "array")
-SIGNATURES = {
-    ("savedmodel", "image"): (BYTES, ARRAYS_TOO),
-    ("savedmodel", "text"): (TEXT,),
-    ("keras", "image"): (ARRAYS,),
-    ("tflite", "image"): (ARRAYS,),
-}
-REFUSED = {
-    "keras": "a .keras file that loads without Lockstep's code can hold Keras' own layers only, "
-    "and none of them brings Unicode texts to the normal form that this model was trained on",
-    "tflite": "texts need TensorFlow's string operations, and the tf.lite.Interpreter of "
-    "TensorFlow 2.20 cannot run them (it has no Flex delegate: github.com/google-ai-edge/LiteRT "
-    "issue 6458), so the file could not be checked",
-}
 NAMES = {"keras": "model.keras", "savedmodel": "savedmodel", "tflite": "model.tflite"}
 QUANTIZE = ("float16", "int8")
 
 
-def export(run_dir: Path, format: str, output: Path | None, quantize: str | None) -> Path:
-    """Write the run in `run_dir` as `format`, with a model card beside it; returns its path.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The run and the format."""
+    parser.description = (
+        "Write the run's model with its preprocessing inside, load it again in a fresh process, "
+        "compare its predictions, and put a model card beside it."
+    )
+    formats, precisions = "|".join(NAMES), "|".join(QUANTIZE)
+    parser.usage = (
+        f"python -m app export RUN --format {formats} [--quantize {precisions}] [--output PATH]"
+    )
+    add_run(parser)
+    parser.add_argument("--format", required=True, metavar=formats, help="what to write")
+    parser.add_argument(
+        "--quantize", metavar=precisions, help="for tflite: store the weights in fewer bits"
+    )
+    add_output(parser, "PATH", "where to write (default RUN/export/NAME)")
 
-    Args:
-        run_dir: the directory of a run with a checkpoint.
-        format: "keras", "savedmodel" or "tflite"; see SIGNATURES for what each takes.
-        output: the new file or directory; None for RUN/export/NAME.
-        quantize: for tflite, "float16" or "int8" (dynamic range) weights; None for float32.
 
-    Raises:
-        UserError: the run, the format or the output cannot be used, this kind of model cannot be
-            exported so, or the export gives other predictions than the run. Nothing is left then.
-    """
-    _check_choice(format, quantize)
-    run = open_run(run_dir)
-    if (format, run.kind) not in SIGNATURES:
-        raise UserError(
-            f"--format {format}: {run_dir} holds a model of texts, and {REFUSED[format]}: use "
-            "--format savedmodel, which Keras opens too: keras.layers.TFSMLayer(PATH, "
-            "call_endpoint='serving_default')"
-        )
-    output = output or run_dir / "export" / _default_name(format, quantize)
-    card = output.with_name(f"{output.name}.md")
-    _check_output(output, card, format)
-    samples = read_samples(run)
-    partial = output.with_name(f".{output.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        exported = _write_and_check(run, samples, partial, output, format, quantize)
-        write_file(card, model_card(run, exported, code_version()))
-        try:
-            os.replace(partial / output.name, output)
-        except OSError:
-            card.unlink()
-            raise
-    except (OSError, tf.errors.PermissionDeniedError, tf.errors.ResourceExhaustedError) as error:
-        raise UserError(f"cannot write {output}: {error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    print(f"{output}: {exported.size_bytes:,} bytes\nchecked: {exported.check}\ncard: {card}")
-    return output
+def run(options: argparse.Namespace) -> None:
+    """Export in this process."""
+    _check_choice(options.format, options.quantize)
+    refuse_launcher("export")
+    from app.commands.export_model import export
+
+    export(options.run, options.format, options.output, options.quantize)
 
 
 def _check_choice(format: str, quantize: str | None) -> None:
@@ -93,140 +43,3 @@ def _check_choice(format: str, quantize: str | None) -> None:
         raise UserError(f"unknown --quantize '{quantize}': {suggest(quantize, QUANTIZE)}")
     if quantize is not None and format != "tflite":
         raise UserError(f"--quantize {quantize} is for --format tflite, not for {format}")
-
-
-def _default_name(format: str, quantize: str | None) -> str:
-    return f"model-{quantize}.tflite" if quantize else NAMES[format]
-
-
-def _check_output(output: Path, card: Path, format: str) -> None:
-    suffix = Path(NAMES[format]).suffix
-    if suffix and output.suffix != suffix:
-        raise UserError(f"--output {output}: the name of a {format} export ends with {suffix}")
-    for path in (output, card):
-        if path.exists():
-            raise UserError(f"{path} exists already: remove it, or give another --output")
-
-
-def _write_and_check(
-    run: SavedRun, samples: Samples, partial: Path, output: Path, format: str, quantize: str | None
-) -> Export:
-    """Write the export into the directory `partial`, under its final name, and check it."""
-    network, path = _float32_network(run), partial / output.name
-    if format == "savedmodel":
-        _write_savedmodel(run, network, path)
-    elif format == "keras":
-        _write_keras(run, network, path)
-    else:
-        _write_tflite(run, network, path, quantize)
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    size_bytes = sum(file.stat().st_size for file in files)
-    signatures = SIGNATURES[format, run.kind]
-    check = check_export(run, network, samples, path, format, signatures, exact=quantize is None)
-    return Export(output, format, quantize, signatures, size_bytes, check)
-
-
-def _float32_network(run: SavedRun) -> keras.Model:
-    """The run's network. One that was trained in mixed precision has float32 weights: it is built
-    again to compute in float32 too, which every device can."""
-    if run.config.training.precision == "float32":
-        return run.classifier.network
-    training = run.config.training.model_copy(update={"precision": "float32"})
-    config = run.config.model_copy(update={"training": training})
-    network = build_classifier(config, run.about).network
-    network.set_weights(run.classifier.network.get_weights())
-    return network
-
-
-def _answers(logits: tf.Tensor, class_names: list[str]) -> dict[str, tf.Tensor]:
-    classes = tf.argmax(logits, axis=-1)
-    label = tf.gather(tf.constant(class_names), classes)
-    return {"probabilities": tf.nn.softmax(logits), "class": classes, "label": label}
-
-
-def _write_savedmodel(run: SavedRun, network: keras.Model, path: Path) -> None:
-    """Signatures with one input, `inputs`; the asset class_names.json for who reads files."""
-    names_file = path.with_name("class_names.json")
-    names_file.write_text(json.dumps(run.class_names, ensure_ascii=False), encoding="utf-8")
-    module = tf.Module()
-    module.weights = [weight.value for weight in network.weights]
-    module.class_names = tf.saved_model.Asset(str(names_file))
-    if run.kind == "text":
-        signatures = {TEXT.name: _text_signature(run, network, module)}
-    else:
-        signatures = {
-            BYTES.name: _bytes_signature(run, network),
-            ARRAYS_TOO.name: _array_signature(run, network),
-        }
-    tf.saved_model.save(module, str(path), signatures)
-
-
-def _text_signature(run: SavedRun, network: keras.Model, module: tf.Module) -> Callable:
-    data = run.config.data
-    with tf.device("CPU"):  # of the tables; the graph is bound to no device
-        module.vectorize = vectorizer(run.about["vocabulary"], data.tokens, data.ngrams)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
-    def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = tf.cast(fit(module.vectorize(inputs), data.max_tokens), tf.int32).to_tensor()
-        return _answers(network(ids, training=False), run.class_names)
-
-    return serve
-
-
-def _bytes_signature(run: SavedRun, network: keras.Model) -> Callable:
-    spec, (height, width, _) = run.image_spec, run.about["image_shape"]
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
-    def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = decode_batch(inputs, spec, (height, width))
-        return _answers(network(tf.cast(images, tf.float32), training=False), run.class_names)
-
-    return serve
-
-
-def _array_signature(run: SavedRun, network: keras.Model) -> Callable:
-    images = tf.TensorSpec([None, *run.about["image_shape"]], tf.uint8, "inputs")
-
-    @tf.function(input_signature=[images], autograph=False)
-    def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _answers(network(tf.cast(inputs, tf.float32), training=False), run.class_names)
-
-    return serve
-
-
-def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
-    """The same network of Keras' own layers: `Dropout`, which does nothing here, is ours."""
-
-    def plain(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if isinstance(layer, Dropout):
-            return keras.layers.Identity(name=layer.name)
-        return type(layer).from_config(layer.get_config())
-
-    inputs = keras.Input(run.about["image_shape"], dtype="uint8", name="inputs")
-    copy = keras.models.clone_model(network, input_tensors=inputs, clone_function=plain)
-    copy.set_weights(network.get_weights())
-    classes = keras.ops.cast(keras.ops.argmax(copy.output, axis=-1), "int64")
-    name_of = keras.layers.StringLookup(
-        vocabulary=run.class_names, invert=True, num_oov_indices=0, mask_token=None, name="label"
-    )
-    outputs = {
-        "probabilities": keras.layers.Softmax(dtype="float32", name="probabilities")(copy.output),
-        "class": classes,
-        "label": name_of(classes),
-    }
-    keras.Model(inputs, outputs, name=network.name).save(path)
-
-
-def _write_tflite(run: SavedRun, network: keras.Model, path: Path, quantize: str | None) -> None:
-    """Post-training quantisation is of the weights: float16, or int8 by channel or tensor."""
-    module = tf.Module()
-    module.weights = [weight.value for weight in network.weights]
-    module.serve = _array_signature(run, network)
-    graph = module.serve.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph], module)
-    if quantize:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantize == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    path.write_bytes(converter.convert())

@@ -1,7 +1,7 @@
 """The model card beside an export (Mitchell et al. 2018, arXiv:1810.03993): what the model is, how
-to load and call it, what it learnt from, how good it is, and what not to expect.
+to load and call it, what it was trained on, how good it is, and what not to expect.
 
-Knows a run and what was found out about its export; writes nothing and needs no TensorFlow.
+Knows a run and the results of the check of its export; writes nothing and needs no TensorFlow.
 """
 
 import dataclasses
@@ -14,10 +14,11 @@ from typing import Any
 from app.commands.saved_run import SavedRun
 from app.evaluation.markdown import code, plain, table
 from app.recipe import to_toml
+from app.run_files import RunFiles
 
 CLASSES_SHOWN = 20
 
-# How each format is loaded. The check of an export runs these very lines, so the card cannot lie.
+# How each format is loaded. The check of an export runs the same lines, so the card cannot lie.
 # `predict(inputs)` gives the outputs by name.
 LOADING = {
     "savedmodel": """\
@@ -71,8 +72,8 @@ class Signature:
 class Check:
     """What a fresh process found when it loaded an export and compared it with the run.
 
-    `rows` were compared, of which the first `scored` are of `split` (of `split_examples`) and give
-    the accuracies; `largest_difference` is that of any probability.
+    `rows` were compared. The first `scored` of them, from `split` (of `split_examples`), give the
+    accuracies; `largest_difference` is over all probabilities.
     """
 
     split: str
@@ -86,9 +87,9 @@ class Check:
 
     def __str__(self) -> str:
         return (
-            f"{self.rows} rows, largest difference of a probability {self.largest_difference:.1e}, "
+            f"{self.rows} rows, largest difference in a probability {self.largest_difference:.1e}, "
             f"{self.same_class} with the same class; accuracy on {self.scored} of "
-            f"{self.split_examples} in {self.split}: {self.export_accuracy:.2%}, of the run "
+            f"{self.split_examples} in {self.split}: {self.export_accuracy:.2%}, the run's "
             f"{self.run_accuracy:.2%}"
         )
 
@@ -106,7 +107,7 @@ class Export:
 
 
 def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
-    """The card in Markdown; `versions`: of the packages (and of the code) that exported."""
+    """The card in Markdown; `versions`: of the packages and the code that made the export."""
     sections = {
         "Use": _use(run, export),
         "Check of this export": _check(export),
@@ -115,7 +116,7 @@ def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
         "Limitations": "".join(f"- {one}\n" for one in _limitations(run, export)),
         "Training": _training(run, versions),
     }
-    about = f"`{run.config.model.model}`, trained with Lockstep on {plain(run.about['name'])}"
+    about = f"`{run.config.model.model}`, trained with Lockstep on {plain(run.plan.name)}"
     title = f"# {plain(export.path.name)}: {len(run.class_names)} classes of {run.kind}s"
     parts = [title, f"{about}.", *(f"## {name}\n\n{text}" for name, text in sections.items())]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
@@ -123,7 +124,7 @@ def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
 
 def _use(run: SavedRun, export: Export) -> str:
     """Signatures with shapes, and code that runs with TensorFlow alone."""
-    image = list(run.about["image_shape"])
+    image = list(run.plan.image_shape or ())
     takes = {
         "bytes": ("string (B,)", "the bytes of JPEG, PNG, GIF, BMP or WebP files"),
         "text": ("string (B,)", f"UTF-8{_joined(run)}"),
@@ -136,16 +137,16 @@ def _use(run: SavedRun, export: Export) -> str:
     calling = CALLING[export.signatures[0].takes].format(shape=tuple([1, *image]))
     program = LOADING[export.format].format(path=export.path.name) + "\n\n" + calling + PRINTING
     return (
-        f"{export.format}, {export.size_bytes:,} bytes. Needs TensorFlow alone; preprocessing is "
-        f"inside, B is any number.\n\n```python\n{program}```\n\n"
+        f"{export.format}, {export.size_bytes:,} bytes. Needs only TensorFlow; preprocessing is "
+        f"inside; B is any number.\n\n```python\n{program}```\n\n"
         f"{table(['signature', 'takes'], rows)}\n\n"
-        f"All give `probabilities` float32 (B, {len(run.class_names)}), `class` int64 (B,), the "
-        "most probable one, and `label` string (B,), its name.\n"
+        f"All return `probabilities` float32 (B, {len(run.class_names)}), `class` int64 (B,), the "
+        "most probable class, and `label` string (B,), its name.\n"
     )
 
 
 def _joined(run: SavedRun) -> str:
-    """What a text is if it comes from several columns."""
+    """How a text is made from several columns."""
     names = (run.config.data.input_key or "").split(",")
     shown = ", ".join(f"`{name.strip()}`" for name in names)
     return f": {shown} in this order, joined by one space" if len(names) > 1 else ""
@@ -154,7 +155,7 @@ def _joined(run: SavedRun) -> str:
 def _check(export: Export) -> str:
     quantized = f" Weights are quantised to {export.quantize}." if export.quantize else ""
     return (
-        "Loaded in a fresh process with TensorFlow alone and compared with the run's own "
+        "Loaded in a fresh process with only TensorFlow and compared with the run's own "
         f"classifier: {export.check}.{quantized}\n"
     )
 
@@ -163,27 +164,27 @@ def _data(run: SavedRun) -> str:
     names = run.class_names
     shown = ", ".join(map(plain, names[:CLASSES_SHOWN]))
     more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
-    splits = ", ".join(f"{number:,} {split}" for split, number in run.about["examples"].items())
+    splits = ", ".join(f"{number:,} {split}" for split, number in run.plan.examples.items())
     option = code(f"--dataset {run.config.data.dataset}")
     return (
-        f"- name: {plain(run.about['name'])}, {option}\n"
-        f"- fingerprint: {run.about['fingerprint']}\n- examples: {splits}\n"
+        f"- name: {plain(run.plan.name)}, {option}\n"
+        f"- fingerprint: {run.plan.fingerprint}\n- examples: {splits}\n"
         f"- classes: {shown}{more}\n"
-        + "".join(f"- read as: {plain(one)}\n" for one in run.about.get("read_as", ()))
+        + "".join(f"- read as: {plain(one)}\n" for one in run.plan.read_as)
     )
 
 
 def _results(run: SavedRun) -> str:
     metrics = _metrics(run)
     if not metrics:
-        return "The run has not written metrics.json: it has not ended.\n"
+        return "No metrics.json yet: the run has not ended.\n"
     rows = [[plain(name), plain(_shown(value))] for name, value in metrics.items()]
     return table(["metric", "value"], rows) + "\n"
 
 
 def _metrics(run: SavedRun) -> dict[str, Any]:
     try:
-        return json.loads((run.directory / "metrics.json").read_text(encoding="utf-8"))
+        return json.loads(RunFiles(run.directory).metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
@@ -196,33 +197,33 @@ def _shown(value: Any) -> str:
 
 def _limitations(run: SavedRun, export: Export) -> list[str]:
     found = [
-        "Every input gets one of the classes above, also one that belongs to none of them.",
-        "It is as good as its data: for inputs of another kind the results above say nothing.",
+        "Every input gets one of the classes above, even if it belongs to none of them.",
+        "It is only as good as its data: the results above say nothing about other kinds of input.",
     ]
     if run.kind == "text":
-        data = run.config.data
+        tokenizer = run.tokenizer
         found.append(
-            f"Reads the first {data.max_tokens} {data.tokens} of a text; what is not among the "
-            f"{len(run.about['vocabulary']):,} in the vocabulary counts as unknown."
+            f"Reads the first {tokenizer.max_tokens} {tokenizer.kind} of a text; what is not among "
+            f"the {tokenizer.summary} counts as unknown."
         )
     if "bytes" in {signature.takes for signature in export.signatures}:
-        spec, (height, width, _) = run.image_spec, run.about["image_shape"]
+        spec, (height, width, _) = run.image_spec, run.image_shape
         fitted = f'are fitted ("{spec.fit}")' if spec.size else "are refused"
         found.append(
-            "Files are turned upright as their EXIF data say (JPEG, PNG, WebP), and what is "
-            f"transparent lies on {run.config.data.background}; then images that are not "
-            f"{width}x{height} {fitted}. Of an animated one the first frame counts. One damaged "
+            "Files are turned upright according to their EXIF data (JPEG, PNG, WebP), and "
+            f"transparency becomes {run.config.data.background}; then images that are not "
+            f"{width}x{height} {fitted}. Only the first frame of an animation counts. One damaged "
             "image fails its whole batch."
         )
     if run.kind == "image":
         found.append(
-            "Arrays are taken as they are: who decodes a file must turn it upright and put what is "
-            f"transparent on {run.config.data.background} first."
+            "Arrays are taken as they are: turn images upright, and put transparent ones on "
+            f"{run.config.data.background}, before you pass them."
         )
     if run.config.training.precision != "float32":
         found.append(
-            f"Trained in {run.config.training.precision}, exported in float32: compared with the "
-            "run's weights in float32."
+            f"Trained in {run.config.training.precision}, exported in float32, and compared "
+            "with the run's weights in float32."
         )
     if export.quantize:
         found.append("Quantised: probabilities differ from the run's, as the check above shows.")

@@ -1,26 +1,47 @@
 """`python -m app predict RUN file.jpg dir/ -`: classes of images or texts, as JSON Lines.
 
-Inputs are read as a stream and answered batch by batch, so any number of them takes the memory of
-one batch, and the command works in a pipe. What is wrong with one input is said in its place.
+Inputs are read as a stream and answered batch by batch, so any number of them fits in the memory
+of one batch, and the command works in a pipe.
 """
 
+import argparse
 import contextlib
 import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-import numpy as np
-import tensorflow as tf
-
-from app.commands.predict_inputs import Item, read_items
-from app.commands.saved_run import SavedRun, open_run
-from app.data.images import decode_images
-from app.data.sources.image_files import read_header
+from app.commands.parser import add_output, add_run, refuse_launcher, whole_number
 from app.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The run and its inputs."""
+    parser.description = (
+        "Print one JSON object for each input, in order. An input that cannot be predicted gets "
+        "one that holds its error, and the command goes on. '-' reads JSON Lines from standard "
+        "input."
+    )
+    parser.usage = "python -m app predict RUN INPUT ... [--top K] [--batch-size N] [--output FILE]"
+    add_run(parser)
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or -")
+    number = whole_number(1)
+    parser.add_argument(
+        "--batch-size", type=number, default=64, metavar="N", help="inputs predicted at a time [64]"
+    )
+    parser.add_argument(
+        "--top", type=number, metavar="K", help="probabilities of the first K classes [all]"
+    )
+    add_output(parser, "FILE", "where to write [standard output]")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Predict in this process."""
+    refuse_launcher("predict")
+    return predict(options.run, options.inputs, options.batch_size, options.top, options.output)
 
 
 def predict(
@@ -36,9 +57,9 @@ def predict(
         run_dir: the directory of a run.
         inputs: for a run on images: image files, and folders of them (all images below, ordered by
             path); for a run on texts: .txt (a text per line), .csv, .tsv, .jsonl, .json, .parquet.
-            "-" is JSON Lines on standard input: {"text": ...}, {"image": path}, or the text or path
-            alone. Where the run joins columns, {"title": ..., "body": ...} and tables with these
-            are joined likewise; "text" and a text alone are taken as joined already.
+            "-" is JSON Lines on standard input: {"text": ...}, {"image": path}, or just the text or
+            path. Where the run joins columns, {"title": ..., "body": ...} and tables with these
+            columns are joined likewise; a "text" or a bare text is taken as already joined.
         batch_size: how many inputs are predicted, and written, at a time.
         top: how many classes to give probabilities of; None for all.
         output: a file to write to; None for standard output.
@@ -49,9 +70,13 @@ def predict(
     Raises:
         UserError: the command is wrong, there is no run, or the output cannot be written.
     """
-    _check(inputs, batch_size, top, output)
-    run = open_run(run_dir)
-    answer, items = Predictor(run, top), read_items(run, inputs)
+    _check(inputs, output)
+    from app.commands.predict_inputs import read_items
+    from app.commands.predictor import Predictor
+    from app.commands.saved_run import open_run
+
+    opened = open_run(run_dir)
+    answer, items = Predictor(opened, top), read_items(opened, inputs)
     done = failed = 0
     try:
         with _opened(output) as file:
@@ -73,72 +98,7 @@ def predict(
     return 1 if failed else 0
 
 
-class Predictor:
-    """Answers batches of inputs with the classes of a run."""
-
-    def __init__(self, run: SavedRun, top: int | None = None):
-        self.run = run
-        self.top = top
-
-        def forward(inputs):
-            logits = tf.cast(run.classifier(inputs, training=False), tf.float32)
-            return logits, tf.nn.softmax(logits)
-
-        # Traced once, whatever the number and the length of the inputs.
-        dtype = tf.uint8 if run.kind == "image" else tf.int32
-        signature = [tf.TensorSpec(run.classifier.network.input_shape, dtype)]
-        self._forward = tf.function(forward, input_signature=signature, autograph=False)
-
-    def __call__(self, batch: Sequence[Item]) -> list[dict[str, Any]]:
-        """The answer to each input of a batch, in their order."""
-        sound = [item.given for item in batch if item.error is None]
-        inputs, errors = (self._images if self.run.kind == "image" else self._texts)(sound)
-        classes = self._classes(inputs)
-        places = range(len(sound))
-        of_sound = iter([{"error": errors[i]} if i in errors else next(classes) for i in places])
-        return [
-            {"input": item.given, **({"error": item.error} if item.error else next(of_sound))}
-            for item in batch
-        ]
-
-    def _texts(self, texts: list[str]) -> tuple[Any, dict[int, str]]:
-        """Token ids int32 (n, longest), padded with 0; nothing is wrong with a text here."""
-        if not texts:
-            return (), {}
-        return self.run.encoder(np.array(texts, dtype=object))[0].to_tensor(), {}
-
-    def _images(self, paths: list[str]) -> tuple[Any, dict[int, str]]:
-        """The images that can be decoded, uint8 (good, h, w, c), and by place why others cannot."""
-        height, width, _ = self.run.about["image_shape"]
-        size = None if self.run.image_spec.size else (height, width)
-        loaded = [_load_image(path, size) for path in paths]
-        reasons = {place: one for place, one in enumerate(loaded) if isinstance(one, str)}
-        places = [place for place in range(len(paths)) if place not in reasons]
-        content = [one for one in loaded if isinstance(one, bytes)]
-        images, undecoded = decode_images(content, self.run.image_spec)
-        return images, reasons | {places[index]: reason for index, reason in undecoded}
-
-    def _classes(self, inputs: Any) -> Iterator[dict[str, Any]]:
-        """The class, its probability and those of the `top` classes, of each row."""
-        names = self.run.class_names
-        both = (tensor.numpy() for tensor in self._forward(inputs))
-        for logits, probabilities in zip(*both, strict=True):
-            if not np.isfinite(probabilities).all():
-                yield {"error": "the model gives no finite numbers: has its training diverged?"}
-                continue
-            # By logits: probabilities may round to the same number. Of equals the first class.
-            order = np.argsort(-logits, kind="stable")[: self.top]
-            found = {names[label]: float(probabilities[label]) for label in order}
-            best = names[order[0]]
-            yield {"class": best, "probability": found[best], "probabilities": found}
-
-
-def _check(inputs: Sequence[str], batch_size: int, top: int | None, output: Path | None) -> None:
-    for flag, number in (("--batch-size", batch_size), ("--top", top)):
-        if number is not None and number < 1:
-            raise UserError(f"{flag} {number}: expected at least 1")
-    if not inputs:
-        raise UserError("nothing to predict: give files, folders, or - for standard input")
+def _check(inputs: Sequence[str], output: Path | None) -> None:
     if inputs.count("-") > 1:
         raise UserError("'-' is given twice, but standard input can be read only once")
     if output and os.path.realpath(output) in map(os.path.realpath, inputs):
@@ -156,27 +116,6 @@ def _line(answer: dict[str, Any]) -> bytes:
 
 
 def _drop(stream: TextIO) -> None:
-    """What could not be written is not tried again, with a traceback, when Python ends."""
-    with contextlib.suppress(OSError):  # no file of the system, as in a notebook
+    """Keep Python from trying again at exit, with a traceback, to write what it could not."""
+    with contextlib.suppress(OSError):  # not a real file, as in a notebook
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _load_image(path: str, size: tuple[int, int] | None) -> bytes | str:
-    """The bytes of an image file, or what is wrong with it.
-
-    `size`: the (height, width) that it must have, None if it will be resized.
-    """
-    try:
-        if not os.path.isfile(path):  # a pipe, for one, could block for ever
-            return "not a file" if os.path.exists(path) else "no such file"
-        header = read_header(path)
-        if isinstance(header, str):
-            return header
-        if size and (header.height, header.width) != size:
-            return (
-                f"{header.width}x{header.height} pixels, but this run reads {size[1]}x{size[0]}: "
-                "resize it (runs on square images resize them by themselves)"
-            )
-        return Path(path).read_bytes()
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"

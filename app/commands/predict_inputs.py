@@ -48,14 +48,14 @@ TEXT_SUFFIXES = (".txt", *SUFFIXES)
 
 
 class Item(NamedTuple):
-    """One input: a text, or the path of an image; or what was given and why it is neither."""
+    """One input: a text or the path of an image; or, with an error, what was given instead."""
 
     given: str
     error: str | None = None
 
 
 def read_items(run: SavedRun, inputs: Iterable[str]) -> Iterator[Item]:
-    """Every input in order; a file that cannot be read is one input with an error."""
+    """Every input in order; a file that cannot be read counts as one input with an error."""
     data = run.config.data
     keys = ([data.input_key] if data.input_key else []) + [run.kind]
     reading = Reading(data.encoding, data.header, data.separator)
@@ -76,8 +76,8 @@ def read_items(run: SavedRun, inputs: Iterable[str]) -> Iterator[Item]:
 
 
 def _images_of(folder: str) -> Iterator[Item]:
-    """All images in a folder, or an error if it has none; a line on standard error says what else
-    it holds."""
+    """All images in a folder, or an error if there are none; standard error says what else it
+    holds."""
     others: Counter[str] = Counter()
     images = _images_below(folder, (), others)
     first = next(images, None)
@@ -89,15 +89,15 @@ def _images_of(folder: str) -> Iterator[Item]:
 
 
 def _images_below(folder: str, above: tuple[str, ...], others: Counter[str]) -> Iterator[Item]:
-    """Images by their names, ordered by path, those of a format that is not read with an error;
-    what else there is, is counted in `others`."""
+    """Images, known by their names, in the order of their paths; those of a format that is not
+    read have an error. Everything else is counted in `others`."""
     real = os.path.realpath(folder)
     if real in above:
         yield Item(folder, "symbolic links lead in a circle: remove one")
         return
     try:
         with os.scandir(folder) as entries:
-            # With the slash that their paths have, folders come where sorted paths have them.
+            # With a slash, as in their paths, folders sort where those paths do.
             names = sorted(entry.name + "/" * os.path.isdir(entry.path) for entry in entries)
     except OSError as error:
         yield Item(folder, f"cannot be read: {error.strerror or error}")
@@ -137,7 +137,7 @@ def _text_file(path: Path, keys: Sequence[str], reading: Reading) -> Iterator[It
     suffix = ".txt" if path.suffix.lower() == ".txt" else table_suffix(path)
     if suffix is None:
         raise UserError(f"{path}: expected a file that ends with {', '.join(TEXT_SUFFIXES)}")
-    # The run's tables say little of this file: what is UTF-8 is read as that.
+    # The run's tables say little about this file: if it is UTF-8, it is read as such.
     encoding = encoding_of(path, reading.encoding)
     if suffix in (".txt", *JSON):
         with open_text(path, encoding, "\n") as file:
@@ -166,13 +166,13 @@ def _text_file(path: Path, keys: Sequence[str], reading: Reading) -> Iterator[It
 
 
 def _first_there(keys: Sequence[str], columns: Sequence[str]) -> tuple[str, ...]:
-    """The columns of the first key all of whose columns are there; () if there is none."""
+    """The columns of the first key whose columns all exist; () if there is none."""
     chosen = (input_columns(key, columns) for key in keys)
     return next((names for names in chosen if all(name in columns for name in names)), ())
 
 
 def _lines(file: TextIO) -> Iterator[tuple[int, str]]:
-    """Lines counted from 1, without their ends and the empty ones at the end of the file."""
+    """Lines counted from 1, without line ends, and without empty lines at the end of the file."""
     blanks: list[tuple[int, str]] = []
     for number, line in enumerate(file, start=1):
         line = line.rstrip("\r\n")
@@ -187,7 +187,7 @@ def _lines(file: TextIO) -> Iterator[tuple[int, str]]:
 def _items(
     where: Callable[[int], str], records: Iterator[tuple[int, Any]], parse: Callable[[Any], str]
 ) -> Iterator[Item]:
-    """An input for each record of a file; `where` says where a line of it is."""
+    """An input for each record of a file; `where` describes the place of a line."""
     for line, record in records:
         try:
             given = parse(record)
@@ -202,7 +202,7 @@ def _items(
 
 
 def _parse_json(keys: Sequence[str], line: str) -> str:
-    """The text under the first of `keys` that an object has, several joined; or a string itself."""
+    """The text under the first of `keys` that an object has (several joined), or a bare string."""
     expected = f'expected {{"{keys[0]}": "..."}} or a string'
     check_characters(line)
     try:
@@ -210,7 +210,9 @@ def _parse_json(keys: Sequence[str], line: str) -> str:
     except json.JSONDecodeError as error:
         raise RowError(f"not valid JSON: {error.msg} at column {error.colno}: {expected}") from None
     except (ValueError, RecursionError):
-        raise RowError("not readable JSON: a number too long, or nested too deeply") from None
+        raise RowError(
+            "not readable JSON: a number is too long, or it is nested too deeply"
+        ) from None
     if isinstance(found, dict):
         names = _first_there(keys, tuple(found))
         if not names:

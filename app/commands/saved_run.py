@@ -3,29 +3,30 @@
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 from app import rundir
 from app.build import build_classifier
 from app.checkpoint import Checkpoints
 from app.classifier import Classifier
-from app.config import Config, rgb_of
-from app.data.images import ImageSpec
-from app.data.text.encoder import Encoder
+from app.config import Config
+from app.data.images import ImageSpec, spec_of
+from app.data.plan import DataPlan
+from app.data.text.tokenizer import Tokenizer, tokenizer_from
 from app.errors import UserError
 from app.recipe import load
+from app.run_files import RunFiles
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """A run directory's config, dataset description (`dataset.json`) and newest weights.
+    """A run directory's config, what was decided about its data, and its newest weights.
 
     `position`: seed, step, epoch and examples_seen of the checkpoint.
     """
 
     directory: Path
     config: Config
-    about: dict[str, Any]
+    plan: DataPlan
     classifier: Classifier
     checkpoint: Path
     position: dict[str, int]
@@ -33,18 +34,24 @@ class SavedRun:
     @property
     def kind(self) -> str:
         """ "image" or "text"."""
-        return self.about["kind"]
+        return self.plan.kind
 
     @property
     def class_names(self) -> list[str]:
         """The name of each class id."""
-        return self.about["class_names"]
+        return list(self.plan.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what a model of images reads."""
+        assert self.plan.image_shape
+        return self.plan.image_shape
 
     @functools.cached_property
-    def encoder(self) -> Encoder:
+    def tokenizer(self) -> Tokenizer:
         """Texts to token ids, as in training."""
-        data = self.config.data
-        return Encoder(self.about["vocabulary"], data.tokens, data.ngrams, data.max_tokens)
+        assert self.plan.tokenizer
+        return tokenizer_from(self.plan.tokenizer)
 
     @property
     def image_spec(self) -> ImageSpec:
@@ -52,10 +59,7 @@ class SavedRun:
 
         Images of another size than those that it was trained on are fitted too.
         """
-        height, width, channels = self.about["image_shape"]
-        size = height if height == width else None
-        data = self.config.data
-        return ImageSpec(size, data.image_fit, channels, rgb_of(data.background))
+        return spec_of(self.config.data, self.image_shape)
 
 
 def open_run(directory: Path) -> SavedRun:
@@ -63,15 +67,16 @@ def open_run(directory: Path) -> SavedRun:
 
     Raises UserError if there is no run, no checkpoint, or one of its files is damaged.
     """
-    saved = directory / "config.toml"
-    if not saved.is_file():
-        raise UserError(f"{directory} holds no run (no config.toml): give the directory of a run")
-    config = load(saved, {})
-    about = rundir.read_dataset(directory)
+    files = RunFiles(directory)
+    if not files.config.is_file():
+        name = files.config.name
+        raise UserError(f"{directory} holds no run (no {name}): give the directory of a run")
+    config = load(files.config, {})
+    plan = rundir.saved_plan(directory)
     try:
-        classifier = build_classifier(config, about)
+        classifier = build_classifier(config, plan)
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{directory / rundir.DATASET} cannot be read: {error!r}") from None
-    checkpoints = Checkpoints(directory / "checkpoints", config.run.keep_checkpoints)
+        raise UserError(f"{files.data_plan} cannot be read: {error!r}") from None
+    checkpoints = Checkpoints(files.checkpoints, config.run.keep_checkpoints)
     checkpoint, position = checkpoints.restore_model(classifier)
-    return SavedRun(directory, config, about, classifier, checkpoint, position)
+    return SavedRun(directory, config, plan, classifier, checkpoint, position)

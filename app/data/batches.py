@@ -16,6 +16,7 @@ from app.data.examples import Source
 from app.data.order import EpochPlan, Share, evaluation_indices
 from app.errors import UserError
 
+Inputs = Any  # of a network: a tensor, or a dict of tensors such as "token_ids", "padding_mask"
 PREPARED_AHEAD = 3  # batches that wait, beside those being made: enough to even out a slow one
 
 
@@ -23,12 +24,12 @@ class Batch(NamedTuple):
     """One rank's part of one pass.
 
     inputs: uint8 (own, height, width, channels) or int32 token ids (own, longest), 0-padded to
-    the longest text of all ranks' parts; labels: int64 (own,), own may be 0; total: the examples
-    of all ranks in this pass, int64 (), or None where it is not known; targets: float32
-    (own, classes), the shares of each class where images are blends, or None.
+    the longest text of all ranks' parts, or a dict of such tensors; labels: int64 (own,), own may
+    be 0; total: the examples of all ranks in this pass, int64 (), or None where it is not known;
+    targets: float32 (own, classes), the shares of each class where images are blends, or None.
     """
 
-    inputs: Any
+    inputs: Inputs
     labels: Any
     total: Any = None
     targets: Any = None
@@ -52,7 +53,7 @@ class Split(Protocol):
 
     def __len__(self) -> int: ...
 
-    def inputs(self, rows: np.ndarray, longest: int) -> tf.Tensor:
+    def inputs(self, rows: np.ndarray, longest: int) -> Inputs:
         """The inputs of the rows, int64 (m,); texts are padded to `longest` tokens. Called by
         several threads at a time. Raises UserError for what can no longer be read."""
         ...
@@ -63,14 +64,15 @@ class Split(Protocol):
 
 
 class Loaded:
-    """A split in memory: uint8 images, or ragged int32 token ids with their `lengths` (n,)."""
+    """A split in memory: uint8 images, or ragged int32 token ids with their `lengths` (n,); or a
+    dict of such tensors."""
 
     files_of = None
     workers = 1
 
     def __init__(
         self,
-        everything: tf.Tensor | tf.RaggedTensor,
+        everything: Any,
         labels: np.ndarray,
         lengths: np.ndarray | None = None,
     ):
@@ -78,9 +80,9 @@ class Loaded:
         self.labels = labels
         self.lengths = lengths
 
-        def gather(rows: tf.Tensor, longest: tf.Tensor) -> tf.Tensor:
-            inputs = tf.gather(everything, rows)
-            return padded(inputs, longest) if isinstance(inputs, tf.RaggedTensor) else inputs
+        def gather(rows: tf.Tensor, longest: tf.Tensor) -> Inputs:
+            chosen = tf.nest.map_structure(lambda one: tf.gather(one, rows), everything)
+            return padded(chosen, longest)
 
         signature = [tf.TensorSpec([None], tf.int64), tf.TensorSpec([], tf.int64)]
         self._gather = tf.function(gather, input_signature=signature, autograph=False)
@@ -88,7 +90,7 @@ class Loaded:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def inputs(self, rows: np.ndarray, longest: int) -> tf.Tensor:
+    def inputs(self, rows: np.ndarray, longest: int) -> Inputs:
         return self._gather(tf.constant(rows, tf.int64), tf.constant(longest, tf.int64))
 
     def longest(self, indices: np.ndarray) -> int:
@@ -100,8 +102,8 @@ class Streamed:
 
     Args:
         source: what `read` gives bytes or uint8 images (h, w, c) for.
-        decode: bytes (m,) -> uint8 images (m, h, w, c) or ragged int32 token ids, in a graph;
-            None if the source gives images.
+        decode: bytes (m,) -> uint8 images (m, h, w, c) or ragged int32 token ids, or a dict of
+            such tensors, in a graph; None if the source gives images.
         lengths: tokens of each text, int (n,), for texts.
     """
 
@@ -118,9 +120,8 @@ class Streamed:
         self.workers = len(os.sched_getaffinity(0))
         self._decode = None
 
-        def graph(content: tf.Tensor, longest: tf.Tensor) -> tf.Tensor:
-            inputs = decode(content)  # type: ignore[misc]
-            return padded(inputs, longest) if isinstance(inputs, tf.RaggedTensor) else inputs
+        def graph(content: tf.Tensor, longest: tf.Tensor) -> Inputs:
+            return padded(decode(content), longest)  # type: ignore[misc]
 
         if decode is not None:
             signature = [tf.TensorSpec([None], tf.string), tf.TensorSpec([], tf.int64)]
@@ -129,7 +130,7 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def inputs(self, rows: np.ndarray, longest: int) -> tf.Tensor:
+    def inputs(self, rows: np.ndarray, longest: int) -> Inputs:
         content = self.source.read(rows)
         if self._decode is None:
             return tf.constant(content)
@@ -145,16 +146,28 @@ class Streamed:
     longest = Loaded.longest
 
 
-def padded(ids: tf.RaggedTensor, longest: tf.Tensor) -> tf.Tensor:
-    """Token ids (m, longest), with 0 after the end of each text."""
-    dense = ids.to_tensor()
-    return tf.pad(dense, [[0, 0], [0, longest - tf.shape(dense, tf.int64)[1]]])
+def padded(inputs: Any, longest: tf.Tensor | None = None) -> Inputs:
+    """A tensor or a dict of them; what is ragged, (m, longest) with 0 after the end of each text.
+
+    `longest`: tokens; None for those of the longest text here.
+    """
+
+    def fill(one: Any) -> tf.Tensor:
+        if not isinstance(one, tf.RaggedTensor):
+            return one
+        dense = one.to_tensor()
+        if longest is None:
+            return dense
+        return tf.pad(dense, [[0, 0], [0, longest - tf.shape(dense, tf.int64)[1]]])
+
+    return tf.nest.map_structure(fill, inputs)
 
 
 def _copied(batch: Batch, device: str) -> Batch:
     """The batch where the step reads it; `total` stays where the loop does."""
     with tf.device(device):
-        inputs, labels = tf.identity(batch.inputs), tf.identity(batch.labels)
+        inputs = tf.nest.map_structure(tf.identity, batch.inputs)
+        labels = tf.identity(batch.labels)
         targets = None if batch.targets is None else tf.identity(batch.targets)
     return Batch(inputs, labels, batch.total, targets)
 

@@ -13,13 +13,29 @@ import numpy as np
 
 from app.data.order import Groups
 
+# Encoded images are "files" if each is a file of its own, whose header says its size; "encoded" if
+# their size is known, or all of them must be read to know it.
+Content = Literal["pixels", "files", "encoded", "text"]
+EXAMPLES_AT_ONCE = 1024  # read by one call where a whole split is gone through
+
 
 class Source(Protocol):
     """A split before it is decoded: its labels are at hand, its inputs are read by position.
 
     `labels`: class ids, int64 `(n,)`. `files_of`: the file of each example, int `(n,)`, if files
-    hold many examples and are best read from front to back; else None.
+    hold many examples and are best read from front to back; else None. `content`: what `read`
+    gives. `in_memory`: reading costs nothing, and to stream it would save nothing. `size_bytes`:
+    about how much memory all inputs take as `read` gives them.
     """
+
+    @property
+    def content(self) -> Content: ...
+
+    @property
+    def in_memory(self) -> bool: ...
+
+    @property
+    def size_bytes(self) -> int: ...
 
     @property
     def labels(self) -> np.ndarray: ...
@@ -34,7 +50,8 @@ class Source(Protocol):
         ...
 
     def read(self, indices: np.ndarray) -> Any:
-        """Encoded images or UTF-8 texts as bytes `(m,)`; or what `Examples.inputs` is."""
+        """Encoded images or UTF-8 texts as bytes `(m,)`; "pixels", and texts in memory, as in
+        `Examples.inputs`."""
         ...
 
     def where(self, index: int) -> str:
@@ -64,6 +81,7 @@ class Examples:
     labels: np.ndarray
     origins: np.ndarray | None = None
     files_of: ClassVar[None] = None
+    in_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         images = self.inputs.dtype == np.uint8 and self.inputs.ndim == 4
@@ -89,6 +107,14 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def content(self) -> Content:
+        return "text" if self.inputs.dtype == object else "pixels"
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.inputs)) if self.content == "text" else self.inputs.nbytes
 
     def take(self, indices: np.ndarray) -> "Examples":
         origins = None if self.origins is None else self.origins[indices]
@@ -141,12 +167,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for split, source in self.splits.items():
-            if isinstance(source, Examples) and (source.inputs.dtype == object) != (
-                self.kind == "text"
-            ):
+            if (source.content == "text") != (self.kind == "text"):
                 raise ValueError(
                     f"{self.name}/{split}: the inputs of kind {self.kind!r} cannot be "
-                    f"{source.inputs.dtype} {source.inputs.shape}"
+                    f"{source.content}"
                 )
             outside = (source.labels < 0) | (source.labels >= len(self.class_names))
             if outside.any():

@@ -11,13 +11,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from app.data.examples import Dataset, Source
+from app.data.examples import EXAMPLES_AT_ONCE, Dataset, Source
 from app.data.images import ImageSpec, decode_images
 from app.data.order import Shuffled
 from app.errors import UserError
 
 SHARD_BYTES = 100_000_000
-READ_AT_ONCE = 256
 JPEG_QUALITY = 95  # of images that are resized; others keep the bytes of their files
 VERSION = "1.0.0"
 
@@ -126,8 +125,8 @@ def _contents(source: Source, seed: int, spec: ImageSpec | None) -> Iterator[tup
     """(bytes of the input, label) of each example, in a shuffled order: the examples of a class
     may be neighbours in the source, and a stream shuffles only among files."""
     order = Shuffled(len(source), seed, epoch=0)
-    for start in range(0, len(order), READ_AT_ONCE):
-        rows = order[np.arange(start, min(start + READ_AT_ONCE, len(order)))]
+    for start in range(0, len(order), EXAMPLES_AT_ONCE):
+        rows = order[np.arange(start, min(start + EXAMPLES_AT_ONCE, len(order)))]
         content = source.read(rows)
         if spec is not None and not isinstance(content, np.ndarray):
             images, _ = decode_images(content, spec)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
+from app.config import Data, rgb_of
 from app.data.decode import decode_plain, decode_seen, needs_care
 from app.data.sources.image_files import format_of, read_header
 
@@ -48,6 +49,14 @@ class ImageSpec:
             raise ValueError(f"channels must be 1 or 3; got {self.channels}")
         if len(self.background) != 3 or not all(0 <= part <= 255 for part in self.background):
             raise ValueError(f"background must be three of 0 to 255; got {self.background}")
+
+
+def spec_of(wanted: Data, shape: tuple[int, int, int]) -> ImageSpec:
+    """How encoded images become (height, width, channels): square ones are resized, others must
+    have that size already."""
+    height, width, channels = shape
+    size = height if height == width else None
+    return ImageSpec(size, wanted.image_fit, channels, rgb_of(wanted.background))
 
 
 class MixedSizes(ValueError):  # noqa: N818 - says what was found, as KeyError does not
@@ -167,7 +176,8 @@ def _fitter(spec: ImageSpec) -> Callable[[tf.Tensor], tf.Tensor]:
 
 def fit_images(images: np.ndarray, spec: ImageSpec) -> np.ndarray:
     """Many images, uint8 (n, h, w, c), brought to the size of the spec."""
-    return images if spec.size is None else _fitter(spec)(tf.constant(images)).numpy()
+    fits = spec.size is None or images.shape[1:3] == (spec.size, spec.size)
+    return images if fits else _fitter(spec)(tf.constant(images)).numpy()
 
 
 def decode_images(

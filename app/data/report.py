@@ -3,25 +3,23 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from rich.cells import cell_len, set_cell_size  # a Chinese character is two cells wide
 
+from app.columns import columns
 from app.data.bad import Bad
-from app.data.examples import Dataset, Source
+from app.data.examples import EXAMPLES_AT_ONCE, Dataset, Source
 from app.data.sources.image_files import Header, read_header
 
 MOST_CLASSES = 40  # more are shown by their ends
-MOST_PROBLEMS = MOST_NOTES = 20
+MOST_PROBLEMS = 20  # and as many notes
 SAMPLES = 5
 SAMPLE_CHARACTERS = 100
-READ_AT_ONCE = 1024
 FEW_EXAMPLES = 5
 UNEVEN = 10
 
 
-def describe(
+def report_on(
     dataset: Dataset,
     lengths: Mapping[str, np.ndarray],
     bad: list[Bad],
@@ -44,7 +42,7 @@ def describe(
         *dataset.notes,
         "",
     ]
-    lines += _class_table(dataset)
+    lines.append(_class_table(dataset))
     contents = {name: _look_into(source) for name, source in dataset.splits.items()}
     if dataset.kind == "image":
         lines += _sizes(sum((sizes for _, sizes, _ in contents.values()), Counter()))
@@ -54,49 +52,44 @@ def describe(
     lines += ["", "samples of the training split"]
     lines += [f"  {line}" for line in _samples(dataset)]
     if notes:
-        lines += ["", "no examples, or classes taken as one"]
-        lines += [f"  {note}" for note in notes[:MOST_NOTES]]
-        if len(notes) > MOST_NOTES:
-            lines.append(f"  ... and {len(notes) - MOST_NOTES} more")
+        lines += ["", "no examples, or classes taken as one", *_first(notes)]
     problems = [f"{one.where}: {one.reason}" for one in bad]
     problems += [*warnings, *_without_tokens(dataset, lengths)]
     problems += _problems(dataset, {name: seen for name, (seen, _, _) in contents.items()})
     return "\n".join([*lines, "", *_list(problems)])
 
 
-def describe_bad(bad: list[Bad]) -> str:
+def report_bad(bad: list[Bad]) -> str:
     """The bad examples alone, as lines of text, for a source that nothing else can be said of."""
     return "\n".join(_list([f"{one.where}: {one.reason}" for one in bad]))
 
 
 def _list(problems: list[str]) -> list[str]:
-    lines = [f"problems found: {len(problems)}"]
-    lines += [f"  {problem}" for problem in problems[:MOST_PROBLEMS]]
-    if len(problems) > MOST_PROBLEMS:
-        lines.append(f"  ... and {len(problems) - MOST_PROBLEMS} more")
-    return lines
+    return [f"problems found: {len(problems)}", *_first(problems)]
 
 
-def _class_table(dataset: Dataset) -> list[str]:
+def _first(found: Sequence[str]) -> list[str]:
+    left = len(found) - MOST_PROBLEMS
+    rest = [f"... and {left} more"] if left > 0 else []
+    return [f"  {line}" for line in [*found[:MOST_PROBLEMS], *rest]]
+
+
+def _class_table(dataset: Dataset) -> str:
     """Examples of each class in each split, the most frequent of many first."""
     classes = len(dataset.class_names)
     counts = {name: np.bincount(s.labels, minlength=classes) for name, s in dataset.splits.items()}
-    width = max(5, *map(cell_len, dataset.class_names))
     shown = list(range(classes))
     if classes > MOST_CLASSES:
         by_size = np.argsort(-counts["train"], kind="stable").tolist()
         shown = by_size[: MOST_CLASSES // 2] + by_size[-MOST_CLASSES // 2 :]
-    rows = [(dataset.class_names[i], [column[i] for column in counts.values()]) for i in shown]
-    lines = [_row("class", counts, width)]
-    for number, (name, row) in enumerate(rows):
-        if classes > MOST_CLASSES and number == MOST_CLASSES // 2:
-            lines.append(f"  ... {classes - MOST_CLASSES} classes between")
-        lines.append(_row(name, [f"{count:,}" for count in row], width))
-    return [*lines, _row("all", [f"{int(c.sum()):,}" for c in counts.values()], width)]
-
-
-def _row(name: str, cells: Any, width: int) -> str:
-    return "  " + set_cell_size(name, width) + "".join(f"{cell:>12}" for cell in cells)
+    rows = [
+        [dataset.class_names[i], *(f"{column[i]:,}" for column in counts.values())] for i in shown
+    ]
+    if classes > MOST_CLASSES:
+        between = f"... {classes - MOST_CLASSES} classes between"
+        rows.insert(MOST_CLASSES // 2, [between, *[""] * len(counts)])
+    total = ["all", *(f"{int(column.sum()):,}" for column in counts.values())]
+    return columns([["class", *counts], *rows, total], numbers=True)
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> list[str]:
@@ -186,8 +179,8 @@ def _look_into(source: Source) -> tuple[Counter[bytes], Counter[tuple[int, int]]
     contents: Counter[bytes] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     changed: Counter[str] = Counter()
-    for start in range(0, len(source), READ_AT_ONCE):
-        rows = np.arange(start, min(start + READ_AT_ONCE, len(source)))
+    for start in range(0, len(source), EXAMPLES_AT_ONCE):
+        rows = np.arange(start, min(start + EXAMPLES_AT_ONCE, len(source)))
         for content in source.read(rows):
             raw = content.encode("utf-8", "replace") if isinstance(content, str) else bytes(content)
             contents[hashlib.blake2b(raw, digest_size=12).digest()] += 1

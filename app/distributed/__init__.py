@@ -7,24 +7,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from app.distributed.callbacks import AverageMetrics, BroadcastInitialState
-    from app.distributed.guard import LockstepGuard
+    from app.distributed.callbacks import CommitPoints
     from app.distributed.optimizer import DistributedOptimizer
     from app.distributed.world import World, connect
 
 _HOMES = {
-    "AverageMetrics": "callbacks",
-    "BroadcastInitialState": "callbacks",
+    "CommitPoints": "callbacks",
     "DistributedOptimizer": "optimizer",
-    "LockstepGuard": "guard",
     "World": "world",
     "connect": "world",
 }
 __all__ = [
-    "AverageMetrics",
-    "BroadcastInitialState",
+    "CommitPoints",
     "DistributedOptimizer",
-    "LockstepGuard",
     "World",
     "connect",
 ]

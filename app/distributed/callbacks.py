@@ -1,72 +1,82 @@
-"""Keras callbacks for a plain `fit()` script under Horovod."""
+"""The Keras callback that a plain `fit()` script under Horovod needs."""
 
 from typing import Any
 
 import keras
 
-from app.distributed.replicas import average_statistics, broadcast_state, sum_metrics
+from app.distributed.guard import agree, compare
+from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World, current_world
 
 
-class BroadcastInitialState(keras.callbacks.Callback):
-    """Before the first step, give every rank rank 0's variables, the optimizer's included.
+class CommitPoints(keras.callbacks.Callback):
+    """Keeps the ranks of a `fit()` together; put it first in the list of callbacks.
 
-    Dropout and augmentation layers then draw differently on each rank, from (seed, rank).
-    Raises ValueError if the model has no variables yet: give it an Input layer, or call it on
-    one batch before `fit()`.
+    Before the first step every rank gets rank 0's variables, the optimizer's included. Before each
+    validation, at the end of each epoch and of training, all ranks come to agree on one state:
+    BatchNorm's moving statistics become their mean over ranks, each weighed by its examples, and
+    every other variable must have the same bits everywhere. So no callback behind this one saves a
+    state that ranks do not share. Dropout and augmentation layers draw differently on each rank,
+    from (seed, rank, step).
+
+    `logs`, and so History, get the metrics of all ranks' examples together, at the end of epochs
+    and of `evaluate()`; see `sum_metrics` for which metrics that is exact.
+
+    Args:
+        compare_every_steps: compare the variables also every so many optimizer steps; costs one
+            checksum of them all and one allgather of 8 bytes for each.
+        seed: of the random generators.
+        world: the ranks; default: those of the running Horovod.
+
+    Raises ValueError if the model has no variables yet: give it an Input layer, or call it on one
+    batch before `fit()`. ReplicasDiverged, on every rank, if the ranks part.
     """
 
-    def __init__(self, seed: int = 0, world: World | None = None):
+    def __init__(self, compare_every_steps: int = 100, seed: int = 0, world: World | None = None):
         super().__init__()
+        if compare_every_steps < 1:
+            raise ValueError(f"compare_every_steps={compare_every_steps}: expected at least 1")
+        self.compare_every_steps = compare_every_steps
         self.seed = seed
-        self._world = world
+        self._given = world
+        self._passes = 0
+        self._trains = False  # an evaluation is a validation then
+        self._moved = False  # since the last commit point
+        self._train: dict[str, float] = {}
+        self._test: dict[str, float] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Build the optimizer, then broadcast."""
-        world = self._world or current_world()
         if not self.model.built:
             raise ValueError(
                 "the model has no variables to broadcast yet: give it an Input layer, or call it "
                 "on one batch before fit()"
             )
-        if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
-        broadcast_state(world, self.model, self.model.optimizer, self.seed, step=0)
-
-
-class AverageMetrics(keras.callbacks.Callback):
-    """Make the metrics that callbacks and History see those of all ranks' examples together.
-
-    Put it first in the list of callbacks. Sums the metrics' states, so shards of different sizes
-    count rightly; see `sum_metrics` for which metrics that is exact.
-
-    At the end of each epoch, before its validation, it also replaces BatchNorm's moving statistics
-    by their mean over ranks, each weighed by its examples: ranks would otherwise validate, and
-    rank 0 save, a model of their own.
-    """
-
-    def __init__(self, world: World | None = None):
-        super().__init__()
-        self._world = world
-        self._train: dict[str, float] = {}
-        self._test: dict[str, float] = {}
-        self._trains = False
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """An evaluation from here on is a validation."""
+        optimizer = self.model.optimizer
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        broadcast_state(self._world, self.model, optimizer, self.seed, self._step)
         self._trains = True
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """An evaluation from here on is a test."""
-        self._trains = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Forget the last epoch's results."""
         self._train, self._test = {}, {}
 
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Count passes, and compare after the last one of every K-th step.
+
+        The optimizer's own count would not do: where it differs, some ranks would wait for others.
+        """
+        self._moved = True
+        self._passes += 1
+        passes_per_step = getattr(self.model.optimizer, "backward_passes_per_step", 1)
+        if self._passes % (self.compare_every_steps * passes_per_step) == 0:
+            compare(self._world, self.model, self.model.optimizer, self._step)
+
     def on_test_begin(self, logs: Any = None) -> None:
-        """Validation resets the metrics: take the training results first."""
-        self._take_training()
+        """A commit point before a validation, which resets the metrics: take them first."""
+        if self._trains:
+            self._commit()
 
     def on_test_end(self, logs: Any = None) -> None:
         """The results of `evaluate()`."""
@@ -75,24 +85,35 @@ class AverageMetrics(keras.callbacks.Callback):
             logs.update({name: self._test[name] for name in logs if name in self._test})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """The results of the epoch, and of its validation as `val_*`."""
-        self._take_training()
+        """A commit point; the results of the epoch, and of its validation as `val_*`."""
+        self._commit()
         if logs is not None:
             averaged = self._train | {f"val_{name}": v for name, v in self._test.items()}
             logs.update({name: averaged[name] for name in logs if name in averaged})
 
-    def _take_training(self) -> None:
-        """The results of the epoch, once; and its statistics."""
-        if self._train:
-            return
-        if self._trains:
-            self._world = self._world or current_world()
-            average_statistics(self._world, self.model, _examples(self.model))
-        self._train = self._summed()
+    def on_train_end(self, logs: Any = None) -> None:
+        """The last commit point."""
+        self._commit()
+        self._trains = False
+
+    def _commit(self) -> None:
+        examples = _examples(self.model) if self._moved else 0.0
+        if self._moved:
+            self._train = self._summed()
+        agree(self._world, self.model, self.model.optimizer, examples, self.seed, self._step)
+        self._moved = False
+
+    @property
+    def _world(self) -> World:
+        self._given = self._given or current_world()
+        return self._given
+
+    @property
+    def _step(self) -> int:
+        return int(self.model.optimizer.iterations)
 
     def _summed(self) -> dict[str, float]:
         """Results over all ranks, under the names that logs use."""
-        self._world = self._world or current_world()
         leaves = []
         for metric in self.model.metrics:
             leaves += list(getattr(metric, "metrics", None) or [metric])

@@ -1,17 +1,32 @@
 """The lockstep guard: notices when replicas drift apart, and names where."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
-from app.distributed.world import World, current_world
-from app.state import Kind, fingerprints, state_variables
+from app.distributed.replicas import settle
+from app.distributed.world import World
+from app.state import Kind, fingerprints, reseed, state_variables
 
 
 class ReplicasDiverged(RuntimeError):  # noqa: N818 (an event, and the field's word)
     """Variables that must be equal on all ranks are not."""
+
+
+def agree(
+    world: World, model: keras.Model, optimizer: Any, examples: float, seed: int, step: int
+) -> None:
+    """Bring all ranks to one state, and prove it: how a commit point begins; a collective.
+
+    Random generators are derived anew from (seed, rank, step), so that a run that is resumed here
+    draws what this one draws. `examples`: those that this rank has trained on since the last time.
+
+    Raises ReplicasDiverged, on every rank.
+    """
+    settle(world, model, optimizer, examples)
+    compare(world, model, optimizer, step)
+    reseed(model, seed, world.rank, step)
 
 
 def compare(world: World, model: keras.Model, optimizer: Any, step: int) -> None:
@@ -19,6 +34,8 @@ def compare(world: World, model: keras.Model, optimizer: Any, step: int) -> None
 
     Raises ReplicasDiverged, on every rank, that names the first variable and the ranks.
     """
+    if world.size == 1:
+        return
     entries = [e for e in state_variables(model, optimizer) if e.kind is Kind.REPLICATED]
     # Paths may be numbered differently in other processes, so only their number is compared.
     rows = world.gather(fingerprints(entries))
@@ -39,55 +56,3 @@ def compare(world: World, model: keras.Model, optimizer: Any, step: int) -> None
             "reduced gradients from the same start: is the optimizer a "
             "app.distributed.DistributedOptimizer, and was the initial state broadcast?"
         )
-
-
-class LockstepGuard(keras.callbacks.Callback):
-    """Compare replicas every `every_steps` training steps, and at the end of epochs and training.
-
-    Works in `fit()` and in Lockstep's own loop; a step is an update, which may take several passes
-    (`backward_passes_per_step` of the optimizer). Costs one checksum of all replicated variables
-    and one allgather of 8 bytes per variable. `on_agreed` is called on every rank after a
-    comparison that found no difference. Put it before callbacks that save.
-    """
-
-    def __init__(
-        self,
-        every_steps: int = 100,
-        world: World | None = None,
-        on_agreed: Callable[[], Any] = lambda: None,
-    ):
-        super().__init__()
-        if every_steps < 1:
-            raise ValueError(f"every_steps={every_steps}: expected at least 1")
-        self.every_steps = every_steps
-        self.on_agreed = on_agreed
-        self._world = world
-        self._passes = 0
-
-    def on_train_begin(self, logs: Any = None) -> None:
-        """Join the world of the script."""
-        self._world = self._world or current_world()
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Count passes, and compare after the last one of every K-th step.
-
-        The optimizer's own count would not do: where it differs, some ranks would wait for others.
-        """
-        self._passes += 1
-        passes_per_step = getattr(self.model.optimizer, "backward_passes_per_step", 1)
-        if self._passes % (self.every_steps * passes_per_step) == 0:
-            self._compare()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Compare before callbacks behind this one, such as ModelCheckpoint, save the epoch."""
-        self._compare()
-
-    def on_train_end(self, logs: Any = None) -> None:
-        """Compare once more."""
-        self._compare()
-
-    def _compare(self) -> None:
-        if self._world is not None and self._world.size > 1:
-            optimizer = self.model.optimizer  # it goes on counting in a resumed run
-            compare(self._world, self.model, optimizer, int(optimizer.iterations))
-            self.on_agreed()

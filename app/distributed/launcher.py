@@ -1,5 +1,7 @@
 """What the launcher's environment variables say, before Horovod or TensorFlow is imported."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -26,7 +26,8 @@ def settle(world: World, model: keras.Model, optimizer: Any, examples: float) ->
     """Bring every rank's state to the one of a commit point; a collective.
 
     What the optimizer's strategy has pending is finished. Averaged variables become their mean over
-    ranks, each rank counting by the `examples` that it has trained on since the last commit point.
+    ranks, each rank counting by the `examples` that it has trained on since the last commit point;
+    if no rank has any, they are left as they are.
     Summed variables become the sum over ranks divided by their number, so that nothing is lost of
     what ranks still owe to the update.
     """
@@ -35,16 +36,6 @@ def settle(world: World, model: keras.Model, optimizer: Any, examples: float) ->
     entries = state_variables(model, optimizer)
     _average([e.variable for e in entries if e.kind is Kind.AVERAGED], world, examples)
     _deal([e.variable for e in entries if e.kind is Kind.SUMMED], world)
-
-
-def average_statistics(world: World, model: keras.Model, examples: float) -> None:
-    """Replace BatchNorm's moving statistics by their mean over ranks, in place; a collective.
-
-    A rank counts by the `examples` that it has trained on since its statistics were those of all
-    ranks: what they have taken in. If no rank had any, they are left as they are.
-    """
-    entries = state_variables(model)
-    _average([e.variable for e in entries if e.kind is Kind.AVERAGED], world, examples)
 
 
 def _average(variables: list[keras.Variable], world: World, examples: float) -> None:

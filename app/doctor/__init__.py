@@ -1,1 +1,1 @@
-"""What is wrong with this machine and these hosts; needs Python's own library alone."""
+"""What is wrong with this machine and other hosts; needs only Python's standard library."""

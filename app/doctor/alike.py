@@ -1,4 +1,4 @@
-"""The doctor's judgement on facts of several hosts: each against this one, and all together."""
+"""The doctor compares hosts: each with this one, and all with one another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from app.doctor.machine import is_loopback
 from app.doctor.probe import OK, PROBLEM, WARNING, Result, gib
 from app.doctor.versions import numbers
 
-# A difference in one of these changes results or breaks the exchange.
+# A different version of one of these changes results or breaks the exchange.
 MUST_BE_SAME = ("tensorflow", "keras", "horovod", "numpy")
 MOST_SKEW_S = 1.0
 LEAST_DISK_BYTES = 2**30
@@ -51,7 +51,7 @@ def _versions(name: str, there: Facts, here: Facts) -> list[Result]:
             if there["packages"].get(package) != own and (package in MUST_BE_SAME) == chosen
         ]
         if differences:
-            found = f"other packages than here: {', '.join(differences)}"
+            found = f"packages differ from here: {', '.join(differences)}"
             results.append(Result(status, name, found, SAME_SET_UP))
     if there["horovod_built_for"] != here["horovod_built_for"]:
         built = f"{there['horovod_built_for']}, here for {here['horovod_built_for']}"
@@ -91,7 +91,7 @@ def _name(name: str, there: Facts) -> list[Result]:
 
 
 def judge_alike(facts: Mapping[str, Facts], wanted: str | None) -> list[Result]:
-    """What must hold between the hosts that answered. `wanted`: the network interface to use."""
+    """Whether the hosts that answered fit together. `wanted`: the network interface to use."""
     if not facts:
         return []
     interfaces = {name: there["interfaces"] for name, there in facts.items()}
@@ -101,7 +101,7 @@ def judge_alike(facts: Mapping[str, Facts], wanted: str | None) -> list[Result]:
         same = [name for name, own in names.items() if own == hostname]
         if len(same) > 1:  # perhaps one machine: its interfaces would be compared with themselves
             found = f"{', '.join(same)} all call themselves '{hostname}'"
-            advice = "name each host once, and give each machine a host name of its own"
+            advice = "name each host once, and give every machine its own host name"
             return [Result(PROBLEM, "host names", found, advice)]
     results = [judge_interfaces(interfaces, wanted)]
     if len(facts) == 1:
@@ -110,8 +110,8 @@ def judge_alike(facts: Mapping[str, Facts], wanted: str | None) -> list[Result]:
         advice = "give the name by which the other hosts know this one"
         results.append(Result(WARNING, "host names", "'localhost' beside other hosts", advice))
     if local:
-        found = f"to {', '.join(local)} its own name is only a loopback address"
-        advice = "in /etc/hosts there, give it the address that other hosts see (gloo tells it)"
+        found = f"on {', '.join(local)} its own name is only a loopback address"
+        advice = "in /etc/hosts there, give it the address that other hosts see (gloo announces it)"
         results.append(Result(WARNING, "host names", found, advice))
     return results
 
@@ -123,14 +123,14 @@ def _only_local(addresses: list[str] | None) -> bool:
 def judge_interfaces(by_host: Mapping[str, Mapping[str, str]], wanted: str | None) -> Result:
     """Horovod needs an interface of the same name on every host.
 
-    `by_host`: of each host, interface name -> IPv4 address. One with the same address on two hosts
-    (docker0) leads nowhere.
+    `by_host`: of each host, interface name -> IPv4 address. An interface with the same address on
+    two hosts (docker0) leads nowhere.
     """
     title = "common interface"
     listed = "; ".join(f"{host}: {', '.join(own) or 'none'}" for host, own in by_host.items())
     common = common_interfaces(by_host)
     if wanted and wanted not in common:
-        found = f"'{wanted}' is not on every host with an address of its own ({listed})"
+        found = f"'{wanted}' does not have a different address on every host ({listed})"
         advice = f"give --network-interface {common[0]}" if common else "rename one: ip link"
         return Result(PROBLEM, title, found, advice)
     if not common:
@@ -144,7 +144,7 @@ def judge_interfaces(by_host: Mapping[str, Mapping[str, str]], wanted: str | Non
 
 
 def common_interfaces(by_host: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The interfaces that have the same name, and an address of their own, on every host."""
+    """The interfaces that exist on every host, with a different address on each."""
     return [name for name in next(iter(by_host.values())) if _connects(name, by_host)]
 
 

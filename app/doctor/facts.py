@@ -1,7 +1,7 @@
-"""What a host is: its Python, packages, interfaces, cores, disk and clock.
+"""The facts of a host: its Python, packages, interfaces, cores, disk and clock.
 
 The doctor runs this file here, and sends its text to the Python of every other host. So it needs
-nothing but Python's own library, and runs on Python 3.8 too: that it is too old is to be reported.
+only Python's standard library, and it also runs on Python 3.8, so that an old Python is reported.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# What a login prints may come before the answer.
+# Before the answer there may be what a login prints.
 MARK = "LOCKSTEP-FACTS "
 GET_ADDRESS = 0x8915  # Linux's SIOCGIFADDR
-ANSWER_TIMEOUT_S = 5.0  # of a name service, or of a network file system
+ANSWER_TIMEOUT_S = 5.0  # how long to wait for a name service or a network file system
 
 
 def gather(packages: list[str], directory: str) -> dict[str, Any]:
@@ -37,15 +37,20 @@ def gather(packages: list[str], directory: str) -> dict[str, Any]:
         "addresses": lookup(socket.gethostname()),
         "interfaces": interfaces(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
-        "gpus": len(glob.glob("/dev/nvidia[0-9]*")),
+        "gpus": gpu_devices("/dev"),
         "directory": bounded(os.path.isdir, directory),
         "disk_free_bytes": bounded(disk_free_bytes, directory),
         "time_s": time.time(),
     }
 
 
+def gpu_devices(directory: str) -> int:
+    """How many GPUs the NVIDIA driver has made devices for."""
+    return len(glob.glob(f"{directory}/nvidia[0-9]*"))
+
+
 def gpus_named(visible: str) -> int:
-    """How many GPUs a CUDA_VISIBLE_DEVICES names: CUDA stops reading at the first that is none."""
+    """How many GPUs CUDA_VISIBLE_DEVICES names: CUDA stops reading at the first invalid name."""
     names = [name.strip() for name in visible.split(",")]
     wrong = [at for at, name in enumerate(names) if name in ("", "-1")]
     return min([len(names), *wrong])
@@ -55,7 +60,7 @@ def version(package: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:
         return importlib.metadata.version(package)
-    except Exception:  # a damaged distribution has none either
+    except Exception:  # of a damaged distribution
         return None
 
 
@@ -72,7 +77,7 @@ def horovod_built_for() -> str | None:
 def bounded(function: Callable[[str], Any], argument: str) -> Any:
     """What the function returns, or None if it takes too long or fails.
 
-    In a thread, because neither a look-up nor a dead file system can be interrupted.
+    It runs in a thread, because a look-up or a dead file system cannot be interrupted.
     """
     found: list[Any] = []
 
@@ -105,7 +110,7 @@ def interfaces() -> dict[str, str]:
 
 
 def disk_free_bytes(directory: str) -> int | None:
-    """What may still be written to the directory, or to the nearest one above that exists."""
+    """The free space for the directory, or for the nearest one above it that exists."""
     while directory and not os.path.isdir(directory) and os.path.dirname(directory) != directory:
         directory = os.path.dirname(directory)
     try:
@@ -115,5 +120,5 @@ def disk_free_bytes(directory: str) -> int | None:
 
 
 def answer(packages: list[str], directory: str) -> None:
-    """Print the facts on one marked line: the last line of what is sent to another host."""
+    """Print the facts on one marked line; another host runs this file and then calls this."""
     print("\n" + MARK + json.dumps(gather(packages, directory)), flush=True)

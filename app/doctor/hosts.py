@@ -1,7 +1,7 @@
-"""The doctor over hosts: can every host be reached, and are they alike? Called before a launch.
+"""The doctor on other hosts: can each be reached, and are they alike? Runs before every launch.
 
-Host names come from a command line or a file: they are checked here, and no shell of this host
-ever sees them.
+Host names come from a command line or a file: they are checked here, and never reach a shell of
+this host.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from app.errors import UserError
 
 CONNECT_TIMEOUT_S = 5
 SSH_TIMEOUT_S = 30.0
-HOST_TIMEOUT_S = 75.0  # the bounds of all that is done for one host, and time to end ssh
+HOST_TIMEOUT_S = 75.0  # the sum of all waits for one host, and time to end ssh
 HOSTS_AT_ONCE = 64
-# Letters, digits, '.', '_' and '-' inside: neither an option of ssh nor anything to a shell.
+# Letters, digits, and '.', '_' and '-' inside: neither an ssh option nor special to a shell.
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?", re.ASCII)
 
 
@@ -39,13 +39,13 @@ class Host(NamedTuple):
 
 
 class Ssh(NamedTuple):
-    """How hosts are reached; None: as ssh's own configuration says."""
+    """How hosts are reached; None: as ssh is configured."""
 
     port: int | None = None
     identity: Path | None = None
 
     def command(self, name: str, *options: str) -> list[str]:
-        """The ssh command line up to the host; it never asks anything, and never waits long."""
+        """The ssh command line up to the host; it never prompts and never waits long."""
         command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={CONNECT_TIMEOUT_S}"]
         command += ["-o", "ConnectionAttempts=1", "-o", "ServerAliveInterval=5"]
         # A connection left open in the background would keep our pipe open.
@@ -59,7 +59,7 @@ BY_CONFIGURATION = Ssh()
 
 
 class Answer(NamedTuple):
-    """What one host said: its facts, or the problem that it could not be asked."""
+    """What one host answered: its facts, or why it could not be asked."""
 
     host: Host
     problem: Result | None
@@ -68,18 +68,16 @@ class Answer(NamedTuple):
 
 
 def make_ssh(port: int | None, identity: Path | None) -> Ssh:
-    """How to reach hosts. Raises UserError for a port or an identity file that cannot be."""
-    if port is not None and not 1 <= port <= 65535:
-        raise UserError(f"--ssh-port {port}: expected 1 to 65535")
+    """How to reach hosts. Raises UserError if there is no such identity file."""
     if identity is not None and not identity.is_file():
         raise UserError(f"--ssh-identity {identity}: no such file; expected a private key")
     return Ssh(port, identity)
 
 
 def parse_hosts(text: str) -> list[Host]:
-    """`host1:4,host2:4` as horovodrun takes it; without a number one slot.
+    """`host1:4,host2:4` as horovodrun takes it; without a number, one slot.
 
-    Raises UserError for what is no host name, no number of slots, or a host given twice.
+    Raises UserError for an invalid name or number of slots, and for a host given twice.
     """
     entries = [entry.strip().partition(":") for entry in text.split(",")]
     return _hosts([(name, slots if colon else "1") for name, colon, slots in entries], "--hosts")
@@ -88,7 +86,7 @@ def parse_hosts(text: str) -> list[Host]:
 def parse_hostfile(path: Path) -> list[Host]:
     """The lines `host slots=4` (or `host:4`) of a hostfile of horovodrun or Open MPI.
 
-    Raises UserError for a file that cannot be read, and as `parse_hosts`.
+    Raises UserError if the file cannot be read, and as `parse_hosts` does.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -109,11 +107,11 @@ def _hosts(rows: Sequence[tuple[str, str]], source: str) -> list[Host]:
     for name, slots in rows:
         if not HOST_NAME.fullmatch(name):
             raise UserError(
-                f"{source}: {name!r} is no host name: expected letters, digits, '.', '-' and '_', "
-                "such as gpu1:4,gpu2:4 (no user, no IPv6 address; set those in ~/.ssh/config)"
+                f"{source}: {name!r} is not a host name: expected letters, digits, '.', '-' and "
+                "'_', such as gpu1:4,gpu2:4 (no user, no IPv6 address; set those in ~/.ssh/config)"
             )
         if not re.fullmatch(r"[1-9][0-9]{0,5}", slots, re.ASCII):
-            raise UserError(f"{source}: {slots!r} slots for {name}: expected a number, as {name}:4")
+            raise UserError(f"{source}: {slots!r} slots for {name}: expected a number: {name}:4")
         if name in hosts:
             raise UserError(f"{source}: {name} is given twice: give it once with all its slots")
         hosts[name] = Host(name, int(slots))
@@ -125,16 +123,17 @@ def _hosts(rows: Sequence[tuple[str, str]], source: str) -> list[Host]:
 def check_hosts(
     hosts: Sequence[Host], ssh: Ssh = BY_CONFIGURATION, network_interface: str | None = None
 ) -> list[Result]:
-    """Ask all hosts at once, each for a bounded time; what is wrong with each, and between them.
+    """Ask all hosts at once; what is wrong with each of them, and between them.
 
-    At most `hosts_timeout_s(len(hosts))` seconds. Results of status "problem" forbid a launch.
+    Takes at most `hosts_timeout_s(len(hosts))` seconds. A result of status "problem" forbids a
+    launch.
     """
     here, answers = ask_all(hosts, ssh)
     return judge(here, answers, network_interface)
 
 
 def ask_all(hosts: Sequence[Host], ssh: Ssh) -> tuple[Mapping[str, Any], list[Answer]]:
-    """The facts of this host, and what all hosts answered."""
+    """The facts of this host, and the answers of all hosts."""
     directory = os.getcwd()
     here = local_facts.gather(package_names(read_pins()), directory)
     answers = []
@@ -161,7 +160,7 @@ def judge(
 
 
 def hosts_timeout_s(hosts: int) -> float:
-    """How long `check_hosts` may take for so many hosts; usually it takes a second or two."""
+    """How long `check_hosts` may take for this many hosts; usually a second or two."""
     return HOST_TIMEOUT_S * -(-hosts // HOSTS_AT_ONCE) + HOST_TIMEOUT_S
 
 
@@ -177,7 +176,7 @@ def _answer(host: Host, asked: Pending, deadline: float) -> Answer:
 
 
 def ask(host: Host, ssh: Ssh, here: Mapping[str, Any], directory: str) -> Answer:
-    """Find a host, reach its ssh port, and run the facts in its Python; stops where that fails."""
+    """Find a host, reach its ssh port, and gather the facts with its Python, as far as it goes."""
     if is_here(host.name, here):
         return Answer(host, None, here)
     problem = find(host.name, ssh)
@@ -194,18 +193,18 @@ def ask(host: Host, ssh: Ssh, here: Mapping[str, Any], directory: str) -> Answer
 
 
 def find(name: str, ssh: Ssh) -> Result | None:
-    """None if the name leads to a port that accepts connections, where ssh would look."""
+    """None if the name leads to an ssh port that accepts connections; otherwise what is wrong."""
     configuration = run(ssh.command(name, "-G"), CONNECT_TIMEOUT_S)
     if configuration.failure:
         return judge_ssh(name, configuration)
     way = _way(configuration.out)
-    if way.keys() & {"proxyjump", "proxycommand"}:  # only ssh knows how to get there
+    if way.keys() & {"proxyjump", "proxycommand"}:  # only ssh can get there
         return None
     return reach(name, way.get("hostname", name), int(way.get("port", "22")))
 
 
 def is_here(name: str, here: Mapping[str, Any]) -> bool:
-    """Whether a host name is this host: horovodrun starts its ranks without ssh then."""
+    """Whether a name means this host: then horovodrun starts its ranks without ssh."""
     if name in ("localhost", here["hostname"]):
         return True
     addresses = set(local_facts.lookup(name) or [])
@@ -219,14 +218,14 @@ def _way(configuration: str) -> dict[str, str]:
 
 
 def reach(name: str, address: str, port: int) -> Result | None:
-    """None if a TCP connection to the ssh port can be made, otherwise what prevents it."""
+    """None if a TCP connection to the ssh port can be made; otherwise what prevents it."""
     addresses = local_facts.lookup(address)
     if not addresses:
         advice = "check its spelling, add it to /etc/hosts or the name service, or wait for its pod"
         return Result(PROBLEM, name, f"the name '{address}' cannot be resolved", advice)
     where = f"port {port} of {addresses[0]}"
     try:
-        # With getaddrinfo's own answers in hand, no name is looked up again.
+        # Connecting to an address looks no name up again.
         with socket.create_connection((addresses[0], port), timeout=CONNECT_TIMEOUT_S):
             return None
     except ConnectionRefusedError:
@@ -234,20 +233,20 @@ def reach(name: str, address: str, port: int) -> Result | None:
         advice = "start sshd there, or give its port with --ssh-port"
     except TimeoutError:
         found = f"{where} does not answer within {CONNECT_TIMEOUT_S} s"
-        advice = "is the host up? Does a firewall or network policy drop the connection?"
+        advice = "is the host up? does a firewall or a network policy drop the connection?"
     except OSError as error:
         found, advice = f"{where} cannot be reached: {error}", "check the network and its routes"
     return Result(PROBLEM, name, found, advice)
 
 
 def _program(packages: list[str], directory: str) -> str:
-    """What is sent to the Python of another host: the file of the facts, and a call."""
+    """What is sent to the Python of another host: the source of facts.py, and a call."""
     source = Path(local_facts.__file__).read_text(encoding="utf-8")
     return f"{source}\n\nanswer({packages!r}, {directory!r})\n"
 
 
-# What ssh says -> what that means and what to do.
-SSH_SAYS = (  # the first that fits
+# What ssh says, what that means, and what to do; the first match counts.
+SSH_SAYS = (
     (
         "too open",
         "the private key may be read by others, so ssh refuses it",
@@ -261,24 +260,24 @@ SSH_SAYS = (  # the first that fits
     (
         "host key verification failed",
         "ssh does not know the key of that host",
-        "log in once by hand, or add its key to ~/.ssh/known_hosts: mpirun cannot ask either",
+        "log in once by hand, or add its key to ~/.ssh/known_hosts: mpirun cannot prompt for it",
     ),
 )
 
 
 def judge_ssh(name: str, finished: Finished) -> Result:
-    """Why a host whose port answers gave no facts."""
+    """Why a host whose ssh port answers gave no facts."""
     said = last_line(finished.err)
     for sign, meaning, advice in SSH_SAYS:
         if sign in finished.err.lower():
             return Result(PROBLEM, name, f"{meaning}: {said}", advice)
     if finished.code in (126, 127):
         found = f"no Python at {sys.executable} there: {said}"
-        advice = "install Lockstep at the same path on every host, as ranks start with it"
+        advice = "install Lockstep at the same path on every host: ranks start from it"
         return Result(PROBLEM, name, found, advice)
     if finished.failure and finished.code is None:
         found = f"ssh: {finished.failure}"
-        advice = "install it (Debian: apt-get install openssh-client), or look at that host's load"
+        advice = "install it (Debian: apt-get install openssh-client), or check that host's load"
         return Result(PROBLEM, name, found, advice)
     if finished.code == 255:
         return Result(PROBLEM, name, f"ssh failed: {said}", f"try by hand: ssh {name} true")
@@ -287,5 +286,5 @@ def judge_ssh(name: str, finished: Finished) -> Result:
 
 
 def skew_s(started_s: float, ended_s: float, told_s: float) -> float:
-    """How far a clock read between two moments is ahead (behind: negative); 0 if between them."""
+    """How far a clock that was read between two moments is ahead (negative: behind)."""
     return 0.0 if started_s <= told_s <= ended_s else told_s - ended_s

@@ -1,4 +1,4 @@
-"""What every check of the doctor is made of: a Result, and ways to look that always come back."""
+"""What the doctor's checks are made of: a Result, and ways to look that always return."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _running: set[subprocess.Popen] = set()
 
 
 class Result(NamedTuple):
-    """One line of the report: what was looked at, what was found, and what to do about it."""
+    """One line of the report: what was checked, what was found, and what to do about it."""
 
     status: Literal["ok", "warning", "problem"]
     name: str
@@ -30,7 +30,7 @@ class Result(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """What a command did. `failure` says how it failed; None: it ended with exit code 0."""
+    """How a command ended. `failure` says how it failed; None: exit code 0."""
 
     failure: str | None
     code: int | None
@@ -39,12 +39,12 @@ class Finished(NamedTuple):
 
     @property
     def last_lines(self) -> str:
-        """The end of its output, stderr before stdout, fit for a terminal."""
+        """The end of its stderr, or else of its stdout, made safe for a terminal."""
         return tail(self.err) or tail(self.out)
 
 
 class Pending:
-    """A function at work in a thread that nobody has to wait for."""
+    """A function that runs in a thread; nobody has to wait for it."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any):
         self._result: Any = None
@@ -59,7 +59,7 @@ class Pending:
             self._error = error
 
     def result(self, timeout_s: float) -> Any:
-        """What the function returned; raises what it raised, and TimeoutError."""
+        """What the function returned; raises what it raised, or TimeoutError."""
         self._thread.join(max(0.0, timeout_s))
         if self._thread.is_alive():
             raise TimeoutError(f"no answer within {timeout_s:.0f} s")
@@ -76,7 +76,7 @@ def run(
 ) -> Finished:
     """Run a command, never through a shell, and end it with all its children after `timeout_s`.
 
-    Raises nothing: a program that is missing, may not be run or does not end is a `failure`.
+    Raises nothing: a program that is missing, cannot be run or does not end is a `failure`.
     """
     try:
         process = subprocess.Popen(
@@ -105,18 +105,18 @@ def run(
 
 
 def stop_all() -> None:
-    """End the commands that still run: the doctor was interrupted, or has given up on them."""
+    """End the commands that are still running, if the doctor stops before they do."""
     for process in list(_running):
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGTERM)
 
 
 def _stop(process: subprocess.Popen) -> tuple[str, str]:
-    """End a command and its group; returns what it had printed."""
+    """End a command and its process group; returns what it had printed."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(OSError):
             os.killpg(process.pid, number)
-        # A child in a session of its own may hold the pipe open after that: do not wait for it.
+        # A child in another session may still hold the pipe open: do not wait for it.
         with contextlib.suppress(subprocess.TimeoutExpired, ValueError, OSError):
             return process.communicate(timeout=STOPPING_S)
     return "", ""
@@ -132,7 +132,7 @@ def _failure(code: int) -> str | None:
 
 
 def tail(text: str) -> str:
-    """The last lines of some program's output, without what would steer a terminal."""
+    """The last lines of a program's output, without terminal control codes."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.replace("\t", " ").replace("\r", "\n"))
     lines = ["".join(c if c.isprintable() else "?" for c in line) for line in text.splitlines()]
     lines = [line.rstrip()[:OUTPUT_COLUMNS] for line in lines if line.strip()]
@@ -140,19 +140,19 @@ def tail(text: str) -> str:
 
 
 def last_line(text: str) -> str:
-    """The last line of some program's output that is not empty."""
+    """The last line of a program's output that is not empty."""
     return tail(text).rpartition("\n")[2]
 
 
 def attempt(name: str, look: Pending, timeout_s: float) -> list[Result]:
-    """The results of a check at work; one that breaks or hangs is a problem of its own."""
+    """The results of a running check; if it fails or hangs, that is a problem too."""
     try:
         return look.result(timeout_s)
     except TimeoutError as error:
         found = str(error)
     except Exception as error:
         found = f"could not be checked: {type(error).__name__}: {error}"
-    return [Result(PROBLEM, name, found, "look at this by hand, or run the doctor again")]
+    return [Result(PROBLEM, name, found, "check this by hand, or run the doctor again")]
 
 
 def gib(size_bytes: float) -> str:

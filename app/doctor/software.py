@@ -1,11 +1,10 @@
 """The doctor on what is installed: TensorFlow, Horovod, GPUs, Open MPI and a real allreduce.
 
-TensorFlow and Horovod are only ever imported by another process, which may crash or hang.
+Only other processes import TensorFlow and Horovod, since an import may crash or hang.
 """
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -14,14 +13,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from app.doctor.facts import gpus_named
+from app.doctor.facts import gpu_devices, gpus_named
 from app.doctor.probe import OK, PROBLEM, WARNING, Finished, Pending, Result, last_line, run, tail
 from app.doctor.versions import MAKE_SETUP, REBUILD, numbers
 
 IMPORT_TIMEOUT_S = 120.0
 ALLREDUCE_TIMEOUT_S = 120.0
 TOOL_TIMEOUT_S = 15.0
-PROBES_TIMEOUT_S = IMPORT_TIMEOUT_S + 20.0  # and the time to end one that hangs
+PROBES_TIMEOUT_S = IMPORT_TIMEOUT_S + 20.0  # plus the time to end one that hangs
 MARK = "LOCKSTEP-PROBE "
 NVIDIA_SMI = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
 
@@ -40,7 +39,7 @@ built = {"gloo": hvd.gloo_built(), "MPI": hvd.mpi_built(), "NCCL": hvd.nccl_buil
          "CUDA": hvd.cuda_built()}
 print("\\n" + MARK + json.dumps({name: int(value) for name, value in built.items()}), flush=True)
 """
-# Sums whose results depend on both ranks. On one GPU two ranks of NCCL would refuse to work.
+# The sums depend on both ranks. NCCL refuses two ranks on one GPU, so they use CPU cores there.
 ALLREDUCE_RANK = """
 import numpy, tensorflow as tf, horovod.tensorflow as hvd
 hvd.init()
@@ -57,7 +56,7 @@ print(f"rank {hvd.rank()} of 2: allreduce is right", flush=True)
 
 
 def probe(code: str) -> tuple[dict[str, Any] | None, Finished]:
-    """Run code in another Python; what it printed as facts, or None, and how it ended."""
+    """Run code in another Python; the facts that it printed, or None, and how it ended."""
     environ = {"KERAS_BACKEND": "tensorflow", **os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     code = f"MARK = {MARK!r}\n{code}"
     finished = run([sys.executable, "-c", code], IMPORT_TIMEOUT_S, environ=environ)
@@ -65,7 +64,7 @@ def probe(code: str) -> tuple[dict[str, Any] | None, Finished]:
 
 
 def marked(output: str, mark: str) -> dict[str, Any] | None:
-    """The JSON object on the last line that begins with the mark, if it is whole."""
+    """The JSON object on the last line that begins with the mark, if it is complete."""
     lines = [line[len(mark) :] for line in output.splitlines() if line.startswith(mark)]
     try:
         facts = json.loads(lines[-1]) if lines else None
@@ -81,13 +80,13 @@ def judge_tensorflow(facts: Mapping[str, Any] | None, finished: Finished) -> Res
         return Result(PROBLEM, "TensorFlow", found.rstrip(), MAKE_SETUP)
     found = f"TensorFlow {facts['tensorflow']} with Keras {facts['keras']} can be imported"
     if facts["backend"] != "tensorflow":
-        found += f", but Keras computes with {facts['backend']}"
+        found += f", but Keras' backend is {facts['backend']}"
         return Result(PROBLEM, "TensorFlow", found, "unset KERAS_BACKEND")
     return Result(OK, "TensorFlow", found)
 
 
 def judge_horovod(facts: Mapping[str, Any] | None, finished: Finished) -> Result:
-    """Whether Horovod can be imported, and what it can communicate with."""
+    """Whether Horovod can be imported, and over what it can communicate."""
     if facts is None:
         found = f"cannot be imported: {finished.failure or 'no answer'}\n{finished.last_lines}"
         return Result(PROBLEM, "Horovod", found.rstrip(), REBUILD)
@@ -104,13 +103,13 @@ def judge_horovod(facts: Mapping[str, Any] | None, finished: Finished) -> Result
 
 
 def judge_horovodrun(on_path: str | None, executable: str) -> Result:
-    """The horovodrun that a user would start must belong to this Python."""
+    """The horovodrun on PATH must belong to this Python."""
     folder = os.path.dirname(executable)
     if on_path is None:
         found, advice = "not on PATH", f"PATH={folder}:$PATH, or use launch/local.sh"
         return Result(WARNING, "horovodrun", found, advice)
     if os.path.dirname(on_path) != folder:
-        found = f"{on_path} belongs to another Python than {executable}"
+        found = f"{on_path} does not belong to {executable}"
         return Result(WARNING, "horovodrun", found, f"PATH={folder}:$PATH")
     return Result(OK, "horovodrun", on_path)
 
@@ -140,16 +139,16 @@ def judge_gpus(
         results.append(Result(OK, "GPUs", f"{seen}: {names}"))
     if horovod and not horovod["NCCL"]:
         found = f"{max(devices, seen)} GPU(s), but Horovod was built without NCCL: " + (
-            "gradients take the way through host memory"
+            "gradients go through host memory"
         )
         results.append(Result(WARNING, "GPUs", found, "LOCKSTEP_HOROVOD=gpu make setup"))
     return results
 
 
 def count_gpus(directory: str = "/dev") -> int:
-    """The GPUs that this host shows, without TensorFlow; of WSL, which has none in /dev, by
-    nvidia-smi."""
-    devices = len(glob.glob(f"{directory}/nvidia[0-9]*"))
+    """How many GPUs this host has, without TensorFlow; nvidia-smi counts those of WSL, which are
+    not in /dev."""
+    devices = gpu_devices(directory)
     if devices or shutil.which(NVIDIA_SMI[0]) is None:
         return devices
     return judge_nvidia_smi(run(NVIDIA_SMI, TOOL_TIMEOUT_S), 0)[0]
@@ -162,14 +161,14 @@ def judge_nvidia_smi(finished: Finished, devices: int) -> tuple[int, list[Result
         found = "; ".join(f"{row} MiB" for row in rows) or "no GPU"
         return len(rows), [Result(OK, "nvidia-smi", found)]
     if not devices:
-        return 0, []  # no GPU here, so none of its tools is missed
+        return 0, []  # no GPU here, so nvidia-smi is not missed
     found = f"{finished.failure} {last_line(finished.last_lines)}".strip()
     advice = "check the NVIDIA driver (in a container: --gpus all)"
     return devices, [Result(WARNING, "nvidia-smi", found, advice)]
 
 
 def judge_mpi(finished: Finished, horovod: Mapping[str, Any] | None) -> Result:
-    """Open MPI 4.1 is what Horovod and the MPI Operator are used with here."""
+    """Lockstep uses Horovod and the MPI Operator with Open MPI 4.1."""
     built = bool(horovod and horovod["MPI"])
     advice = "install Open MPI 4.1 (Debian 12: apt-get install openmpi-bin libopenmpi-dev)"
     if finished.failure:
@@ -182,13 +181,13 @@ def judge_mpi(finished: Finished, horovod: Mapping[str, Any] | None) -> Result:
     if not version:
         return Result(WARNING, "Open MPI", f"mpirun is another MPI: {last_line(first)}", advice)
     if numbers(version[1])[:2] != (4, 1):
-        return Result(WARNING, "Open MPI", f"{version[1]}, tested with 4.1", advice)
+        return Result(WARNING, "Open MPI", f"{version[1]}, but Lockstep is tested with 4.1", advice)
     note = "" if built or horovod is None else "; Horovod was built without MPI and uses gloo"
     return Result(OK, "Open MPI", version[1] + note)
 
 
 def allreduce_command(transport: str, cores: int) -> list[str]:
-    """Two local ranks over "gloo" or "mpi", started as horovodrun starts any."""
+    """How horovodrun starts two local ranks over "gloo" or "mpi"."""
     options = [f"--{transport}"]
     if transport == "mpi" and cores < 2:
         options.append("--mpi-args=--oversubscribe --mca mpi_yield_when_idle 1")
@@ -197,19 +196,19 @@ def allreduce_command(transport: str, cores: int) -> list[str]:
 
 
 def judge_allreduce(transport: str, finished: Finished) -> Result:
-    """Both ranks must have said that their sums are right."""
+    """Both ranks must have reported correct sums."""
     name = f"allreduce, {transport}"
     said = [f"rank {rank} of 2: allreduce is right" in finished.out for rank in (0, 1)]
     if finished.failure is None and all(said):
         return Result(OK, name, "2 local ranks sum float32, int64 and float16 correctly")
     found = f"2 local ranks failed: {finished.failure or 'a rank said nothing'}"
-    advice = "the output tells; a crash without words: see 'host name'; else " + REBUILD
+    advice = "see the output; after a crash without a message, see 'host name'; else " + REBUILD
     output = words_of_ranks(finished.err) or finished.last_lines
     return Result(PROBLEM, name, f"{found}\n{output}".rstrip(), advice)
 
 
 def words_of_ranks(output: str) -> str:
-    """The end of what each of the two ranks said, without the launcher's own traceback.
+    """The end of what each of the two ranks printed, without the launcher's own traceback.
 
     gloo puts `[RANK]<stderr>:` before a rank's line, MPI `[JOB,RANK]<stderr>:`.
     """
@@ -222,19 +221,19 @@ def words_of_ranks(output: str) -> str:
 
 
 class Probes(NamedTuple):
-    """TensorFlow and Horovod, being imported at the same time."""
+    """Imports of TensorFlow and Horovod, both running."""
 
     tensorflow: Pending
     horovod: Pending
 
 
 def start_probes() -> Probes:
-    """Begin to import TensorFlow and Horovod, each in a process of its own."""
+    """Begin to import TensorFlow and Horovod, each in its own process."""
     return Probes(Pending(probe, TENSORFLOW_PROBE), Pending(probe, HOROVOD_PROBE))
 
 
 def check_imports(probes: Probes, devices: int) -> list[Result]:
-    """TensorFlow, Horovod, GPUs and MPI: what really loads here. `devices`: GPUs in /dev."""
+    """TensorFlow, Horovod, GPUs and MPI: what really works here. `devices`: GPUs in /dev."""
     devices, smi = judge_nvidia_smi(run(NVIDIA_SMI, TOOL_TIMEOUT_S), devices)
     mpirun = run(["mpirun", "--version"], TOOL_TIMEOUT_S)
     tensorflow, tensorflow_ended = probes.tensorflow.result(PROBES_TIMEOUT_S)
@@ -253,7 +252,7 @@ def check_allreduce(probes: Probes, cores: int) -> list[Result]:
     """An allreduce over gloo, and over MPI if Horovod and this host have it."""
     horovod, _ = probes.horovod.result(PROBES_TIMEOUT_S)
     if horovod is None:
-        return []  # 'Horovod' is a problem already
+        return []  # reported as 'Horovod' already
     transports = ["gloo"] if horovod["gloo"] else []
     if horovod["MPI"] and shutil.which("mpirun"):
         transports.append("mpi")

@@ -1,4 +1,4 @@
-"""The doctor on versions, as the package metadata tells them: nothing is imported for it."""
+"""The doctor on versions, read from package metadata: no package is imported."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, Literal, NamedTuple
 from app.doctor.probe import OK, PROBLEM, WARNING, Result
 
 REQUIREMENTS = Path(__file__).resolve().parents[2] / "requirements.txt"
-BUILD_TOOLS = ("wheel", "cmake")  # a finished image has them no more
+BUILD_TOOLS = ("wheel", "cmake")  # not kept in a container image
 MAKE_SETUP = "run 'make setup': it installs what requirements.txt pins and builds Horovod for it"
 REBUILD = "run 'make setup': it builds Horovod for the TensorFlow of requirements.txt"
 
 
 class Trap(NamedTuple):
-    """Versions that are known not to work."""
+    """A package whose versions are known not to work, and why."""
 
     package: str
     includes: Callable[[tuple[int, ...]], bool]
@@ -33,20 +33,20 @@ TRAPS = (
         "setuptools",
         lambda v: v >= (81,),
         PROBLEM,
-        "TensorBoard 2.20 imports pkg_resources, gone from setuptools 81 on",
+        "TensorBoard 2.20 imports pkg_resources, which setuptools 81 removed",
     ),
-    Trap("cmake", lambda v: v >= (4,), WARNING, "cmake 4 refuses the gloo that Horovod brings"),
+    Trap("cmake", lambda v: v >= (4,), WARNING, "cmake 4 refuses the gloo that comes with Horovod"),
 )
 
 
 def parse_pins(requirements: str) -> dict[str, str]:
-    """Package -> version, of the lines `name==version` of a requirements file."""
+    """Package -> version, from the lines `name==version` of a requirements file."""
     pins = re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;#]+)", requirements, re.MULTILINE)
     return dict(pins)
 
 
 def read_pins(path: Path = REQUIREMENTS) -> dict[str, str]:
-    """The pins of requirements.txt; none where the file is missing or cannot be read."""
+    """The pins of requirements.txt; none if the file is missing or cannot be read."""
     try:
         return parse_pins(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError):
@@ -69,7 +69,7 @@ def judge_python(version: str, executable: str = sys.executable) -> Result:
 
 
 def judge_packages(installed: Mapping[str, str | None], pins: Mapping[str, str]) -> list[Result]:
-    """One line each for what is as pinned, missing, or another version; and for each trap met."""
+    """A line each for packages as pinned, missing and different, and for each trap."""
     needed = {name: installed.get(name) for name in sorted({*installed, *pins})}
     missing = [name for name, v in needed.items() if v is None and name not in BUILD_TOOLS]
     trapped = [_fall(trap, needed[trap.package], pins) for trap in TRAPS if trap.package in needed]
@@ -84,7 +84,7 @@ def judge_packages(installed: Mapping[str, str | None], pins: Mapping[str, str])
     if same:
         results.append(Result(OK, "packages", f"{len(same)} as pinned: {', '.join(same)}"))
     if not pins:
-        advice = "restore requirements.txt beside app/: without it only known traps are checked"
+        advice = "restore requirements.txt beside app/: only known bad versions can be found now"
         results.append(Result(WARNING, "packages", "requirements.txt cannot be read", advice))
     if missing:
         found = f"not installed: {', '.join(missing)}"
@@ -96,7 +96,7 @@ def judge_packages(installed: Mapping[str, str | None], pins: Mapping[str, str])
 
 
 def _fall(trap: Trap, version: str | None, pins: Mapping[str, str]) -> Result | None:
-    """The result for a package that is in a trap."""
+    """The result for a package with a version that does not work."""
     if version is None or not trap.includes(numbers(version)):
         return None
     pin = pins.get(trap.package)
@@ -113,7 +113,7 @@ def judge_built_for(built_for: str | None, tensorflow: str | None) -> list[Resul
 
 
 def check_versions(python: str, facts: Mapping[str, Any], pins: Mapping[str, str]) -> list[Result]:
-    """Versions that fit each other and requirements.txt."""
+    """Whether versions fit each other and requirements.txt."""
     packages: Mapping[str, str | None] = facts["packages"]
     return [
         judge_python(python),
@@ -123,5 +123,5 @@ def check_versions(python: str, facts: Mapping[str, Any], pins: Mapping[str, str
 
 
 def package_names(pins: Mapping[str, str]) -> list[str]:
-    """The packages to look for: the pinned ones, and those with a known trap."""
+    """The packages to look for: the pinned ones, and those with versions known not to work."""
     return sorted({*pins, *(trap.package for trap in TRAPS), "horovod"})

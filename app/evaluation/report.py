@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from app.columns import columns
 from app.errors import UserError
 from app.evaluation.markdown import cell, plain, table
 from app.evaluation.scores import BINS, Scores
@@ -128,9 +129,7 @@ def show_report(directory: Path, result: dict[str, Any]) -> None:
     hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
     facts["hardest"] = ", ".join(f"{name} {recall[name]:.0%}" for name in hardest) or "-"
     facts["report"] = str(directory / "evaluation.md")
-    width = max(map(len, facts))
-    lines = [f"  {name:{width}}  {value}" for name, value in facts.items()]
-    print("\n".join(["", "Evaluation", *lines, ""]), flush=True)
+    print(f"\nEvaluation\n{columns(list(facts.items()))}\n", flush=True)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""TensorBoard's event files, read and cut without TensorFlow.
+"""TensorBoard's event files, read and cut without TensorFlow, whose import takes seconds.
 
 A file is a sequence of TFRecords: the length (uint64), a checksum of 4 bytes, an `Event`, another
 checksum of 4 bytes.
@@ -29,7 +29,10 @@ def keep_only(directory: Path, stays: Callable[[str, int], bool]) -> None:
     """Rewrite the event files in `directory` without the values for whose (tag, step) `stays`
     says no, and without what an interrupted process left half-written.
 
-    A resumed run trains some steps again; a curve is to have each of them once.
+    A resumed run trains some steps again; a curve is to have each of them once. TensorBoard 2.20
+    does not see to that: neither of its loaders heeds a SessionLog START event. By default a value
+    replaces those of its own tag at the same and later steps, so that other steps and tags of the
+    abandoned part stay; with --load_fast=false everything stays, and curves run back and forth.
     """
     for path in event_files(directory):
         partial = path.with_name(f".{path.name}.partial")

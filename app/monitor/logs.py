@@ -5,6 +5,8 @@ All of it goes through Python's `logging`: the story of the run through `STORY`,
 through loggers of their own. Knows no TensorFlow: it starts before that does.
 """
 
+from __future__ import annotations
+
 import datetime
 import logging
 import logging.handlers
@@ -13,10 +15,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from app.run_files import RunFiles
+
 STORY = logging.getLogger("lockstep")
 STORY.setLevel(logging.INFO)
 STORY.addHandler(logging.NullHandler())  # nothing of it on the screen where no log is kept
-DIRECTORY = "logs"
 CAPACITY = 10_000  # records before the directory is known; far more than there are
 
 
@@ -82,7 +85,7 @@ def keep(directory: Path, rank: int) -> str | None:
     """
     global _buffer, _file
     _close(_file)
-    path = directory / DIRECTORY / f"rank-{rank:03d}.log"
+    path = RunFiles(directory).rank_log(rank)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")

@@ -3,6 +3,8 @@
 Knows no TensorFlow, so that a mistake is answered at once.
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json
@@ -25,7 +27,7 @@ class ProfiledSteps:
     ranks: tuple[int, ...] | None = (0,)
 
     @classmethod
-    def parse(cls, given: str) -> "ProfiledSteps":
+    def parse(cls, given: str) -> ProfiledSteps:
         """From FIRST:LAST, FIRST:LAST@RANK,RANK or FIRST:LAST@all. Raises UserError."""
         found = re.fullmatch(r"(\d+):(\d+)(?:@(all|\d+(?:,\d+)*))?", given, re.ASCII)
         if not found:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,14 +48,29 @@ class Progress:
 
 
 class Show:
-    """Something that shows training, most of them on the chief only, with values of all ranks; it
-    calls no collective. Every method does nothing here, so that a show has those that it needs."""
+    """Something that shows a run, with values of all ranks; it calls no collective.
+
+    Every method does nothing here, so that a show has those that it needs; and so a plain `Show()`
+    stands on the other ranks for one of the chief's.
+    """
+
+    def table(self, title: str, rows: Mapping[str, Any]) -> None:
+        """Names and values, for people: what will run, and what came of it."""
+
+    def began(self, step: int, total_steps: int) -> None:
+        """Training goes from one step to another."""
 
     def sees(self, place: Place, network: Any, batch: Any) -> None:
         """The chief's part of the first batch that this process trains on, as the model sees it."""
 
     def trained(self, progress: Progress) -> None:
         """Every `log_every_steps` steps."""
+
+    def agreed(self, step: int) -> None:
+        """All replicas have been compared and found equal."""
+
+    def checkpointed(self, step: int, path: Path, seconds: float) -> None:
+        """A checkpoint has been written."""
 
     def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
         """After each epoch and its validation."""
@@ -64,3 +80,14 @@ class Show:
     ) -> None:
         """After each epoch, if `histograms` is on: by path, the weights, and the gradients of the
         last step that was looked into."""
+
+    def evaluated(self, split: str, place: Place, scores: Scores) -> None:
+        """Exact results on a split."""
+
+    def reported(
+        self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None
+    ) -> None:
+        """What an evaluation says of classes and mistakes; see `TensorBoard.reported`."""
+
+    def ended(self, step: int, error: BaseException | None = None) -> None:
+        """The run is over, or has failed."""

@@ -8,16 +8,16 @@ import sys
 import time
 from pathlib import Path
 
-from app.build import code_version
 from app.distributed import devices
 from app.distributed.world import World
 from app.evaluation.scores import Scores
 from app.monitor import logs
 from app.monitor.logs import STORY
 from app.monitor.progress import Progress, Show
+from app.monitor.timing import PARTS
+from app.version import code_version
 
 LOG = logging.getLogger(__name__)
-PARTS = ("input", "compute", "exchange", "other")  # of a step
 
 
 def keep_logs(directory: Path, world: World) -> None:

@@ -25,10 +25,10 @@ from app.monitor.event_files import keep_only
 from app.monitor.progress import Place, Progress, Show
 from app.monitor.tensorboard_layout import end_summary, hparams_summaries, layout_summary
 from app.monitor.tensorboard_samples import contact_sheet, samples_of
+from app.monitor.timing import PARTS
 from app.recipe import to_toml
 
 CONTINUED = ("", "train", "validation")  # folders of event files, "" for their parent
-PARTS = ("input", "compute", "exchange", "other")  # of a step's time
 EVENTS = ("started", "resumed", "checkpointed", "evaluated", "finished", "failed")
 # Written by every process that trains, at the step it begins or ends with.
 OF_A_PROCESS = ("config", "samples/") + tuple(
@@ -46,7 +46,7 @@ class TensorBoard(Show):
     Args:
         directory: where they are; the runs `train`, `validation` and `test` are folders in it.
         config: the resolved config.
-        about: what `app.build.Data.describe()` says of the dataset.
+        about: what `DataPlan.to_json()` says of the dataset.
         world_size: the number of ranks.
         place: where the run starts, or is resumed; what was written later is dropped.
     """
@@ -78,7 +78,9 @@ class TensorBoard(Show):
 
     def sees(self, place: Place, network: Any, batch: Any) -> None:
         """The graph of the network, and samples of the first batch with what was done to them."""
-        inputs = tf.TensorSpec([None, *batch.inputs.shape[1:]], batch.inputs.dtype)
+        inputs = tf.nest.map_structure(
+            lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), batch.inputs
+        )
         forward = tf.function(lambda x: network(x, training=False), autograph=False)
         with self._writer("train").as_default(step=place.step):
             tf.summary.graph(forward.get_concrete_function(inputs).graph)

@@ -6,26 +6,28 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from app.data.text.tokenizer import tokenizer_from
 from app.evaluation.markdown import cell, table
 
 MOST_SAMPLES = 16
 MOST_TOKENS = 60
 CELL_PIXELS, CAPTION_PIXELS, COLUMNS = 128, 18, 4
-FIRST_TOKEN = 2  # 0 is padding, 1 is what the vocabulary does not have
 
 
 def samples_of(batch: Any, about: Mapping[str, Any]) -> Any:
     """A contact sheet, uint8 (height, width, 3), of the first images of a batch, or a Markdown
     table of its first texts.
 
-    `batch`: an `app.data.batches.Batch`; `about`: what `app.build.Data.describe()` says.
+    `batch`: an `app.data.batches.Batch`; `about`: what `DataPlan.to_json()` says.
     """
     inputs, labels = batch.inputs[:MOST_SAMPLES].numpy(), batch.labels[:MOST_SAMPLES].numpy()
     targets = None if batch.targets is None else batch.targets[:MOST_SAMPLES].numpy()
     names = about["class_names"]
     if about["kind"] == "text":
+        tokenizer = tokenizer_from(about["tokenizer"])
         rows = [
-            (names[label], _words(ids, about)) for label, ids in zip(labels, inputs, strict=True)
+            (names[label], " · ".join(tokenizer.tokens_of(ids)[:MOST_TOKENS]))
+            for label, ids in zip(labels, inputs, strict=True)
         ]
         return table(["class", "tokens"], [[cell(name), cell(text)] for name, text in rows])
     if targets is None:
@@ -33,14 +35,6 @@ def samples_of(batch: Any, about: Mapping[str, Any]) -> Any:
     else:
         captions = [_mixture(shares, names) for shares in targets]
     return contact_sheet(inputs, captions)
-
-
-def _words(ids: np.ndarray, about: Mapping[str, Any]) -> str:
-    vocabulary = about["vocabulary"]
-    shown = [int(number) for number in ids if number][:MOST_TOKENS]
-    return " · ".join(
-        vocabulary[i - FIRST_TOKEN] if i >= FIRST_TOKEN else "[unknown]" for i in shown
-    )
 
 
 def _mixture(shares: np.ndarray, names: list[str]) -> str:

@@ -12,6 +12,7 @@ import rich.progress
 from rich.console import Console
 from rich.table import Column
 
+from app.columns import columns
 from app.distributed.launcher import read_launcher
 from app.evaluation.evaluate import Scores
 from app.monitor.logs import STORY
@@ -38,7 +39,12 @@ class Terminal(Show):
             None if self._screen is not sys.stdout or read_launcher().launcher is None else False
         )
         self._console = Console(
-            file=self._screen, highlight=False, soft_wrap=True, force_terminal=moves, quiet=quiet
+            file=self._screen,
+            highlight=False,
+            emoji=False,
+            soft_wrap=True,
+            force_terminal=moves,
+            quiet=quiet,
         )
         self._has_bar = self._console.is_terminal and not quiet
         self._epochs = epochs
@@ -48,8 +54,7 @@ class Terminal(Show):
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
         """Names and values."""
-        width = max(len(name) for name in rows)
-        lines = "\n".join(f"  {name:{width}}  {value}" for name, value in rows.items())
+        lines = columns([(name, str(value)) for name, value in rows.items()])
         self._console.print(f"\n[bold]{title}[/bold]")
         self._console.print(lines + "\n", markup=False)  # one line each, to be copied
         self._screen.flush()
@@ -83,7 +88,7 @@ class Terminal(Show):
             line += f"  validation {validation.accuracy:.2%}"
         self._show(progress, line, 0 if progress.epoch == self._epochs else EPOCH_EVERY_S)
 
-    def ended(self) -> None:
+    def ended(self, step: int, error: BaseException | None = None) -> None:
         """Leave the bar as it is."""
         if self._bar:
             self._bar.stop()

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+PARTS = ("input", "compute", "exchange", "other")  # of a step, see RankTimes
+
 
 class Clock:
     """Counts examples of all ranks, passes, the seconds in which they were trained on, and of

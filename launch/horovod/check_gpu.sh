@@ -3,8 +3,8 @@
 #
 #   launch/horovod/check_gpu.sh
 #
-# Environment variables: PYTHON (default python3), and those of build.sh. It happens in a virtual
-# environment of its own (about 6 GB, removed at the end), beside build.sh's cache of wheels.
+# Environment variables: PYTHON (default python3), and those of build.sh. It uses a
+# temporary virtual environment (about 6 GB), beside build.sh's cache of wheels.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -33,7 +33,7 @@ pip install --no-cache-dir -r "$work/requirements.txt"
 wheel=$(launch/horovod/build.sh "$work/venv/bin/python" gpu) || exit 2
 pip install --no-cache-dir --no-index --no-deps "$wheel"
 
-# A fresh process that knows nothing of where NVIDIA's libraries lie.
+# A fresh process that is not told where NVIDIA's libraries are.
 unset LD_LIBRARY_PATH
 export TF_CPP_MIN_LOG_LEVEL=3
 "$work/venv/bin/python" - <<'PY' || fail "$wheel was built but does not load"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# In the Dockerfile's builder: what launch/setup.sh makes, less what only building needed.
+# In the Dockerfile's builder: what launch/setup.sh makes, without what only the build needs.
 #
 #   launch/image/build.sh VENV     (LOCKSTEP_HOROVOD: cpu or gpu)
 set -euo pipefail
@@ -7,11 +7,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export LOCKSTEP_VENV=${1:?usage: build.sh VENV}
 python=$LOCKSTEP_VENV/bin/python
 
-# gloo crashes where the name of the host does not resolve, as in a build by buildah.
+# gloo crashes if the host's name does not resolve, as in a build by buildah.
 getent hosts "$(hostname)" >/dev/null || echo "127.0.1.1 $(hostname)" >>/etc/hosts
 launch/setup.sh requirements.txt
 
-# The same files without kernels for GPUs, 570 MB less. They are laid over TensorFlow's, so that the
+# The same files without GPU kernels are 570 MB smaller. They replace TensorFlow's files, so that the
 # package keeps its name for Horovod, Keras and our doctor.
 if [[ ${LOCKSTEP_HOROVOD:-cpu} == cpu && $(uname -m) == x86_64 ]]; then
   version=$("$python" -c 'from importlib import metadata; print(metadata.version("tensorflow"))')

@@ -23,12 +23,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from app.build import build_classifier, build_optimizer, build_schedule, load_data
+from app.build import build_classifier, build_optimizer, build_schedule
 from app.config import Config
 from app.data.augment.augment import Augment
 from app.data.batches import Batch, Feed, Split
 from app.data.order import EpochPlan, orders_of
 from app.distributed.world import World
+from app.load import load_data
 from app.recipe import load
 
 BATCH = 64
@@ -84,7 +85,7 @@ def train_speed(config: Config, world: World) -> Callable[[], float]:
     """A function that measures training on batches in memory, in examples/s."""
     data = load_data(config, world)
     split = data.splits["train"]
-    classifier = build_classifier(config, data.describe())
+    classifier = build_classifier(config, data.plan)
     classifier.compile(build_optimizer(config, build_schedule(config, world.size), world))
     classifier.optimizer.build(classifier.trainable_variables)
     step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)

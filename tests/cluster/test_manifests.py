@@ -13,8 +13,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from app.commands.parser import parse
-from app.recipe import load
+from app.commands.command_line import parse
+from app.recipe import given_keys, load
 from tests.cluster import mpi_operator
 from tests.cluster.manifests import (
     APPLIED,
@@ -182,8 +182,8 @@ def test_a_launcher_trains_with_a_recipe_of_ours_and_resumes_in_the_volume(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)  # as the image's working directory has launch/recipes
-    options, overrides = parse(launcher_arguments(K8S / folder))
-    config = load(options.recipe, overrides)
+    _, options = parse(launcher_arguments(K8S / folder))
+    config = load(options.recipe, given_keys(options))
     assert options.command == "train" and options.resume
     workers = pods(everything(K8S / folder))["lockstep-worker-0"]["spec"]["containers"][0]
     writable = {one["mountPath"]: not one.get("readOnly") for one in workers["volumeMounts"]}
@@ -193,7 +193,7 @@ def test_a_launcher_trains_with_a_recipe_of_ours_and_resumes_in_the_volume(
         data_job = pods(build(K8S / "data"))["lockstep-data"]["spec"]["containers"][0]
         python, of_module, module, *arguments = data_job["args"]
         assert (python, of_module, module) == ("python", "-m", "app")
-        _, prepared = parse(arguments)
+        prepared = given_keys(parse(arguments)[1])
         assert load(None, prepared).data.dataset == config.data.dataset
         assert load(None, prepared).data.data_dir == config.data.data_dir
 

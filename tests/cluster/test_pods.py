@@ -187,7 +187,7 @@ def test_a_job_whose_launcher_and_then_a_worker_is_killed_resumes_and_finishes(c
 
 @pytest.mark.parametrize(
     ("security", "told"),
-    [({"runAsUser": 0}, "runs as root"), ({"runAsUser": 1000}, "no ~/.ssh/authorized_keys")],
+    [({"runAsUser": 0}, "running as root"), ({"runAsUser": 1000}, "no ~/.ssh/authorized_keys")],
 )
 def test_a_worker_that_could_not_work_says_why(cluster, security, told):
     args = ["launch/worker.sh"]

@@ -1,8 +1,7 @@
 """Each bad input: the message under on_bad = "error", what "skip" leaves out, and what neither
-passes over; then the same through the command line, on one rank and on two."""
+passes over."""
 
 import io
-import json
 import os
 from pathlib import Path
 
@@ -10,37 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.__main__ import main
-from app.build import load_data
-from app.data.batches import Loaded
-from app.distributed.world import World
-from app.errors import UserError
-from app.recipe import load
-from tests.integration.launching import run
-
-ROWS = [(f"some good words {i}", "yes") for i in range(20)]
-ROWS += [(f"other bad words {i}", "no") for i in range(20)]
-MEND = ". Mend or remove it, or pass over: --on-bad skip"
-
-
-def load_keys(dataset: Path, on_bad: str = "error", **keys):
-    model = "cnn" if dataset.is_dir() or "image" in dataset.name else "bag"
-    keys = {"model": model, "per_rank_batch_size": 8, **keys}
-    return load_data(load(None, {"dataset": str(dataset), "on_bad": on_bad, **keys}), World())
-
-
-def message_of(dataset: Path, on_bad: str = "error", **keys) -> str:
-    with pytest.raises(UserError) as caught:
-        load_keys(dataset, on_bad, **keys)
-    return str(caught.value)
-
-
-def picture(shade: int, mode: str = "RGB", file_format: str = "PNG", **options) -> bytes:
-    """A noisy image of 12x12 pixels: other bytes than any other shade's."""
-    noise = np.random.default_rng(shade).integers(0, 256, (12, 12, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(noise).convert(mode).save(file, file_format, **options)
-    return file.getvalue()
+from tests.integration.bad_input import (
+    MEND,
+    ROWS,
+    csv_of,
+    jsonl_of,
+    load_keys,
+    message_of,
+    picture,
+)
 
 
 def sixteen_bits() -> bytes:
@@ -52,37 +29,6 @@ def sixteen_bits() -> bytes:
 def frames(file_format: str) -> bytes:
     rest = [Image.open(io.BytesIO(picture(shade))) for shade in (8, 9)]
     return picture(7, "RGB", file_format, save_all=True, append_images=rest)
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """Forty images in two classes."""
-    for number in range(40):
-        folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number:02}.png").write_bytes(picture(number))
-    return tmp_path / "photos"
-
-
-@pytest.fixture
-def write(tmp_path: Path):
-    """Writes a table."""
-
-    def to(name: str, content: str | bytes) -> Path:
-        path = tmp_path / name
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return path
-
-    return to
-
-
-def csv_of(*more: str, rows=ROWS) -> str:
-    return "\n".join(["text,label", *(f"{text},{label}" for text, label in rows), *more]) + "\n"
-
-
-def jsonl_of(*more: str) -> str:
-    rows = [json.dumps({"text": text, "label": label}) for text, label in ROWS]
-    return "\n".join([*rows, *more]) + "\n"
 
 
 IMAGES = {
@@ -235,7 +181,7 @@ def test_marks_long_texts_and_quotes_over_lines_are_no_problem(write) -> None:
     assert data.bad == []
     assert sum(map(len, data.splits.values())) == 43
     assert data.notes["cut"].startswith("1 texts longer than 256 tokens")
-    assert {"two", "three"} & set(data.vocabulary)
+    assert {"two", "three"} & set(data.plan.tokenizer["vocabulary"])
 
 
 def test_more_bad_examples_than_a_twentieth_are_refused(write) -> None:
@@ -262,136 +208,3 @@ def test_bad_examples_of_all_splits_are_counted_together(photos: Path, tmp_path:
         (f"{other}, line 6: {tmp_path}/cut.png", "truncated or damaged PNG"),
     ]
     assert len(data.splits["test"]) == 4
-
-
-@pytest.mark.parametrize(
-    ("keys", "reason"),
-    [
-        ({"label_key": "lable"}, "no column 'lable': did you mean 'label'?"),
-        ({"input_key": "label"}, "cannot be both input and label"),
-        ({"test": "none.csv"}, "no file none.csv"),
-        ({"test": 1.0}, "test = 1.0: expected a share between 0 and 1"),
-        ({"validation": 0.001}, "is none: give a larger share"),
-        ({"flip": "both"}, "[augmentation] is for images, but t holds texts"),
-        ({"hold": "stream"}, "write it to files first"),
-        ({"model": "cnn"}, "model 'cnn' does not read texts"),
-        ({"tokens": "subwords", "vocabulary_size": 5}, "too small for sub-words"),
-    ],
-)
-def test_keys_that_do_not_fit_a_table_are_named(write, keys, reason: str) -> None:
-    assert reason in message_of(write("t.csv", csv_of()), **keys)
-
-
-@pytest.mark.parametrize(
-    ("keys", "reason"),
-    [
-        ({"validation": "dev"}, "no split 'dev' for validation: it has train"),
-        ({"model": "bag"}, "model 'bag' does not read images"),
-    ],
-)
-def test_keys_that_do_not_fit_a_folder_are_named(photos: Path, keys, reason: str) -> None:
-    assert reason in message_of(photos, **keys)
-
-
-def test_mixed_sizes_need_a_size(photos: Path) -> None:
-    Image.new("RGB", (30, 20)).save(photos / "cat" / "large.png")
-    assert "images have mixed sizes: give --image-size" in message_of(photos)
-    assert load_keys(photos, image_size=16).image_shape == (16, 16, 3)
-
-
-@pytest.mark.parametrize("hold", ["memory", "stream"])
-def test_a_split_of_bad_images_alone_is_named(photos: Path, hold: str) -> None:
-    (photos / "train").mkdir()
-    for folder in ("cat", "dog"):
-        (photos / folder).rename(photos / "train" / folder)
-    (photos / "test" / "cat").mkdir(parents=True)
-    (photos / "test" / "cat" / "1.png").write_bytes(picture(99)[:-40])
-    assert "test" in message_of(photos, "skip", hold=hold)
-
-
-def test_a_list_of_missing_images_alone_says_so(write) -> None:
-    path = write("image.csv", "image,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(20)))
-    assert "no file '0.png'" in message_of(path, "skip")
-
-
-@pytest.mark.parametrize("name", ["digits", "synthetic-image:size=8,examples=100"])
-def test_a_size_for_images_in_memory_is_used_or_refused(name: str) -> None:
-    keys = {"dataset": name, "image_size": 16}
-    try:
-        data = load_data(load(None, keys), World())
-    except UserError:
-        return
-    split = data.splits["train"]
-    assert isinstance(split, Loaded)
-    assert split.everything.shape[1:3] == (16, 16)
-
-
-@pytest.mark.parametrize("on_bad", ["error", "skip"])
-def test_one_rank_ends_with_one_message_or_trains_without_it(photos, capsys, on_bad) -> None:
-    (photos / "cat" / "zz.png").write_bytes(picture(99)[:-40])
-    directory = photos.parent / "run"
-    arguments = ["train", "--dataset", str(photos), "--epochs", "1", "--on-bad", on_bad]
-    code = main([*arguments, "--per-rank-batch-size", "8", "--run-dir", str(directory)])
-    out, err = capsys.readouterr()
-    if on_bad == "error":
-        assert (code, out) == (2, "")
-        assert err == f"error: {photos}/cat/zz.png: truncated or damaged PNG{MEND}\n"
-        assert not directory.exists()
-        return
-    assert (code, err) == (0, "")
-    assert "1 bad left out (bad_examples.jsonl)" in out
-    assert rows_of(directory) == [
-        {"where": f"{photos}/cat/zz.png", "reason": "truncated or damaged PNG"}
-    ]
-    assert json.loads((directory / "metrics.json").read_text())["bad_examples"] == 1
-
-
-def rows_of(directory: Path) -> list[dict[str, str]]:
-    lines = (directory / "bad_examples.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def on_two_ranks(dataset: Path, *options: str):
-    train = ["train", "--dataset", str(dataset), "--epochs", "1", "--per-rank-batch-size", "8"]
-    train += ["--run-dir", str(dataset.parent / "run"), *options]
-    return run(["launch/local.sh", "-n", "2", *train], timeout_s=120)
-
-
-@pytest.mark.full_matrix
-def test_two_ranks_end_with_one_message_and_leave_nothing(photos: Path) -> None:
-    (photos / "dog" / "zz.png").write_bytes(picture(99)[:-40])  # decoded by one rank alone
-    done = on_two_ranks(photos, "--hold", "stream")
-    assert done.code == 2, done.all
-    assert done.err.count("truncated or damaged PNG") == 1, done.all
-    assert len(done.err.strip().splitlines()) == 1, done.all
-    assert f"{photos}/dog/zz.png: " in done.err, done.all
-    assert sorted(path.name for path in photos.parent.iterdir()) == ["photos"]
-
-
-@pytest.mark.full_matrix
-def test_two_ranks_leave_out_the_same_rows(write) -> None:
-    path = write("t.csv", csv_of("数据,a,yes", "words,"))
-    done = on_two_ranks(path, "--model", "bag", "--on-bad", "skip")
-    assert done.code == 0, done.all
-    assert done.err == "", done.all
-    directory = path.parent / "run"
-    assert rows_of(directory) == [
-        {
-            "where": f"{path}, line 42",
-            "reason": "3 fields, but the header has 2: quote texts that hold commas or line breaks",
-        },
-        {"where": f"{path}, line 43", "reason": "column 'label' is empty"},
-    ]
-    metrics = json.loads((directory / "metrics.json").read_text())
-    assert (metrics["bad_examples"], metrics["world_size"]) == (2, 2)
-
-
-@pytest.mark.full_matrix
-def test_two_ranks_refuse_too_many_bad_examples_with_one_message(photos: Path) -> None:
-    for number in range(3):
-        (photos / "cat" / f"{number}.jpg").write_bytes(b"")
-    done = on_two_ranks(photos, "--on-bad", "skip")
-    assert done.code == 2, done.all
-    assert done.err.startswith("error: 3 of 43 examples are bad"), done.all
-    assert len(done.err.strip().splitlines()) == 1, done.all
-    assert not (photos.parent / "run").exists()

@@ -56,9 +56,9 @@ def test_a_csv_file_trains_under_mpi(tmp_path, texts):
     train += ["--epochs", "2", "--per-rank-batch-size", "4", "--run-dir", str(tmp_path / "run")]
     done = run(horovodrun(2, "mpi", *app(*train)), timeout_s=150)
     assert done.code == 0, done.all
-    described = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    described = json.loads((tmp_path / "run" / "data_plan" / "plan.json").read_text())
     assert described["class_names"] == ["no", "yes"]
-    assert "good" in described["vocabulary"]
+    assert "good" in described["tokenizer"]["vocabulary"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_csv_file_trains_under_mpi(tmp_path, texts):
         (["train", "--resume", "--recipe", "launch/recipes/digits.toml"], "needs --run-dir"),
         (["train", "--profile", "9:1"], "--profile 9:1: steps are counted from 1"),
         (["train", "--profile", "1:9@1"], "there is no rank 1 among 1"),
-        (["tran"], "invalid choice: 'tran'"),
+        (["tran"], "unknown command 'tran': did you mean 'train'?"),
     ],
 )
 def test_a_mistake_ends_with_one_message_and_code_2(arguments, message):

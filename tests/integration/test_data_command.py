@@ -229,8 +229,8 @@ def test_two_ranks_train_from_an_exported_copy_as_a_stream(tmp_path: Path, capsy
     assert done.code == 0, done.all
     assert done.err == "", done.all
     assert "streamed from files" in done.out, done.all
-    described = json.loads((directory / "dataset.json").read_text())
-    assert described["hold"] == "stream"
+    described = json.loads((directory / "data_plan" / "plan.json").read_text())
+    assert described["stream"]
     assert described["class_names"] == list(COLORS)
     assert described["examples"] == {"train": 98, "validation": 11, "test": 12}
     metrics = json.loads((directory / "metrics.json").read_text())
@@ -243,7 +243,6 @@ def test_two_ranks_train_from_an_exported_copy_as_a_stream(tmp_path: Path, capsy
     [
         ("words", 20_000),
         ("characters", 20_000),
-        ("subwords", 100),
     ],
 )
 def test_chinese_texts_are_learnt(reviews: Path, tmp_path, tokens, vocabulary_size) -> None:
@@ -258,8 +257,10 @@ def test_chinese_texts_are_learnt(reviews: Path, tmp_path, tokens, vocabulary_si
     )
     assert metrics["test_accuracy"] > 0.9
     assert list(metrics["test_recall"]) == ["好评", "差评"]
-    described = json.loads((tmp_path / "run" / "dataset.json").read_text(encoding="utf-8"))
-    assert {"好", "坏"} <= set(described["vocabulary"])
+    described = json.loads(
+        (tmp_path / "run" / "data_plan" / "plan.json").read_text(encoding="utf-8")
+    )
+    assert {"好", "坏"} <= set(described["tokenizer"]["vocabulary"])
 
 
 def test_a_run_on_a_folder_names_its_classes_and_the_hardest(tmp_path: Path, capsys) -> None:
@@ -278,5 +279,5 @@ def test_a_run_on_a_folder_names_its_classes_and_the_hardest(tmp_path: Path, cap
     assert metrics["test_accuracy"] > 0.6
     hardest = next(line for line in out.splitlines() if "hardest" in line)
     assert hardest.split(None, 1)[1].startswith("beige 0%,")
-    described = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    described = json.loads((tmp_path / "run" / "data_plan" / "plan.json").read_text())
     assert described["class_names"] == ["beige", "blue", "green", "red"]

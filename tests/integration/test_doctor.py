@@ -146,11 +146,11 @@ def test_without_ssh_the_doctor_says_what_to_install(no_horovod, listening, tmp_
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hosts", "-oProxyCommand=touch /tmp/x"], "is no host name"),
-        (["--hosts", "a;touch x"], "is no host name"),
-        (["--hosts", "a", "--hostfile", "b"], "not both"),
+        (["--hosts", "-oProxyCommand=touch /tmp/x"], "is not a host name"),
+        (["--hosts", "a;touch x"], "is not a host name"),
+        (["--hosts", "a", "--hostfile", "b"], "not allowed with argument"),
         (["--hostfile", "/no/such/file"], "cannot be read"),
-        (["--hosts", "a", "--ssh-port", "70000"], "expected 1 to 65535"),
+        (["--hosts", "a", "--ssh-port", "70000"], "expected a whole number from 1 to 65535"),
         (["--hosts", "a", "--ssh-identity", "/no/such/key"], "no such file"),
     ],
 )

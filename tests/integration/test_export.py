@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.commands.export import NAMES, export
+from app.commands.export import NAMES
+from app.commands.export_model import export
 from app.commands.saved_run import open_run
 from tests.integration.launching import ROOT
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.full_matrix  # slow: CI runs it
 ONLY_TENSORFLOW = """
 import importlib.util, sys
 assert not any(importlib.util.find_spec(name) for name in ("app", "models"))
-assert not {"horovod", "sentencepiece", "tensorflow_text"} & set(sys.modules)
+assert not {"horovod", "tensorflow_text"} & set(sys.modules)
 """
 IN_KERAS = """
 import keras, tensorflow as tf
@@ -136,7 +137,7 @@ def test_docstrings_are_read_by_the_code_in_the_card_and_by_keras(
 ) -> None:
     path = export(run("pydocs"), "savedmodel", None, None)
     opened = open_run(run("pydocs"))
-    ids, _ = opened.encoder(np.array(["a text", "and another"], dtype=object))
+    ids, _ = opened.tokenizer.encode(np.array(["a text", "and another"], dtype=object))
     for row in opened.classifier(ids.to_tensor(), training=False).numpy():
         label = opened.class_names[int(row.argmax())]
         for code in (code_of(path.with_name("savedmodel.md")), IN_KERAS):

@@ -41,18 +41,26 @@ def launch(script, *arguments, timeout_s=60, **options):
     ("script", "arguments", "message"),
     [
         ("local", [], "nothing to run"),
-        ("local", ["-n", "0", "train"], "'0' is no whole number above 0"),
+        ("local", ["-n", "0", "train"], "-n: expected a whole number from 1 to 65535, got '0'"),
         ("local", ["-x", "train"], "unrecognized arguments: -x"),
         ("hosts", ["train"], "-H/--hosts --hostfile is required"),
-        ("hosts", ["-H", "a;touch x", "train"], "'a;touch x' is no host name"),
-        ("hosts", ["-H", "$(touch x):2", "train"], "is no host name"),
-        ("hosts", ["-H", "-oProxyCommand=touch x", "train"], "is no host name"),
+        ("hosts", ["-H", "a;touch x", "train"], "'a;touch x' is not a host name"),
+        ("hosts", ["-H", "$(touch x):2", "train"], "is not a host name"),
+        ("hosts", ["-H", "-oProxyCommand=touch x", "train"], "is not a host name"),
         ("hosts", ["-H", "-oProxyCommand=x", "train"], "expected one argument"),
         ("hosts", ["--hostfile", "no/such/file", "train"], "cannot be read"),
-        ("hosts", ["-H", "a", "--network-interface", "eth0;touch x", "train"], "no name of an"),
-        ("hosts", ["-H", "a", "--ssh-identity", "k;touch x", "train"], "take only paths of"),
+        (
+            "hosts",
+            ["-H", "a", "--network-interface", "eth0;touch x", "train"],
+            "not an interface",
+        ),
+        ("hosts", ["-H", "a", "--ssh-identity", "k;touch x", "train"], "accept only letters"),
         ("hosts", ["-H", "a", "--ssh-identity", "no/such/key", "train"], "no such file"),
-        ("hosts", ["-H", "a", "--ssh-port", "0", "train"], "'0' is no whole number"),
+        (
+            "hosts",
+            ["-H", "a", "--ssh-port", "0", "train"],
+            "--ssh-port: expected a whole number from 1",
+        ),
     ],
 )
 def test_a_wrong_argument_is_one_message_and_code_2(script, arguments, message):

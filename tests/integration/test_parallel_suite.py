@@ -10,7 +10,10 @@ from tests.integration.launching import horovodrun, run
 QUICK = ["tests/parallel", "-m", "not full_matrix"]
 SLOW = ["tests/parallel", "-m", "full_matrix"]
 EXCHANGE = [f"tests/parallel/test_{name}.py" for name in ("equality", "optimizer", "wire", "world")]
-UNEVEN = [*EXCHANGE, *(f"tests/parallel/test_{name}.py" for name in ("evaluate", "replicas"))]
+UNEVEN = [
+    *EXCHANGE,
+    *(f"tests/parallel/test_{name}.py" for name in ("evaluate", "replicas", "commit_points")),
+]
 EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]
 full = pytest.mark.full_matrix
 
@@ -20,11 +23,9 @@ full = pytest.mark.full_matrix
     ("ranks", "transport", "tests"),
     [
         pytest.param(2, "gloo", QUICK, id="2-gloo"),
-        pytest.param(4, "gloo", EQUALITY, id="4-gloo"),
-        pytest.param(2, "mpi", EQUALITY, id="2-mpi"),
         pytest.param(2, "gloo", SLOW, id="2-gloo-slow", marks=full),
-        pytest.param(4, "gloo", EXCHANGE, id="4-gloo-exchange", marks=full),
-        pytest.param(2, "mpi", EXCHANGE, id="2-mpi-exchange", marks=full),
+        pytest.param(4, "gloo", EXCHANGE, id="4-gloo", marks=full),
+        pytest.param(2, "mpi", EXCHANGE, id="2-mpi", marks=full),
         pytest.param(3, "gloo", UNEVEN, id="3-gloo", marks=full),
         pytest.param(4, "mpi", EQUALITY, id="4-mpi", marks=full),
     ],

@@ -127,7 +127,7 @@ def test_json_lines_are_utf8_whatever_the_locale(texts_run: Path) -> None:
         (["gone", "a.png"], "gone holds no run"),
         (["RUN"], "required: INPUT"),
         (["RUN", "-", "-"], "'-' is given twice"),
-        (["RUN", "-", "--top", "0"], "no whole number above 0"),
+        (["RUN", "-", "--top", "0"], "--top: expected a whole number, at least 1, got '0'"),
         (["RUN", "-", "--tpo", "1"], "unknown argument '--tpo'"),
     ],
 )

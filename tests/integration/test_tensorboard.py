@@ -1,15 +1,19 @@
 """TensorBoard started on real runs of both tasks and opened in headless Chromium."""
 
+import contextlib
+import json
 import re
 import shutil
 import subprocess
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.commands.compare import read_curves
 from tests.integration.launching import BIN, run
 
 pytestmark = pytest.mark.full_matrix
@@ -62,11 +66,10 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def address(runs: Path, tmp_path_factory) -> Iterator[str]:
-    """Where a TensorBoard that shows them listens."""
-    log = tmp_path_factory.mktemp("log") / "tensorboard.txt"
-    command = [str(BIN / "tensorboard"), "--logdir", str(runs), "--port", "0"]
+@contextlib.contextmanager
+def serving(runs: Path, log: Path, *flags: str) -> Iterator[str]:
+    """Where a TensorBoard that shows the runs listens."""
+    command = [str(BIN / "tensorboard"), "--logdir", str(runs), "--port", "0", *flags]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
     try:
@@ -78,6 +81,12 @@ def address(runs: Path, tmp_path_factory) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def address(runs: Path, tmp_path_factory) -> Iterator[str]:
+    with serving(runs, tmp_path_factory.mktemp("log") / "tensorboard.txt") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +121,23 @@ def test_a_tab_shows_what_the_runs_wrote_without_an_error(tab: str, address: str
 
 
 @pytest.mark.timeout(900)
-def test_a_resumed_run_has_each_point_once(runs: Path) -> None:
-    curves = read_curves(runs / "images")
-    steps = [point.step for point in curves["train", "loss"]]
-    assert steps == list(range(5, 64, 5))  # 21 steps in each of 3 epochs
-    assert [point.step for point in curves["validation", "accuracy"]] == [21, 42, 63]
+@pytest.mark.parametrize("loader", ["--load_fast=true", "--load_fast=false"])
+def test_a_resumed_run_has_each_point_once(loader: str, runs: Path, tmp_path: Path) -> None:
+    with serving(runs, tmp_path / "tensorboard.txt", loader) as address:
+
+        def ask(what: str, **keys: str) -> Any:
+            query = urllib.parse.urlencode(keys)
+            url = f"{address}data/plugin/scalars/{what}?{query}"
+            with urllib.request.urlopen(url, timeout=60) as answer:
+                return json.load(answer)
+
+        deadline = time.monotonic() + 60
+        name = "images/tensorboard/train"
+        while "timeline/finished" not in (tags := ask("tags").get(name, {})):
+            assert time.monotonic() < deadline, tags
+            time.sleep(0.5)
+        steps = {tag: [step for _, step, _ in ask("scalars", run=name, tag=tag)] for tag in tags}
+    assert steps["learning/loss"] == list(range(5, 64, 5))  # 21 steps in each of 3 epochs
+    assert steps["learning_by_epoch/loss"] == [1, 2, 3]
+    assert steps["timeline/resumed"] == [42] and steps["timeline/finished"] == [63]
+    assert [tag for tag, found in steps.items() if found != sorted(found)] == []

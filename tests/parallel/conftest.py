@@ -36,6 +36,26 @@ def pair(world):
     return PAIR
 
 
+@pytest.fixture(scope="session")
+def place(world, tmp_path_factory):
+    """The chief's directory of sources, on every rank; the cache of indices is in it too."""
+    place = world.broadcast(tmp_path_factory.mktemp("sources"))
+    if world.is_chief:
+        from tests.parallel.sources import write_sources
+
+        write_sources(place)
+    world.barrier()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        yield place
+
+
+@pytest.fixture
+def directory(world, tmp_path):
+    """The chief's temporary directory, on every rank."""
+    return world.broadcast(tmp_path)
+
+
 @pytest.hookimpl(tryfirst=True, hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from app.classifier import Classifier
-from app.commands.evaluate import evaluate_run
+from app.commands.evaluate_run import evaluate_run
 from app.data.batches import Loaded
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate

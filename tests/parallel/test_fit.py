@@ -6,12 +6,7 @@ import pytest
 import tensorflow as tf
 
 from app.classifier import Classifier
-from app.distributed import (
-    AverageMetrics,
-    BroadcastInitialState,
-    DistributedOptimizer,
-    LockstepGuard,
-)
+from app.distributed import CommitPoints, DistributedOptimizer
 from app.distributed.world import World
 from tests.parallel.runs import CLASSES, image_network, largest_difference
 
@@ -38,7 +33,7 @@ def test_classifier_fit_keeps_lockstep_and_weighs_the_short_last_batch(world):
         batch_size=8,
         epochs=2,
         verbose=0,
-        callbacks=[BroadcastInitialState(), AverageMetrics(), LockstepGuard(every_steps=2)],
+        callbacks=[CommitPoints(compare_every_steps=2)],
     )
     assert int(classifier.optimizer.iterations) == 10
     assert len({str(h) for h in world.gather(history.history["loss"])}) == 1
@@ -126,7 +121,7 @@ def test_statistics_of_batchnorm_are_weighed_by_examples_in_fit(world, plain, va
         epochs=2,
         validation_data=(inputs, labels) if validates else None,
         verbose=0,
-        callbacks=[BroadcastInitialState(), Before(), AverageMetrics(), After()],
+        callbacks=[Before(), CommitPoints(), After()],
     )
     weights = 8 + 8 * np.arange(world.size)
     for epoch in range(2):
@@ -154,7 +149,7 @@ def test_a_plain_keras_script_trains_in_lockstep_with_true_metrics(world):
         validation_data=(inputs, labels),
         verbose=0,
         shuffle=False,
-        callbacks=[AverageMetrics(), BroadcastInitialState(), LockstepGuard(every_steps=1)],
+        callbacks=[CommitPoints(compare_every_steps=1)],
     ).history
     everything = world.gather((inputs, labels))
     all_inputs = np.concatenate([i for i, _ in everything])
@@ -178,7 +173,7 @@ def test_evaluate_reports_all_ranks_examples(world):
         def on_test_end(self, logs=None):
             seen.update(logs)
 
-    classifier.evaluate(inputs, labels, verbose=0, callbacks=[AverageMetrics(), Note()])
+    classifier.evaluate(inputs, labels, verbose=0, callbacks=[CommitPoints(), Note()])
     everything = world.gather((inputs, labels))
     logits = classifier.predict(np.concatenate([i for i, _ in everything]), verbose=0)
     right = (logits.argmax(1) == np.concatenate([label for _, label in everything])).mean()
@@ -205,7 +200,7 @@ def test_mixed_float16_scales_the_loss_inside_and_skips_together(world):
         batch_size=8,
         epochs=6,
         verbose=0,
-        callbacks=[BroadcastInitialState(), LockstepGuard(every_steps=1)],
+        callbacks=[CommitPoints(compare_every_steps=1)],
     )
     scale = float(optimizer.inner_optimizer.dynamic_scale.numpy())
     assert 1 <= scale < 2.0**40
@@ -215,7 +210,7 @@ def test_mixed_float16_scales_the_loss_inside_and_skips_together(world):
 def test_an_unbuilt_model_cannot_be_broadcast(world):
     model = keras.Sequential([keras.layers.Dense(3)])
     model.compile(DistributedOptimizer(keras.optimizers.SGD(0.1)), "mse")
-    callback = BroadcastInitialState()
+    callback = CommitPoints()
     callback.set_model(model)
     with pytest.raises(ValueError, match="Input layer"):
         callback.on_train_begin()

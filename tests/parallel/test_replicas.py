@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.distributed.guard import LockstepGuard, ReplicasDiverged, compare
+from app.distributed import callbacks, guard
+from app.distributed.callbacks import CommitPoints
+from app.distributed.guard import ReplicasDiverged, compare
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.reducers.reducer import Reduced
-from app.distributed.replicas import average_statistics, broadcast_state, settle, sum_metrics
+from app.distributed.replicas import broadcast_state, settle, sum_metrics
 from app.state import Kind, state_variables
 
 
@@ -66,7 +68,7 @@ def test_moving_statistics_are_averaged_by_examples_and_then_equal(world):
     norm.moving_mean.assign(np.full(6, world.rank, np.float32))
     norm.moving_variance.assign(np.full(6, 1.0 + 2 * world.rank, np.float32))
     examples = np.array([3, 1, 5, 2][: world.size])
-    average_statistics(world, model, int(examples[world.rank]))
+    settle(world, model, None, int(examples[world.rank]))
     mean = np.average(np.arange(world.size), weights=examples)
     np.testing.assert_allclose(norm.moving_mean.numpy(), mean, rtol=1e-6)
     np.testing.assert_allclose(norm.moving_variance.numpy(), 1 + 2 * mean, rtol=1e-6)
@@ -78,9 +80,9 @@ def test_statistics_of_a_rank_without_an_example_do_not_count(world):
     model, _ = built(world)
     norm, last = model.layers[1], world.size - 1
     norm.moving_mean.assign(np.full(6, np.nan if world.rank == last else 2.5, np.float32))
-    average_statistics(world, model, 0)  # no rank has any: all is left as it is
+    settle(world, model, None, 0)  # no rank has any: all is left as it is
     assert np.isnan(norm.moving_mean.numpy()).all() == (world.rank == last)
-    average_statistics(world, model, 0 if world.rank == last else 7)
+    settle(world, model, None, 0 if world.rank == last else 7)
     np.testing.assert_array_equal(norm.moving_mean.numpy(), 2.5)
 
 
@@ -197,7 +199,7 @@ def fit_with(world, optimizer, *guards):
 def test_horovods_stock_keras_optimizer_is_caught_within_k_steps(world):
     import horovod.tensorflow.keras as stock
 
-    guard = LockstepGuard(every_steps=5)
+    guard = CommitPoints(compare_every_steps=5)
     counter = None
     with pytest.raises(ReplicasDiverged, match="step 5: .*logits"):
         counter = fit_with(world, stock.DistributedOptimizer(keras.optimizers.SGD(0.1)), guard)
@@ -206,15 +208,21 @@ def test_horovods_stock_keras_optimizer_is_caught_within_k_steps(world):
 
 def test_our_optimizer_passes_the_guard_to_the_end(world):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
-    counter = fit_with(world, optimizer, LockstepGuard(every_steps=5))
+    counter = fit_with(world, optimizer, CommitPoints(compare_every_steps=5))
     assert counter.batches == 24
 
 
-def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world):
+def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world, monkeypatch):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=2)
     agreed_at = []
-    guard = LockstepGuard(3, on_agreed=lambda: agreed_at.append(int(optimizer.iterations)))
-    counter = fit_with(world, optimizer, guard)
+
+    def compare_and_note(world, model, optimizer, step):
+        compare(world, model, optimizer, step)
+        agreed_at.append(step)
+
+    for module in (callbacks, guard):
+        monkeypatch.setattr(module, "compare", compare_and_note)
+    counter = fit_with(world, optimizer, CommitPoints(3))
     assert counter.batches == 24
     assert agreed_at == [3, 6, 6, 9, 12, 12, 12]  # and at the end of each epoch and of training
 
@@ -232,5 +240,5 @@ def test_in_fit_no_callback_behind_the_guard_saves_what_ranks_do_not_share(world
 
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
     with pytest.raises(ReplicasDiverged, match="bias"):
-        fit_with(world, optimizer, LockstepGuard(every_steps=1000), DriftAndSave())
+        fit_with(world, optimizer, CommitPoints(compare_every_steps=1000), DriftAndSave())
     assert not saved

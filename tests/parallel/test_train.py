@@ -13,6 +13,7 @@ from app.distributed.world import World
 from app.errors import UserError
 from app.evaluation.evaluate import evaluate
 from app.recipe import load
+from app.run_files import list_checkpoints
 from app.train import train
 from tests.parallel.runs import CLASSES, image_network, images
 
@@ -28,9 +29,10 @@ def digits(directory, **keys):
     return load(None, keys)
 
 
-def arrays(directory, epoch):
-    path = directory / "run" / "checkpoints" / f"epoch-{epoch:04d}" / "state.safetensors"
-    return safetensors.numpy.load_file(path)
+def arrays(directory, number=-1):
+    """Of the newest checkpoint, or one before."""
+    path = list_checkpoints(directory / "run" / "checkpoints")[number]
+    return safetensors.numpy.load_file(path / "state.safetensors")
 
 
 def test_exact_evaluation_equals_scikit_learn_and_one_process(world):
@@ -58,10 +60,10 @@ def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, d
     resumed = train(digits(parted, dropout=0.2), world=world, resume=True)
     assert resumed["epoch"] == whole["epoch"] == 2
     assert resumed["step"] == whole["step"]
-    about = json.loads((directory / "whole" / "run" / "dataset.json").read_text())
+    about = json.loads((directory / "whole" / "run" / "data_plan" / "plan.json").read_text())
     assert resumed["examples_trained_on"] == whole["examples_trained_on"]
     assert whole["examples_trained_on"] == 2 * about["examples"]["train"]
-    left, right = arrays(directory / "whole", 2), arrays(parted, 2)
+    left, right = arrays(directory / "whole"), arrays(parted)
     assert left.keys() == right.keys()
     for name in left:
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
@@ -69,7 +71,7 @@ def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, d
     assert json.loads((run / "metrics.json").read_text())["test_accuracy"] == whole["test_accuracy"]
     for name in (
         "config.toml",
-        "dataset.json",
+        "data_plan/plan.json",
         "logs/rank-001.log",
         "tensorboard/train",
         "checkpoints",
@@ -103,9 +105,9 @@ def test_a_run_that_is_resumed_at_another_world_size_goes_on_learning(world, dir
     keys = {"epochs": 4, "global_batch_size": None, "per_rank_batch_size": 50}
     config = digits(directory, **keys, learning_rate_scaling="none", learning_rate=1e-3)
     world.from_chief(lambda: train(config, world=World(), callbacks=[StopAfter(2)]) and None)
-    before = arrays(directory, 2)
+    before = arrays(directory)
     resumed = train(config, world=world, resume=True, callbacks=[Look()])
-    after = arrays(directory, 4)
+    after = arrays(directory)
     # The cosine goes on from the middle: half of the peak, and nearly 0 with the last step alone.
     assert rates[0] == pytest.approx(0.5e-3)
     assert resumed["epoch"] == 4 and min(rates) > 0
@@ -124,7 +126,7 @@ def test_a_resumed_run_keeps_its_config_and_a_refused_one_overwrites_nothing(wor
     assert world.from_chief(lambda: (run / "config.toml").read_text()) == kept
     train(alone, world=world, resume=True)  # no flag is repeated
     assert world.from_chief(lambda: (run / "config.toml").read_text()) == kept
-    assert arrays(directory, 2).keys() == arrays(directory, 1).keys()
+    assert arrays(directory).keys() == arrays(directory, 0).keys()
 
 
 def test_what_was_learned_is_saved_before_a_callback_can_fail(world, directory):
@@ -134,7 +136,7 @@ def test_what_was_learned_is_saved_before_a_callback_can_fail(world, directory):
 
     with pytest.raises(RuntimeError, match="cannot be drawn"):
         train(digits(directory), world=world, callbacks=[Fail()])
-    assert arrays(directory, 1)
+    assert arrays(directory)
 
 
 def test_what_ranks_do_not_share_is_never_saved(world, directory):
@@ -150,7 +152,7 @@ def test_what_ranks_do_not_share_is_never_saved(world, directory):
         config = digits(directory, epochs=4, guard_every_steps=1000)
         train(config, world=world, callbacks=[Drift()])
     found = world.from_chief(lambda: [p.name for p in (directory / "run/checkpoints").iterdir()])
-    assert found == ["epoch-0001"]  # of 26 steps
+    assert found == ["step-00000026"]  # the end of the first epoch
 
 
 def test_a_second_run_in_a_directory_is_refused_on_all_ranks(world, directory):

@@ -52,13 +52,71 @@ def test_imports_are_absolute() -> None:
     assert relative == []
 
 
-@pytest.mark.parametrize("room", ["data", "classifier.py", "checkpoint.py", "state.py"])
+# Rooms that get plain numbers and plain plans, and are the same for any number of workers.
+LOCAL = ["app/data", "app/classifier.py", "app/checkpoint.py", "app/state.py", "models"]
+
+
+def sources_of(room: str) -> list[Path]:
+    place = REPOSITORY / room
+    return sorted(place.rglob("*.py")) if place.is_dir() else [place]
+
+
+@pytest.mark.parametrize("room", LOCAL)
 def test_what_learns_and_keeps_does_not_import_what_knows_workers(room: str) -> None:
-    place = REPOSITORY / "app" / room
-    files = sorted(place.rglob("*.py")) if place.is_dir() else [place]
-    names = [name for path in files for name in imports(path)]
+    names = [name for path in sources_of(room) for name in imports(path)]
     assert names
     assert not [name for name in names if name.startswith("app.distributed")]
+
+
+def collectives() -> set[str]:
+    """The methods of a World; `sum` and `size_tensor` count only on something called a world."""
+    tree = ast.parse((REPOSITORY / "app/distributed/world.py").read_text(encoding="utf-8"))
+    (world,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "World")
+    return {n.name for n in world.body if isinstance(n, ast.FunctionDef)} - {"is_chief"}
+
+
+# Of NumPy, TensorFlow and others too; a call counts unless it is on one of these.
+OTHERS = {"gather": {"tf"}, "timeline": set()}
+
+
+def collective_calls(source: str) -> list[str]:
+    """Calls of what only a world can do, and whatever is called a world."""
+    names, found = collectives() - {"sum", "size_tensor"}, []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner, method = ast.unparse(node.func.value), node.func.attr
+            if method in names and owner not in OTHERS.get(method, set()):
+                found.append(f"{owner}.{method}()")
+        elif isinstance(node, ast.Name | ast.arg):
+            name = node.id if isinstance(node, ast.Name) else node.arg
+            found += [name] if name in ("world", "hvd") else []
+        elif isinstance(node, ast.Attribute) and node.attr in ("world", "_world"):
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize("room", LOCAL)
+def test_what_learns_and_keeps_calls_no_collective(room: str) -> None:
+    found = {path.name: collective_calls(path.read_text("utf-8")) for path in sources_of(room)}
+    assert {name: calls for name, calls in found.items() if calls} == {}
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "ranks.gather(rows)",
+        "with them.together(): pass",
+        "chief.from_chief(lambda: 1)",
+        "self.exchange.allreduce(gradient, 'x')",
+        "def survey(dataset, world): pass",
+        "total = world.sum(values)",
+        "self.world.barrier()",
+    ],
+)
+def test_a_planted_collective_is_found(planted: str) -> None:
+    assert {"gather", "together", "from_chief", "sum", "allreduce", "barrier"} <= collectives()
+    assert collective_calls(planted)
+    assert not collective_calls("tf.gather(values, rows); values.sum(); np.sum(values)")
 
 
 def python(code: str) -> subprocess.CompletedProcess:
@@ -84,6 +142,23 @@ def test_the_command_line_answers_a_mistake_without_tensorflow() -> None:
     )
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: --epochs: ")
+
+
+def test_the_doctor_needs_no_package_and_no_new_python() -> None:
+    """Its annotations are never evaluated, so that it also reports a Python that is too old."""
+    result = python(
+        "import sys\n"
+        "sys.path = [path for path in sys.path if 'site-packages' not in path]\n"
+        "from app.commands.command_line import parse\n"
+        "parse(['doctor'])\n"
+        "print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('app.')), sep='\\n')"
+    )
+    assert result.returncode == 0, result.stderr
+    texts = {path: Path(path).read_text("utf-8") for path in result.stdout.splitlines()}
+    assert len(texts) > 10
+    late = {path for path, text in texts.items() if "\nfrom __future__ import annotations" in text}
+    functions = {path for path, text in texts.items() if "\ndef " in text}
+    assert functions - late == {str(REPOSITORY / "app/distributed/__init__.py")}
 
 
 WITHOUT_HOROVOD = """

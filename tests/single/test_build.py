@@ -8,11 +8,10 @@ from app.build import (
     build_classifier,
     build_optimizer,
     build_schedule,
-    code_version,
-    load_data,
 )
 from app.distributed.world import World
 from app.errors import UserError
+from app.load import load_data
 from app.recipe import load
 
 
@@ -51,13 +50,13 @@ def test_a_network_that_refuses_the_images_is_a_users_mistake() -> None:
     config = load(None, {"model": "resnet50"})
     data = load_data(config, World())
     with pytest.raises(UserError, match="model 'resnet50': .*32"):
-        build_classifier(config, data.describe())
+        build_classifier(config, data.plan)
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_others() -> None:
     def weights(seed: int):
         config = load(None, {"seed": seed})
-        return build_classifier(config, load_data(config, World()).describe()).get_weights()
+        return build_classifier(config, load_data(config, World()).plan).get_weights()
 
     first, again, other = weights(1), weights(1), weights(2)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
@@ -84,9 +83,3 @@ def test_biases_and_batchnorm_do_not_decay() -> None:
                     model.trainable_variables)  # fmt: skip
     moved = {v.name: bool((v.numpy() != 1).any()) for v in model.trainable_variables}
     assert moved == {"kernel": True, "bias": False, "gamma": False, "beta": False}
-
-
-def test_the_code_version_names_our_sources_and_the_packages() -> None:
-    version = code_version()
-    assert len(version["code"]) == 16
-    assert version["keras"] == keras.__version__

@@ -116,13 +116,13 @@ def test_what_is_said_about_a_checkpoint_is_beside_it(trained, tmp_path) -> None
 
 def test_the_newest_are_kept_in_the_order_of_numbers(make_state, tmp_path) -> None:
     checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
-    for epoch in (2, 9998, 9999, 10000):
-        state.epoch = epoch
+    for step in (2, 99999998, 99999999, 100000000):
+        state.step = step
         checkpoints.save(state, {})
-    assert [path.name for path in checkpoints.list()] == ["epoch-9999", "epoch-10000"]
-    state.epoch = 0
+    assert [path.name for path in checkpoints.list()] == ["step-99999999", "step-100000000"]
+    state.step = 0
     checkpoints.restore_latest(state)
-    assert state.epoch == 10000
+    assert state.step == 100000000
 
 
 def test_there_may_be_no_checkpoint(make_state, tmp_path) -> None:
@@ -131,15 +131,32 @@ def test_there_may_be_no_checkpoint(make_state, tmp_path) -> None:
     assert checkpoints.restore_latest(make_state()) is None
 
 
-def test_saving_an_epoch_again_replaces_its_checkpoint(make_state, tmp_path) -> None:
+def test_saving_a_step_again_replaces_its_checkpoint(make_state, tmp_path) -> None:
     checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
     checkpoints.save(state, {})
-    state.step = 9
+    state.examples_seen = 9
     path = checkpoints.save(state, {})
     assert checkpoints.list() == [path]
-    state.step = 0
+    state.examples_seen = 0
     checkpoints.restore_latest(state)
-    assert state.step == 9
+    assert state.examples_seen == 9
+
+
+def test_the_metrics_of_the_epoch_so_far_go_on(trained, make_state, batch, tmp_path) -> None:
+    Checkpoints(tmp_path, keep=1).save(trained, {})
+    fresh = make_state(seed=6, backward_passes_per_step=2)
+    Checkpoints(tmp_path, keep=1).restore_latest(fresh)
+    ours, theirs = trained.model.get_metrics_result(), fresh.model.get_metrics_result()
+    assert float(theirs["loss"]) == float(ours["loss"]) > 0
+    assert float(fresh.model.loss_mean.count) == 6 * 8
+
+
+def test_checkpoints_of_an_older_version_are_refused(make_state, tmp_path) -> None:
+    (tmp_path / "epoch-0003").mkdir()
+    with pytest.raises(UserError, match="epoch-0003 was written by an older version of Lockstep"):
+        Checkpoints(tmp_path, keep=1).restore_latest(make_state())
+    path = Checkpoints(tmp_path, keep=1).save(make_state(), {})
+    assert Checkpoints(tmp_path, keep=1).list() == [path]
 
 
 def flip_last_bit(content: bytes) -> bytes:
@@ -241,21 +258,21 @@ def test_a_crash_while_saving_leaves_the_one_before(
 ) -> None:
     checkpoints, state = Checkpoints(tmp_path, keep=1), make_state()
     before = values(state)
-    state.epoch = 1
+    state.step = 1
     older = checkpoints.save(state, {})
-    state.epoch = 2
+    state.step = 2
     state.model.network.get_layer("hidden").bias.assign(np.full(5, 3, np.float32))
     with monkeypatch.context() as patch:
         patch.setattr(*where, fail)
-        with pytest.raises(UserError, match="epoch-0002: .*No space left on device"):
+        with pytest.raises(UserError, match="step-00000002: .*No space left on device"):
             checkpoints.save(state, {})
     assert checkpoints.list() == [older]
     fresh = make_state(seed=1)
     checkpoints.restore_latest(fresh)
-    assert fresh.epoch == 1
+    assert fresh.step == 1
     assert_equal_bits(values(fresh), before)
     checkpoints.save(state, {})  # and there is room again
-    assert [path.name for path in checkpoints.list()] == ["epoch-0002"]
+    assert [path.name for path in checkpoints.list()] == ["step-00000002"]
     assert not list(tmp_path.glob(".*"))
 
 
@@ -265,7 +282,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before_with_a_warning(
     checkpoints, state = Checkpoints(tmp_path, keep=1), make_state()
     state.epoch, state.step = 3, 30
     older = checkpoints.save(state, {})
-    damaged = tmp_path / "epoch-0009"
+    damaged = tmp_path / "step-00000090"
     shutil.copytree(older, damaged)
     (damaged / "state.safetensors").write_bytes(b"half of it")
     fresh = make_state(seed=1)
@@ -273,7 +290,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before_with_a_warning(
     assert (fresh.epoch, fresh.step) == (3, 30)
     assert f"{damaged} is damaged (its checksum is wrong): going back to {older}" in caplog.text
     assert checkpoints.restore_model(fresh.model)[0] == older  # as evaluate and predict do
-    fresh.epoch = 4
+    fresh.step = 40
     newest = checkpoints.save(fresh, {})
     assert checkpoints.list() == [newest]  # and not the damaged one in its place
 
@@ -286,12 +303,12 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(checkpoint, "flush_directory", lambda path: done.append(path.name))
     monkeypatch.setattr(Path, "rename", lambda *names: (done.append("named"), rename(*names)))
     Checkpoints(tmp_path, keep=1).save(make_state(), {})
-    assert done == [".epoch-0000.partial", "named", tmp_path.name]
+    assert done == [".step-00000000.partial", "named", tmp_path.name]
 
 
 def test_what_a_user_puts_beside_the_checkpoints_is_left_alone(make_state, tmp_path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
-    (tmp_path / "epoch-best").mkdir()
+    (tmp_path / "step-best").mkdir()
     path = checkpoints.save(make_state(), {})
     assert checkpoints.list() == [path]
 

@@ -8,11 +8,14 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 import models
 from app.classifier import Classifier
-from app.data.batches import Batch, Loaded
-from app.data.text.encoder import Encoder
+from app.data.batches import Batch, Feed, Loaded, Streamed
+from app.data.examples import Examples
+from app.data.order import EpochPlan
+from app.data.text.vocabulary import Vocabulary
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
+from models.table import names_of
 
 SGD = keras.optimizers.SGD
 
@@ -223,7 +226,7 @@ def test_evaluation_is_exact(kind: str) -> None:
     else:
         texts = [" ".join(random.choice(["a", "b", "c"], 1 + i % 7)) for i in range(600)]
         network = models.build_text_model("bag", 5, 4, max_tokens=9, width=3)
-        ids, _ = Encoder(["a", "b", "c"], "words", 1, 9)(np.array(texts, object))
+        ids, _ = Vocabulary("words", 1, 9, ["a", "b", "c"]).encode(np.array(texts, object))
         split = Loaded(ids, labels, ids.row_lengths().numpy())
         logits = network(split.everything.to_tensor()).numpy()
     scores = evaluate(Classifier(network), split, World())
@@ -249,7 +252,7 @@ def test_evaluation_follows_the_weights(make_classifier) -> None:
         assert scores.confusion[:, wanted].tolist() == [2, 1, 2]
 
 
-@pytest.mark.parametrize("name", models.TEXT_MODELS)
+@pytest.mark.parametrize("name", names_of("text"))
 def test_every_text_model_learns_from_batches_of_any_length(name: str) -> None:
     classifier = Classifier(models.build_text_model(name, 9, 3, max_tokens=9, width=8))
     classifier.compile(DistributedOptimizer(SGD(0.1), world=World()))
@@ -260,3 +263,46 @@ def test_every_text_model_learns_from_batches_of_any_length(name: str) -> None:
         ids = tf.ones((rows, tokens), tf.int32)
         step(Batch(ids, tf.zeros(rows, tf.int64), tf.constant(4, tf.int64)))
     assert any((a != b).any() for a, b in zip(before, weights(classifier), strict=True))
+
+
+def reads_a_dict(network: keras.Model) -> keras.Model:
+    """The same network of tokens with its mask as a second input, as those of KerasHub have."""
+    tokens = keras.Input((None,), dtype="int32", name="token_ids")
+    mask = keras.Input((None,), dtype="bool", name="padding_mask")
+    vectors = network.get_layer("token_embedding")(tokens)
+    logits = network.get_layer("logits")(network.get_layer("average")(vectors, mask))
+    return keras.Model({"token_ids": tokens, "padding_mask": mask}, logits)
+
+
+@pytest.mark.parametrize("hold", ["memory", "stream"])
+def test_a_network_of_a_dict_of_tensors_learns_what_one_of_a_tensor_learns(hold: str) -> None:
+    texts = np.array([" ".join("abc"[: 1 + i % 3]) for i in range(11)], object)
+    labels, tokenizer = np.arange(11) % 3, Vocabulary("words", 1, 9, ["a", "b", "c"])
+    ids, lengths = tokenizer.encode(texts)
+
+    def both(ids: tf.RaggedTensor) -> dict[str, tf.RaggedTensor]:
+        return {"token_ids": ids, "padding_mask": ids.with_values(ids.values > 0)}
+
+    if hold == "memory":
+        split = Loaded(both(ids), labels, lengths.tokens)
+    else:
+        source = Examples(texts, labels)
+        split = Streamed(source, lambda some: both(tokenizer.ids_of(some)), lengths.tokens)
+    found = []
+    for wanted, of_dict in ((Loaded(ids, labels, lengths.tokens), False), (split, True)):
+        keras.utils.set_random_seed(1)
+        network = models.build_text_model("bag", 5, 3, max_tokens=9, width=4)
+        classifier = Classifier(reads_a_dict(network) if of_dict else network)
+        classifier.compile(DistributedOptimizer(SGD(0.5), world=World()))
+        classifier.optimizer.build(classifier.trainable_variables)
+        step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)
+        plan = EpochPlan(np.arange(11), 4, world_size=5)  # rank 4 has no example
+        for rank in (0, 4, 3):
+            for batch in Feed(wanted).training(plan, rank):
+                assert tf.nest.is_nested(batch.inputs) == of_dict
+                step(batch)
+        found.append((weights(classifier), evaluate(classifier, wanted, World())))
+    (plain, scores), (of_dict_too, same_scores) = found
+    assert_same(plain, of_dict_too)
+    np.testing.assert_array_equal(scores.confusion, same_scores.confusion)
+    assert scores.loss == same_scores.loss

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from app.commands.evaluate import evaluate_run
+from app.commands.evaluate_run import evaluate_run
 from app.commands.model_card import Check, Export, Signature, model_card
 from app.commands.predict import predict
 from app.commands.saved_run import open_run
@@ -52,7 +52,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_the_run_says_how_it_read_its_tables_and_what_it_left_out(run: Path) -> None:
-    about = json.loads((run / "dataset.json").read_text())
+    about = json.loads((run / "data_plan" / "plan.json").read_text())
     expected = "separator ';', encoding cp1252, title and body joined by a space"
     assert about["read_as"] == [f"train.csv: {expected}", f"test.csv: {expected}"]
     assert about["examples"]["test"] == 20

@@ -1,5 +1,6 @@
 """The loop on one rank: what it counts as a step, and what it reports of it."""
 
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -44,7 +45,7 @@ def loop_of(show: Show, step: int = 0, **keys: Any) -> Loop:
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
     state = TrainState(classifier, optimizer, 0, step=step, examples_seen=step * BATCH)
-    return Loop(config, World(), state, schedule, {"train": split}, [show], save=lambda: None)
+    return Loop(config, World(), state, schedule, {"train": split}, [show], save=Path)
 
 
 @pytest.mark.parametrize("passes", [1, 2])
@@ -68,7 +69,7 @@ def test_times_and_bytes_are_those_of_a_step_and_not_of_a_pass(passes, monkeypat
     timed = Mark(passes=3 * passes, seconds=6.0, waited=1.5, stepped=3.0)
     monkeypatch.setattr(loop.clock, "since", lambda mark=None: timed)
     sent = iter([0.0, 300.0, 600.0])  # bytes: when the epoch begins, and at each report
-    telemetry = type(loop._telemetry)
+    telemetry = type(loop.state.optimizer.telemetry)
     monkeypatch.setattr(telemetry, "totals", property(lambda _: (0.0, next(sent), 0.0)))
     loop.run()
     for progress in note.reports:
@@ -81,7 +82,7 @@ def test_steps_that_compiled_are_counted_among_those_that_sent(monkeypatch) -> N
     loop = loop_of(note, log_every_steps=2)
     monkeypatch.setattr(loop.clock, "since", lambda mark=None: Mark(passes=1, seconds=1.0))
     sent = iter([0.0, 200.0, 400.0, 600.0])
-    telemetry = type(loop._telemetry)
+    telemetry = type(loop.state.optimizer.telemetry)
     monkeypatch.setattr(telemetry, "totals", property(lambda _: (0.0, next(sent), 0.0)))
     loop.run()
     assert [progress.bytes_sent for progress in note.reports] == [100.0] * 3

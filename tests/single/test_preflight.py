@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import models
-from app.config import MODELS
 from app.errors import UserError
 from app.preflight import check, with_fitting_batch
 from app.recipe import load
@@ -20,11 +18,6 @@ def table(tmp_path: Path) -> str:
     rows = [f"text {row},{'ab'[row % 2]}" for row in range(39)]
     (tmp_path / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
     return str(tmp_path / "rows.csv")
-
-
-def test_the_table_of_models_is_that_of_the_networks() -> None:
-    kinds = dict.fromkeys(models.IMAGE_MODELS, "image") | dict.fromkeys(models.TEXT_MODELS, "text")
-    assert kinds == MODELS
 
 
 def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
@@ -52,6 +45,11 @@ def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
         ({"dataset": "pydocs"}, 1, "model 'cnn' does not read texts, and pydocs holds texts"),
         ({"dataset": "synthetic-image:size=8", "model": "bag"}, 1, "does not read images"),
         ({"dataset": "missing.csv", "model": "bag"}, 1, "missing.csv"),
+        (
+            {"dataset": "digits", "model": "resnet50", "image_size": 16},
+            1,
+            "resnet50 needs images of at least 32 x 32 pixels, received 16 x 16",
+        ),
     ],
 )
 def test_a_mistake_that_is_there_to_see_is_told(table, keys, ranks, message) -> None:
@@ -80,7 +78,7 @@ def test_a_batch_that_fits_or_that_is_given_stays(table: str) -> None:
 
 def test_a_run_that_is_there_is_told_before_anything_is_read(table, tmp_path) -> None:
     run = tmp_path / "run"
-    (run / "checkpoints" / "epoch-0001").mkdir(parents=True)
+    (run / "checkpoints" / "step-00000001").mkdir(parents=True)
     config = load(None, {"dataset": table, "model": "bag", "run_dir": str(run)})
     with pytest.raises(UserError, match="holds a run already: add --resume"):
         check(config, False, 1)

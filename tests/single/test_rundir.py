@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.config import Config
+from app.data.plan import DataPlan
 from app.errors import UserError
 from app.recipe import load
 from app.rundir import (
@@ -16,11 +17,12 @@ from app.rundir import (
     default_directory,
     find_run,
     keep_run,
+    saved_plan,
     write_file,
     write_metrics,
 )
 
-DATASET = {"format": 2, "name": "digits", "class_names": ["é"], "fingerprint": "f00d"}
+PLAN = DataPlan("digits", "image", ("é",), "f00d", {"train": 3}, {}, False, (8, 8, 1))
 
 
 def config(**overrides: object) -> Config:
@@ -30,23 +32,23 @@ def config(**overrides: object) -> Config:
 def begun(path: Path, **overrides: object) -> Config:
     """A run that has not ended an epoch yet."""
     kept = config(**overrides)
-    keep_run(path, kept, DATASET)
+    keep_run(path, kept, PLAN)
     return kept
 
 
 def trained(path: Path, **overrides: object) -> Config:
     """A run that has ended an epoch."""
     kept = begun(path, **overrides)
-    (path / "checkpoints" / "epoch-0001").mkdir()
+    (path / "checkpoints" / "step-00000001").mkdir()
     return kept
 
 
 def test_a_run_leaves_its_config_and_its_dataset(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "one"
     wanted = config(epochs=3).in_directory(path)
-    keep_run(path, wanted, DATASET)
+    keep_run(path, wanted, PLAN)
     assert load(path / "config.toml", {}) == wanted
-    assert json.loads((path / "dataset.json").read_text(encoding="utf-8")) == DATASET
+    assert saved_plan(path).to_json() == PLAN.to_json()
     assert (path / "checkpoints").is_dir()
 
 
@@ -64,10 +66,10 @@ def test_a_directory_that_holds_a_run_is_refused_unless_resumed(tmp_path: Path) 
 
 
 def test_a_start_that_was_interrupted_is_begun_anew(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / ".epoch-0001.partial").mkdir(parents=True)
-    for name in ("logs", "tensorboard"):
+    (tmp_path / "checkpoints" / ".step-00000001.partial").mkdir(parents=True)
+    for name in ("logs", "tensorboard", "data_plan"):
         (tmp_path / name).mkdir()
-    for name in (".lock", ".config.toml.partial", "dataset.json", "bad_examples.jsonl"):
+    for name in (".lock", ".config.toml.partial", "bad_examples.jsonl"):
         (tmp_path / name).touch()
     assert find_run(tmp_path, resume=True) is None
     assert find_run(tmp_path, resume=False) is None
@@ -118,15 +120,28 @@ def test_what_may_differ_when_a_run_is_resumed(key, before, now) -> None:
 
 
 def test_data_that_changed_since_cannot_resume_a_run(tmp_path: Path) -> None:
-    keep_run(tmp_path, config(), {**DATASET, "fingerprint": "one"})
-    with pytest.raises(UserError, match="fingerprint one, now two"):
-        check_same_data(tmp_path, {**DATASET, "fingerprint": "two"})
+    check_same_data(tmp_path, PLAN, "f00d")
+    with pytest.raises(UserError, match="fingerprint f00d, now two"):
+        check_same_data(tmp_path, PLAN, "two")
 
 
-def test_a_run_whose_examples_were_others_is_refused(tmp_path: Path) -> None:
-    keep_run(tmp_path, config(), {key: DATASET[key] for key in DATASET if key != "format"})
-    with pytest.raises(UserError, match=r"another version of Lockstep.* format 1, .* reads 2"):
-        check_same_data(tmp_path, DATASET)
+def test_a_run_of_another_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="another version of Lockstep.*plan.json: No such file"):
+        saved_plan(tmp_path)
+    keep_run(tmp_path, config(), PLAN)
+    file = tmp_path / "data_plan" / "plan.json"
+    file.write_text(file.read_text().replace('"format": 3', '"format": 2'))
+    with pytest.raises(UserError, match=r"another version of Lockstep.* format 2, .* reads 3"):
+        saved_plan(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "no json", '{"format": 3}'])
+def test_a_damaged_plan_is_named(tmp_path: Path, content: str) -> None:
+    keep_run(tmp_path, config(), PLAN)
+    file = tmp_path / "data_plan" / "plan.json"
+    file.write_text(content)
+    with pytest.raises(UserError, match=f"{file} cannot be read"):
+        saved_plan(tmp_path)
 
 
 @pytest.mark.parametrize("below", ["run", "deep/run", ""])
@@ -134,7 +149,7 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, below: str) ->
     (tmp_path / "file").write_text("not a directory")
     path = tmp_path / "file" / below
     with pytest.raises(UserError, match=r"cannot write the run directory .*file"):
-        keep_run(path, config(), DATASET)
+        keep_run(path, config(), PLAN)
 
 
 def test_a_saved_config_that_is_damaged_is_named(tmp_path: Path) -> None:

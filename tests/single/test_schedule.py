@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.build import build_schedule
+from app.config import Optimizer
 from app.recipe import load
 from app.schedule import Schedule, scaled_peak
 
@@ -18,15 +19,19 @@ def rates(schedule: Schedule, steps: range, steps_per_epoch: int = 1) -> np.ndar
     )
 
 
+def wanted(scaling: str) -> Optimizer:
+    return Optimizer(learning_rate=0.1, learning_rate_scaling=scaling, reference_batch_size=64)
+
+
 @pytest.mark.parametrize(("scaling", "expected"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)])
 def test_the_peak_grows_with_the_global_batch(scaling: str, expected: float) -> None:
-    assert scaled_peak(0.1, scaling, 256, 64) == pytest.approx(expected)
-    assert scaled_peak(0.1, scaling, 64, 64) == pytest.approx(0.1)
+    assert scaled_peak(wanted(scaling), 256) == pytest.approx(expected)
+    assert scaled_peak(wanted(scaling), 64) == pytest.approx(0.1)
 
 
 def test_a_smaller_batch_than_the_reference_lowers_the_peak() -> None:
-    assert scaled_peak(0.1, "linear", 16, 64) == pytest.approx(0.025)
-    assert scaled_peak(0.1, "sqrt", 16, 64) == pytest.approx(0.05)
+    assert scaled_peak(wanted("linear"), 16) == pytest.approx(0.025)
+    assert scaled_peak(wanted("sqrt"), 16) == pytest.approx(0.05)
 
 
 def test_warm_up_rises_by_equal_steps_to_the_peak() -> None:

@@ -85,14 +85,16 @@ def pydocs(library: Path | None = None) -> Dataset:
     label_by_text: dict[str, int] = {}
     # A syntax tree is many objects; each sets off collections that search all of TensorFlow's too.
     gc.freeze()
-    for path in _source_files(library):
-        area = AREA_BY_MODULE[path.relative_to(library).parts[0].removesuffix(".py")]
-        for docstring in _docstrings(path):
-            words = docstring.split()
-            if len(words) >= MIN_WORDS:
-                # A text found twice, in one area or two, counts where it is found first.
-                label_by_text.setdefault(" ".join(words), areas.index(area))
-    gc.unfreeze()
+    try:
+        for path in _source_files(library):
+            area = AREA_BY_MODULE[path.relative_to(library).parts[0].removesuffix(".py")]
+            for docstring in _docstrings(path):
+                words = docstring.split()
+                if len(words) >= MIN_WORDS:
+                    # A text found twice, in one area or two, counts where it is found first.
+                    label_by_text.setdefault(" ".join(words), areas.index(area))
+    finally:
+        gc.unfreeze()
 
     found = set(label_by_text.values())
     missing = [area for label, area in enumerate(areas) if label not in found]

@@ -13,7 +13,7 @@ from typing import BinaryIO, ClassVar, TypeVar
 import numpy as np
 from PIL import Image
 
-from app.data.examples import add_texts
+from app.data.examples import Content, add_texts
 from app.data.orientation import orientation_of
 from app.errors import UserError
 
@@ -130,6 +130,8 @@ class ImageFiles:
     labels: np.ndarray
     origins: list[str] | None = None
     files_of: ClassVar[None] = None
+    content: ClassVar[Content] = "files"
+    in_memory: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.paths.dtype != object or self.labels.dtype != np.int64:
@@ -146,6 +148,13 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(self._sizes())
+
+    def _sizes(self) -> list[int]:
+        return self._each(np.arange(len(self)), os.path.getsize)
+
     def take(self, indices: np.ndarray) -> "ImageFiles":
         """The files at `indices` (int `(m,)`), in that order."""
         origins = None if self.origins is None else [self.origins[index] for index in indices]
@@ -154,8 +163,7 @@ class ImageFiles:
     def add_to(self, digest: "hashlib.blake2b") -> None:
         """Add the paths, the sizes of the files and the labels to a fingerprint."""
         add_texts(digest, self.paths)
-        sizes = self._each(np.arange(len(self)), os.path.getsize)
-        digest.update(np.array(sizes, dtype="<i8").data)
+        digest.update(np.array(self._sizes(), dtype="<i8").data)
         digest.update(np.ascontiguousarray(self.labels, dtype="<i8").data)
 
     def where(self, index: int) -> str:

@@ -15,7 +15,7 @@ from app.data.sources.table_files import check_file
 from app.data.sources.table_rows import Rows, check_values
 from app.errors import UserError
 
-READ_AT_ONCE = 4096
+ROWS_AT_ONCE = 4096
 
 
 @contextlib.contextmanager
@@ -39,7 +39,7 @@ def _records(
     number = 0
     # To pyarrow a dot in the name of a column means a part of it.
     wanted = None if any("." in name for name in columns) else list(columns)
-    for batch in file.iter_batches(READ_AT_ONCE, columns=wanted):
+    for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
         values = [map(_plain, batch.column(name).to_pylist()) for name in columns]
         for row in zip(*values, strict=True):
             number += 1

@@ -18,11 +18,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import google_crc32c
 import numpy as np
 import tensorflow as tf
 
+from app.data.examples import Content
 from app.errors import UserError
 
 HEADER_BYTES, FOOTER_BYTES = 12, 4
@@ -34,7 +36,7 @@ _also: list[Path] = []  # where indices may be kept beside the user's cache
 
 
 @dataclass(frozen=True, eq=False)
-class Records:
+class RecordFiles:
     """A split: where in which file each input's bytes are.
 
     Args:
@@ -42,6 +44,7 @@ class Records:
         shard: the number of each input's file, int64 (n,).
         offset, length: where the input's bytes are in it, int64 (n,); crc: their CRC-32C, uint32.
         labels: class ids, int64 (n,).
+        content: "encoded" images, or "text".
     """
 
     files: tuple[Path, ...]
@@ -50,6 +53,8 @@ class Records:
     length: np.ndarray
     crc: np.ndarray
     labels: np.ndarray
+    content: Content = "encoded"
+    in_memory: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -58,9 +63,16 @@ class Records:
     def files_of(self) -> np.ndarray:
         return self.shard
 
-    def take(self, indices: np.ndarray) -> "Records":
-        columns = (self.shard, self.offset, self.length, self.crc, self.labels)
-        return Records(self.files, *(column[indices] for column in columns))
+    @property
+    def size_bytes(self) -> int:
+        return int(self.length.sum())
+
+    def take(self, indices: np.ndarray) -> "RecordFiles":
+        shard, offset, length, crc, labels = (
+            column[indices]
+            for column in (self.shard, self.offset, self.length, self.crc, self.labels)
+        )
+        return RecordFiles(self.files, shard, offset, length, crc, labels, self.content)
 
     def where(self, index: int) -> str:
         return f"{self.files[self.shard[index]]}, byte {self.offset[index]}"
@@ -93,7 +105,7 @@ class Records:
         return content
 
 
-def index_files(files: Sequence[Path], input_key: str, label_key: str) -> Records:
+def index_files(files: Sequence[Path], input_key: str, label_key: str) -> RecordFiles:
     """The index of whole files; each is read through once, and then found in the cache.
 
     Raises UserError for a file that is missing, damaged or cut off, or lacks a feature.
@@ -101,7 +113,8 @@ def index_files(files: Sequence[Path], input_key: str, label_key: str) -> Record
     parts = [_cached_index(path, input_key, label_key) for path in files]
     shards = [np.full(len(part[-1]), number, np.int64) for number, part in enumerate(parts)]
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    return Records(tuple(files), np.concatenate(shards), *columns)
+    offset, length, crc, labels = columns
+    return RecordFiles(tuple(files), np.concatenate(shards), offset, length, crc, labels)
 
 
 def _cached_index(path: Path, input_key: str, label_key: str) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from app.data.examples import Dataset, Examples
+from app.data.examples import Content, Dataset, Examples
 from app.errors import UserError, suggest
 
 IMAGE, TEXT = "synthetic-image", "synthetic-text"
@@ -28,9 +28,15 @@ class SyntheticImages:
     size: int
     channels: int
     files_of: ClassVar[None] = None
+    content: ClassVar[Content] = "pixels"
+    in_memory: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self) * self.size * self.size * self.channels
 
     def take(self, indices: np.ndarray) -> "SyntheticImages":
         return dataclasses.replace(self, labels=self.labels[indices], numbers=self.numbers[indices])

@@ -29,7 +29,7 @@ _OTHER_MARKS = {
 _GZIP_MARK = b"\x1f\x8b"
 _ARCHIVES = {b"PK\x03\x04": "a zip archive or a spreadsheet", b"\xd0\xcf\x11\xe0": "a spreadsheet"}
 UTF_8 = "utf-8"
-READ_AT_ONCE = 1 << 20
+BYTES_AT_ONCE = 1 << 20
 
 
 class RowError(Exception):
@@ -145,7 +145,7 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    return iter(lambda: file.read(READ_AT_ONCE), b"")
+    return iter(lambda: file.read(BYTES_AT_ONCE), b"")
 
 
 def _check_encoding(path: Path, file: IO[bytes], encoding: str) -> None:

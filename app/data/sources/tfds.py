@@ -13,7 +13,7 @@ from app.config import Data
 from app.data.bad import BadExamples
 from app.data.examples import Dataset
 from app.data.sources.classes import clean_class_name, merges
-from app.data.sources.records import Records, index_files
+from app.data.sources.records import RecordFiles, index_files
 from app.errors import UserError, suggest
 
 PREPARED = "dataset_info.json"
@@ -134,7 +134,10 @@ def load_tfds(data: Data, other_names: tuple[str, ...], bad: BadExamples) -> Dat
     _check_disjoint(data, splits)
     names, number_of = _clean_names(builder.info.features[label_key].names, data.dataset, bad)
     splits = {
-        role: dataclasses.replace(one, labels=number_of[one.labels]) for role, one in splits.items()
+        role: dataclasses.replace(
+            one, labels=number_of[one.labels], content="encoded" if is_image else "text"
+        )
+        for role, one in splits.items()
     }
     return Dataset(
         builder.info.full_name,
@@ -160,7 +163,7 @@ def _clean_names(
     return tuple(spellings), np.array([numbers[clean_class_name(name)] for name in given], np.int64)
 
 
-def _check_disjoint(data: Data, splits: dict[str, Records]) -> None:
+def _check_disjoint(data: Data, splits: dict[str, RecordFiles]) -> None:
     """Raise UserError if an example to evaluate on is also one to train on."""
     files = {
         path: number for number, path in enumerate({p for s in splits.values() for p in s.files})
@@ -180,7 +183,7 @@ def _check_disjoint(data: Data, splits: dict[str, Records]) -> None:
 
 def _records(
     builder: tfds.core.DatasetBuilder, split: str, role: str, input_key: str, label_key: str
-) -> Records:
+) -> RecordFiles:
     """The records of a split or of a part of one, such as `train[:90%]`."""
     try:
         pieces = builder.info.splits[split].file_instructions

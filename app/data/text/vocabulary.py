@@ -1,228 +1,96 @@
-"""Texts to token ids: one Keras layer that also goes into the exported model.
-
-Ids: 0 is padding, 1 an unknown token, then the vocabulary. The layer is made of core TensorFlow
-ops and constants, so what trains is what a SavedModel does without this code.
-
-All texts are normalised first: Unicode's compatibility decomposition (NFKD, UAX 15) and lower
-case, so that é as one or two code points, full-width and usual letters, or a ligature and its
-letters are the same. The table is that of the Python which builds the layer. Two things of NFKD are
-left out: several accents on one letter keep the order they are written in, and Hangul syllables
-stay whole, so a syllable written as its letters (NFD) is another token than the syllable.
-"""
+"""The tokens that are frequent in the training texts, numbered: words, characters, runs of them."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from app.data.text.characters import (
-    CHARACTER,
-    EMOJI,
-    JOINER,
-    SEPARATORS,
-    SPACELESS,
-    SPACES,
-    TAG,
-    ZERO_WIDTH_SPACE,
-    replacements,
-)
-from app.data.text.subwords import LongestMatch, train_pieces
-from app.errors import UserError
+from app.config import Data
+from app.data.text.base import Tokenizer, parts_of
+from app.data.text.splitting import SPLIT, STANDARDIZE
 
-Tokens = Literal["words", "characters", "subwords"]
-
-SPECIAL_TOKENS = 2
-CHARACTERS_AT_ONCE = 2**21  # each takes some hundred bytes as n-grams of characters
-WHOLE = "\x1f"  # around what is one character; a control character, so it is in no text by then
+SPECIAL_TOKENS = 2  # ids 0, padding, and 1, an unknown token; then the vocabulary
+SHOWN_UNKNOWN = "[unknown]"
 
 
-def normalize(texts: tf.Tensor) -> tf.Tensor:
-    """Strings of any shape to NFKD in lower case, without what is invisible; bytes that are not
-    UTF-8 become U+FFFD."""
-    return _by_alphabet(texts, tf.strings.lower, _fold)
+class Vocabulary(Tokenizer):
+    """Words or characters, and runs of them; what is not in the vocabulary is unknown."""
 
+    kinds = ("words", "characters")
 
-def _by_alphabet(
-    texts: tf.Tensor, ascii: Callable[[tf.Tensor], tf.Tensor], other: Callable
-) -> tf.Tensor:
-    """Most texts are ASCII, which needs neither a table nor the longer patterns."""
-    rows = tf.where(~tf.strings.regex_full_match(texts, "[[:ascii:]]*"))
-    return tf.tensor_scatter_nd_update(ascii(texts), rows, other(tf.gather_nd(texts, rows)))
+    def __init__(self, kind: str, ngrams: int, max_tokens: int, vocabulary: Sequence[str]):
+        self.kind = kind
+        self.ngrams = ngrams
+        self.max_tokens = max_tokens
+        self.vocabulary = list(vocabulary)
+        self.vocabulary_size = len(vocabulary) + SPECIAL_TOKENS
+        self.summary = f"{len(vocabulary):,} {kind} in the vocabulary"
+        with tf.device("CPU"):
+            self.tables = self._layer()
 
+    @classmethod
+    def build(cls, wanted: Data, chunks: Iterable[np.ndarray]) -> Self:
+        kind, ngrams = wanted.tokens, wanted.ngrams
+        vocabulary = build_vocabulary(chunks, kind, wanted.vocabulary_size, ngrams)
+        return cls(kind, ngrams, wanted.max_tokens, vocabulary)
 
-def _fold(texts: tf.Tensor) -> tf.Tensor:
-    codes, strings, position = _characters(texts)
-    changing, replaced = map(tf.constant, replacements())
-    place = tf.searchsorted(changing, codes)
-    changes = tf.gather(changing, place) == codes
-    strings = tf.where(changes, tf.gather(replaced, place), strings)
-    texts = tf.strings.reduce_join(tf.gather(strings, position), axis=-1)
-    # A zero-width space is a space where there are no others. Elsewhere it is nothing, and so is
-    # a joiner or a tag outside of an emoji.
-    texts = tf.strings.regex_replace(
-        texts, rf"({CHARACTER}){ZERO_WIDTH_SPACE}+|{ZERO_WIDTH_SPACE}+([{SPACELESS}])", r"\1 \2"
-    )
-    return tf.strings.regex_replace(texts, rf"({EMOJI})|[{ZERO_WIDTH_SPACE}{JOINER}{TAG}]", r"\1")
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Self:
+        return cls(**saved)
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "ngrams": self.ngrams,
+            "max_tokens": self.max_tokens,
+            "vocabulary": self.vocabulary,
+        }
 
-def _characters(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.RaggedTensor]:
-    """The different characters as int32 codes and as strings, and which ones each text has.
+    def split(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Runs of tokens come behind the single ones."""
+        return self.tables(texts)
 
-    A batch has few different characters: this takes a sixth of the time of unicode_split.
-    """
-    codes = tf.strings.unicode_decode(texts, "UTF-8")  # U+FFFD for bytes that are not UTF-8
-    unique, position = tf.unique(codes.values)
-    strings = tf.strings.unicode_encode(unique[:, None], "UTF-8")
-    return unique, strings, codes.with_values(position)
+    def tokens_of(self, ids: Sequence[int]) -> list[str]:
+        known = self.vocabulary
+        return [
+            known[i - SPECIAL_TOKENS] if i >= SPECIAL_TOKENS else SHOWN_UNKNOWN for i in ids if i
+        ]
 
-
-@keras.saving.register_keras_serializable(package="lockstep")
-def split_characters(texts: tf.Tensor) -> tf.RaggedTensor:
-    """Strings (B,) to ragged strings (B, characters); what is between two `WHOLE` is one."""
-    codes, strings, position = _characters(texts)
-    characters, marks = tf.gather(strings, position), codes == ord(WHOLE)
-    return tf.cond(
-        tf.reduce_any(marks),
-        lambda: _joined(characters, tf.gather(marks, position.values)),
-        lambda: characters,
-    )
-
-
-def _joined(characters: tf.RaggedTensor, marks: tf.Tensor) -> tf.RaggedTensor:
-    """Ragged strings (B, n) without the marks, bool (all n,), and with one string for each pair's
-    content."""
-    inside = tf.cumsum(tf.cast(marks, tf.int32)) % 2 == 1  # every text has an even number
-    behind_mark = tf.concat([[False], marks], axis=0)[:-1]
-    begins = ~marks & (~inside | behind_mark)
-    token = tf.cumsum(tf.cast(begins, tf.int32)) - 1
-    tokens = tf.strings.unsorted_segment_join(
-        characters.values[~marks], token[~marks], tf.reduce_sum(tf.cast(begins, tf.int32))
-    )
-    lengths = tf.reduce_sum(characters.with_values(tf.cast(begins, tf.int64)), axis=1)
-    return tf.RaggedTensor.from_row_lengths(tokens, lengths)
-
-
-def _apart(texts: tf.Tensor, tokens: str) -> tf.Tensor:
-    """Normalised, with spaces around `tokens`, and for spaces, punctuation and symbols."""
-
-    def other(texts: tf.Tensor) -> tf.Tensor:
-        return tf.strings.regex_replace(_fold(texts), tokens, r" \0 ")
-
-    # Two patterns without a group take a quarter of the time of one with it.
-    texts = _by_alphabet(texts, tf.strings.lower, other)
-    return tf.strings.regex_replace(texts, SEPARATORS, " ")
-
-
-@keras.saving.register_keras_serializable(package="lockstep")
-def standardize_subwords(texts: tf.Tensor) -> tf.Tensor:
-    """Normalised, with spaces for spaces, punctuation and symbols, and emoji apart."""
-    return _apart(texts, EMOJI)
-
-
-@keras.saving.register_keras_serializable(package="lockstep")
-def standardize_words(texts: tf.Tensor) -> tf.Tensor:
-    """As for sub-words, and the characters of scripts without spaces apart (as in BERT)."""
-    return _apart(texts, f"{EMOJI}|{CHARACTER}")
-
-
-@keras.saving.register_keras_serializable(package="lockstep")
-def standardize_characters(texts: tf.Tensor) -> tf.Tensor:
-    """Normalised, with one space for any run of spaces, none at the ends, and emoji marked."""
-
-    def spaced(texts: tf.Tensor) -> tf.Tensor:
-        return tf.strings.strip(tf.strings.regex_replace(texts, SPACES, " "))
-
-    def other(texts: tf.Tensor) -> tf.Tensor:
-        return tf.strings.regex_replace(spaced(_fold(texts)), EMOJI, rf"{WHOLE}\0{WHOLE}")
-
-    return _by_alphabet(texts, lambda some: spaced(tf.strings.lower(some)), other)
-
-
-STANDARDIZE = {
-    "words": standardize_words,
-    "characters": standardize_characters,
-    "subwords": standardize_subwords,
-}
-
-
-def vectorizer(
-    vocabulary: Sequence[str], tokens: Tokens, ngrams: int
-) -> keras.layers.TextVectorization:
-    """The layer: strings (B,) or (B, 1) to ragged int64 ids (B, tokens).
-
-    Runs of 2 to `ngrams` tokens come behind the single ones, joined by spaces. A text may have no
-    token and any number of them: see `fit`.
-    """
-    split = {"words": "whitespace", "characters": split_characters}.get(tokens)
-    layer = keras.layers.TextVectorization(
-        standardize=STANDARDIZE[tokens],
-        split=split or LongestMatch(vocabulary),
-        ngrams=ngrams if ngrams > 1 else None,
-        ragged=True,
-        name="vectorize",
-    )
-    # Keras refuses an empty vocabulary; no token is a line end.
-    layer.set_vocabulary(list(vocabulary) or ["\n"])
-    return layer
+    def _layer(self) -> keras.layers.TextVectorization:
+        layer = keras.layers.TextVectorization(
+            standardize=STANDARDIZE[self.kind],
+            split=SPLIT[self.kind],
+            ngrams=self.ngrams if self.ngrams > 1 else None,
+            ragged=True,
+            name="vectorize",
+        )
+        # Keras refuses an empty vocabulary; no token is a line end.
+        layer.set_vocabulary(self.vocabulary or ["\n"])
+        return layer
 
 
 def build_vocabulary(
-    chunks: Iterable[np.ndarray], tokens: Tokens, vocabulary_size: int, ngrams: int
+    chunks: Iterable[np.ndarray], kind: str, vocabulary_size: int, ngrams: int
 ) -> list[str]:
-    """The tokens of the training texts: at most `vocabulary_size` with padding and unknown.
-
-    Words and characters are the most frequent ones (and runs of them), most frequent first; for
-    sub-words see `train_pieces`. Neither the order of the texts nor the chunks matter.
-
-    Args:
-        chunks: texts, each chunk an object array (n,) of str.
-        tokens: what a token is.
-        vocabulary_size: how many ids there may be, at least 3.
-        ngrams: longest run of tokens that is a token too; 1 for sub-words.
-
-    Raises:
-        UserError: n-grams of sub-words, or more different characters than a vocabulary of
-            sub-words can hold.
-    """
-    if tokens == "subwords" and ngrams > 1:
-        raise UserError(
-            f"ngrams = {ngrams} with sub-words: runs of pieces are not supported, and frequent "
-            "words are pieces already. Set ngrams = 1, or take words or characters."
-        )
+    """The most frequent tokens of the training texts (and runs of up to `ngrams`), most frequent
+    first: at most `vocabulary_size` with padding and unknown."""
     counts = Counter[str]()
     for chunk in chunks:
         with tf.device("CPU"):
             for texts in parts_of(chunk):
-                counts.update(_count(texts, tokens, ngrams))
+                counts.update(_count(texts, kind, ngrams))
     room = vocabulary_size - SPECIAL_TOKENS
-    if tokens == "subwords":
-        return train_pieces(counts, room)
     return sorted(counts, key=lambda token: (-counts[token], token))[:room]
 
 
-def _count(texts: tf.Tensor, tokens: Tokens, ngrams: int) -> dict[str, int]:
-    """How often each token comes (for sub-words: each word), as `vectorizer` takes them."""
-    texts = STANDARDIZE[tokens](texts)
-    found = split_characters(texts) if tokens == "characters" else tf.strings.split(texts)
+def _count(texts: tf.Tensor, kind: str, ngrams: int) -> dict[str, int]:
+    """How often each token comes, as the layer takes them."""
+    found = SPLIT[kind](STANDARDIZE[kind](texts))
     if ngrams > 1:
         found = tf.strings.ngrams(found, ngram_width=tuple(range(1, ngrams + 1)))
     unique, _, counts = tf.unique_with_counts(found.values)
     names = (token.decode() for token in unique.numpy())
     return dict(zip(names, counts.numpy().tolist(), strict=True))
-
-
-def parts_of(texts: np.ndarray) -> Iterator[tf.Tensor]:
-    """The texts as string tensors, few enough for the memory; lone surrogates as they are."""
-    part = np.cumsum([len(text) for text in texts]) // CHARACTERS_AT_ONCE
-    for some in np.split(texts, np.flatnonzero(np.diff(part)) + 1):
-        yield tf.constant([text.encode("utf-8", "surrogatepass") for text in some], tf.string)
-
-
-def fit(ids: tf.RaggedTensor, max_tokens: int) -> tf.RaggedTensor:
-    """Ids (B, tokens) cut to (B, 1 to max_tokens): a text without a token becomes one unknown."""
-    empty = tf.cast(ids.row_lengths() == 0, tf.int64)
-    filler = tf.RaggedTensor.from_row_lengths(tf.ones(tf.reduce_sum(empty), ids.dtype), empty)
-    return tf.concat([ids[:, :max_tokens], filler], axis=1)

@@ -13,6 +13,7 @@ from PIL import Image
 from app.commands.compare import compare, differing, read_curves, read_run, table
 from app.errors import UserError
 from app.recipe import load
+from app.run_files import list_checkpoints
 from app.train import train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -73,7 +74,7 @@ def test_metrics_are_those_of_the_runs_with_ratios_to_the_first(runs: list[Path]
 
 def test_metrics_say_how_many_examples_were_trained_on_in_all(runs: list[Path]) -> None:
     for run, epochs in zip(runs, (2, 3), strict=True):
-        about = json.loads((run / "dataset.json").read_text())
+        about = json.loads((run / "data_plan" / "plan.json").read_text())
         assert metrics(run)["examples_trained_on"] == epochs * about["examples"]["train"]
         assert "examples_seen" not in metrics(run)  # of the epoch that would come next
 
@@ -161,7 +162,7 @@ def test_an_event_file_that_is_being_written_gives_what_is_whole(copies: list[Pa
 
 def test_runs_that_are_not_whole_are_shown_as_such(copies: list[Path], tmp_path, capsys) -> None:
     (copies[1] / "metrics.json").unlink()
-    shutil.rmtree(copies[1] / "checkpoints" / "epoch-0003")
+    shutil.rmtree(list_checkpoints(copies[1] / "checkpoints")[-1])
     bare = tmp_path / "bare"
     bare.mkdir()
     shutil.copy(copies[0] / "config.toml", bare)
@@ -188,7 +189,7 @@ def test_metrics_of_an_earlier_end_are_not_those_of_a_run_resumed_since(copies) 
 def test_a_damaged_file_of_results_is_no_result(copies: list[Path]) -> None:
     for content in ('{"test_accuracy": 0.5', "[1]", '{"test_accuracy": "high", "epoch": null}'):
         (copies[0] / "metrics.json").write_text(content)
-        (copies[0] / "checkpoints" / "epoch-0002" / "state.json").write_text(content)
+        (list_checkpoints(copies[0] / "checkpoints")[-1] / "state.json").write_text(content)
         shown = cells(copies)
         assert shown["status"][0] == "unfinished, 0 of 2 epochs"
         assert shown["test accuracy"][0] == "-"

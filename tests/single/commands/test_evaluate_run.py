@@ -13,9 +13,9 @@ import safetensors.numpy
 import tensorflow as tf
 from PIL import Image
 
+from app import rundir
 from app.__main__ import main
-from app.build import load_data
-from app.commands.evaluate import MOST_MISTAKES, evaluate_run
+from app.commands.evaluate_run import MOST_MISTAKES, evaluate_run
 from app.commands.saved_run import open_run
 from app.data.bad import BadExamples
 from app.data.batches import Loaded
@@ -33,7 +33,9 @@ from app.evaluation.figures import (
 )
 from app.evaluation.report import to_markdown, write_report
 from app.evaluation.scores import Scores
+from app.load import load_data
 from app.recipe import load
+from app.run_files import list_checkpoints
 from app.train import train
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
@@ -108,7 +110,7 @@ def test_a_run_without_that_split_says_which_it_has(tmp_path: Path, digits) -> N
     with pytest.raises(UserError, match="the data has changed since"):  # more to train on
         run_on(path)
     data = load_data(load(path / "config.toml", {}), World())
-    (path / "dataset.json").write_text(json.dumps(data.describe()))
+    rundir.keep_run(path, load(path / "config.toml", {}), data.plan)
     with pytest.raises(UserError, match="has no validation split.*: train, test$"):
         run_on(path, "validation")
 
@@ -145,7 +147,7 @@ def test_golden_report(tmp_path: Path, digits) -> None:
         "",
         "|  |  |",
         "| --- | --- |",
-        f"| run | {path}, epoch-0002 |",
+        f"| run | {path}, {list_checkpoints(path / 'checkpoints')[-1].name} |",
         f"| data | digits, test (fingerprint {result['fingerprint']}) |",
         "| examples | 359 |",
         "| accuracy | 10.03% |",
@@ -258,9 +260,9 @@ def test_images_in_memory_are_resized_too(tmp_path: Path, digits) -> None:
     name = "synthetic-image:size=24,channels=1,classes=1,examples=40"
     with pytest.raises(UserError, match="class 'class 0' is none of those"):
         run_on(tmp_path / "run", dataset=name)
-    about = json.loads((tmp_path / "run" / "dataset.json").read_text())
+    about = json.loads((tmp_path / "run" / "data_plan" / "plan.json").read_text())
     about["class_names"] = ["class 0", "class 1"]
-    (tmp_path / "run" / "dataset.json").write_text(json.dumps(about))
+    (tmp_path / "run" / "data_plan" / "plan.json").write_text(json.dumps(about))
     assert run_on(tmp_path / "run", dataset=name)["examples"] == 4  # its test split
     assert (tmp_path / "run" / "evaluations" / "synthetic-image-test").is_dir()
     streamed = run_on(tmp_path / "run", "train", dataset=name, hold="stream")

@@ -1,4 +1,4 @@
-"""Predictions: those of evaluation, for every kind of input, with what is wrong in its place."""
+"""Predictions of images: those of evaluation, and what is wrong with each file in its place."""
 
 import io
 import json
@@ -9,41 +9,33 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.build import Data, load_data
-from app.commands.predict import Item, Predictor, predict
+from app.commands.predict import predict
+from app.commands.predict_inputs import Item
+from app.commands.predictor import Predictor
 from app.commands.saved_run import SavedRun, open_run
 from app.distributed.world import World
 from app.errors import UserError
 from app.evaluation.evaluate import evaluate
-from app.recipe import load
-from app.train import train
+from tests.single.commands.predicting import (
+    answers,
+    confusion,
+    errors,
+    loss,
+    own_data,
+    save,
+    trained,
+)
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
 
 DIGITS = {"dataset": "digits", "width": 4, "epochs": 8, "learning_rate": 0.05}
 GOLDEN_CLASSES = list("378960")
 GOLDEN_PROBABILITIES = [0.9999, 0.9956, 0.9452, 0.8560, 0.8130, 0.9995]
-PYDOCS = {"dataset": "pydocs", "model": "textcnn", "width": 16, "epochs": 3, "max_tokens": 40}
-PYDOCS |= {"vocabulary_size": 3000, "learning_rate": 0.04, "global_batch_size": 128}
-
-
-def trained(directory: Path, **keys: object) -> Path:
-    train(load(None, {"run_dir": directory, **keys}))
-    return directory
-
-
-def own_data(run: SavedRun) -> Data:
-    return load_data(run.config, World())
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory) -> Path:
     return trained(tmp_path_factory.mktemp("runs") / "digits", **DIGITS)
-
-
-@pytest.fixture(scope="module")
-def pydocs(tmp_path_factory) -> Path:
-    return trained(tmp_path_factory.mktemp("runs") / "pydocs", **PYDOCS)
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +49,6 @@ def wide(tmp_path_factory) -> Path:
     return trained(root / "run", dataset=str(root / "data"), width=4, epochs=1, global_batch_size=8)
 
 
-def save(path: Path, grey: int, size: tuple[int, int] = (8, 8), mode: str = "L", **how) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", size, grey).convert(mode).save(path, **how)
-    return str(path)
-
-
 def digits_as_files(run: SavedRun, folder: Path) -> np.ndarray:
     """Writes the test split as PNG files; returns its labels."""
     source = own_data(run).dataset.splits["test"]
@@ -70,32 +56,6 @@ def digits_as_files(run: SavedRun, folder: Path) -> np.ndarray:
     for number, pixels in enumerate(source.read(np.arange(len(source)))):
         Image.fromarray(pixels[..., 0]).save(folder / f"{number:04}.png")
     return source.labels
-
-
-def answers(
-    tmp_path: Path, run: Path, *inputs: object, batch_size: int = 64, top: int | None = None
-) -> tuple[int, list[dict]]:
-    """(exit code, the lines written)."""
-    output = tmp_path / "answers.jsonl"
-    code = predict(run, [str(given) for given in inputs], batch_size, top, output)
-    return code, [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-
-
-def errors(found: list[dict]) -> list[str]:
-    """The reasons, and the class where there is none."""
-    return [one.get("error") or one["class"] for one in found]
-
-
-def confusion(found: list[dict], labels: np.ndarray, names: list[str]) -> np.ndarray:
-    counts = np.zeros((len(names), len(names)), int)
-    for one, label in zip(found, labels, strict=True):
-        counts[label, names.index(one["class"])] += 1
-    return counts
-
-
-def loss(found: list[dict], labels: np.ndarray, names: list[str]) -> float:
-    right = (one["probabilities"][names[n]] for one, n in zip(found, labels, strict=True))
-    return float(np.mean([-np.log(p) for p in right]))
 
 
 def test_images_are_predicted_as_in_evaluation(digits: Path, tmp_path: Path) -> None:
@@ -107,32 +67,6 @@ def test_images_are_predicted_as_in_evaluation(digits: Path, tmp_path: Path) -> 
     assert np.array_equal(confusion(found, labels, run.class_names), scores.confusion)
     assert loss(found, labels, run.class_names) == pytest.approx(scores.loss, abs=1e-5)
     assert 0.5 < scores.accuracy < 1  # or every model would do
-
-
-def test_texts_are_predicted_as_in_evaluation(pydocs: Path, tmp_path: Path) -> None:
-    run = open_run(pydocs)
-    data = own_data(run)
-    source = data.dataset.splits["test"]
-    scores = evaluate(run.classifier, data.splits["test"], World())
-    texts = source.read(np.arange(len(source)))
-    path = tmp_path / "texts.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    for batch_size in (7, 64):
-        code, found = answers(tmp_path, pydocs, path, batch_size=batch_size)
-        assert (code, [one["input"] for one in found]) == (0, list(texts))
-        assert np.array_equal(confusion(found, source.labels, run.class_names), scores.confusion)
-        assert loss(found, source.labels, run.class_names) == pytest.approx(scores.loss, abs=1e-5)
-    assert 0.4 < scores.accuracy < 1
-
-
-def test_the_texts_beside_it_do_not_change_a_prediction(pydocs: Path, tmp_path: Path) -> None:
-    texts = ["open a socket", "x", "parse " * 60, "read the compressed file and close it"]
-    path = tmp_path / "texts.txt"
-    path.write_text("\n".join(texts))
-    together = answers(tmp_path, pydocs, path)[1]
-    alone = answers(tmp_path, pydocs, path, batch_size=1)[1]
-    for one, other in zip(together, alone, strict=True):
-        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-6)
 
 
 def test_the_first_test_digits_give_what_they_gave(digits: Path, tmp_path: Path) -> None:
@@ -249,74 +183,6 @@ def test_a_run_on_images_that_are_not_square_takes_their_size_alone(wide, tmp_pa
         assert found[1]["error"].startswith("9x12 pixels, but this run reads 12x9: resize it")
 
 
-def test_every_format_of_texts_gives_the_same(pydocs: Path, tmp_path: Path) -> None:
-    texts = ["open, read and close a file", 'say "hello" to the server', "日本 é 🎉"]
-    lines = {
-        "a.txt": texts,
-        "a.jsonl": [json.dumps({"x": 1, "text": text}) for text in texts],
-        "a.ndjson": [json.dumps(text) for text in texts],
-        "a.tsv": ["n\ttext", *(f"{n}\t{text}" for n, text in enumerate(texts))],
-        "a.csv": ["text,n", *('"' + t.replace('"', '""') + '",1' for t in texts)],
-    }
-    for name, content in lines.items():
-        (tmp_path / name).write_text("\ufeff" + "\r\n".join(content) + "\r\n\r\n", "utf-8")
-    code, found = answers(tmp_path, pydocs, *(tmp_path / name for name in lines))
-    assert (code, [one["input"] for one in found]) == (0, texts * len(lines))
-    for number, one in enumerate(found):
-        same = found[number % len(texts)]["probabilities"]
-        assert one["probabilities"] == pytest.approx(same, abs=1e-6)
-
-
-def test_what_is_wrong_with_a_row_is_said_in_its_place(pydocs: Path, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    rows = [b'"fine"', b"{bad", b'{"txt": "a"}', b"7", b'""', b"", b'"\\ud800"', b'"\xff"', b'"x"']
-    path.write_bytes(b"\n".join(rows) + b"\n\n\n")
-    code, found = answers(tmp_path, pydocs, path, batch_size=3)
-    assert code == 1
-    expected = 'expected {"text": "..."} or a string'
-    cp1252 = ", with: iconv -f cp1252 -t UTF-8 if it comes from Windows or Excel; or train with "
-    assert errors(found)[1:-1] == [
-        f"{path}, line 2: not valid JSON: Expecting property name enclosed in double quotes "
-        f"at column 2: {expected}",
-        f"{path}, line 3: no key 'text'; it has 'txt'",
-        f"{path}, line 4: {expected}; got int",
-        f"{path}, line 5: empty",
-        f"{path}, line 7: not UTF-8 text (\\ud800 is half a character)",
-        f"{path}, line 8: not UTF-8 text (byte 0xff): convert the file to UTF-8{cp1252}"
-        "--encoding cp1252",
-    ]
-    assert "class" in found[0] and "class" in found[-1]
-    given = [one["input"] for one in found]
-    texts = [row.decode("utf-8", "surrogateescape") for row in rows[1:-1] if row]
-    assert given == ["fine", *texts, "x"]  # a blank line is no row
-
-
-def test_files_of_texts_that_cannot_be_read_are_errors(pydocs: Path, tmp_path: Path) -> None:
-    files = {
-        "table.csv": b"txt,n\na,1\n",
-        "short.csv": b"text,n\nfine,1\nonly\n",
-        "quote.csv": b'text\nfine\n"no end\n',
-        "wide.txt": "text".encode("utf-16"),
-        "empty.txt": b"",
-        "a.pdf": b"%PDF",
-    }
-    for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-    inputs = [*(tmp_path / name for name in files), tmp_path, tmp_path / "gone.txt"]
-    code, found = answers(tmp_path, pydocs, *inputs)
-    assert code == 1
-    reasons = [one["error"] for one in found if "error" in one]
-    assert len(found) == len(inputs) + 2  # the two good rows
-    assert "table.csv has no column 'text': did you mean 'txt'?" in reasons[0]
-    assert "short.csv, line 3: 1 fields, but the header has 2" in reasons[1]
-    assert "quote.csv, line 3: not valid CSV" in reasons[2]
-    assert "wide.txt is not UTF-8 text but UTF-16" in reasons[3]
-    assert reasons[4].endswith("empty.txt is empty")
-    assert "a.pdf: expected a file that ends with .txt, .csv, .tsv" in reasons[5]
-    assert reasons[6].endswith("it is a folder")
-    assert reasons[7] == f"no file {tmp_path}/gone.txt"
-
-
 def test_standard_input_names_images(digits: Path, tmp_path: Path, monkeypatch) -> None:
     path = save(tmp_path / "a.png", 77)
     lines = [json.dumps({"image": path}), json.dumps(path), '{"text": "a"}', '{"image": "gone"}']
@@ -329,19 +195,6 @@ def test_standard_input_names_images(digits: Path, tmp_path: Path, monkeypatch) 
     no_key = "standard input, line 3: no key 'image'; it has 'text'"
     assert errors(found) == [name, name, name, no_key, "no such file", name]
     assert found[4]["input"] == "gone"
-
-
-def test_the_input_key_of_the_run_is_a_key_too(tmp_path: Path) -> None:
-    table = tmp_path / "reviews.csv"
-    rows = [f"{word} {n},{word}" for n in range(30) for word in ("good", "bad")]
-    table.write_text("\n".join(["review,label", *rows]))
-    run = trained(
-        tmp_path / "run", dataset=str(table), input_key="review", model="bag", width=4, epochs=1
-    )
-    (tmp_path / "a.csv").write_text("text,review\nno,good one\n")
-    (tmp_path / "b.jsonl").write_text('{"review": "good one"}\n{"text": "bad one"}\n')
-    code, found = answers(tmp_path, run, tmp_path / "a.csv", tmp_path / "b.jsonl")
-    assert (code, [one["input"] for one in found]) == (0, ["good one", "good one", "bad one"])
 
 
 def test_a_model_that_gives_no_numbers_is_an_error_of_each_input(digits, tmp_path) -> None:
@@ -359,7 +212,7 @@ def test_inputs_are_read_as_they_are_needed(digits: Path, tmp_path: Path, monkey
     """A batch is answered before the next is opened: memory does not grow with the inputs."""
     opened, held = [], []
     monkeypatch.setattr(
-        "app.commands.predict._load_image", lambda path, size: opened.append(path) or "no"
+        "app.commands.predictor._load_image", lambda path, size: opened.append(path) or "no"
     )
     monkeypatch.setattr("app.commands.predict._line", lambda one: held.append(len(opened)) or b"")
     predict(digits, [f"{n}.png" for n in range(10)], 4, None, tmp_path / "out")
@@ -378,12 +231,6 @@ def test_names_that_are_not_utf8_can_be_told_from_the_answer(digits: Path, tmp_p
 
 def test_mistakes_of_the_command_are_named(digits: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", 77)
-    with pytest.raises(UserError, match="--batch-size 0: expected at least 1"):
-        predict(digits, [path], 0, None, None)
-    with pytest.raises(UserError, match="--top 0: expected at least 1"):
-        predict(digits, [path], 1, 0, None)
-    with pytest.raises(UserError, match="nothing to predict"):
-        predict(digits, [], 1, None, None)
     with pytest.raises(UserError, match="'-' is given twice"):
         predict(digits, ["-", path, "-"], 1, None, None)
     with pytest.raises(UserError, match="holds no run"):

@@ -12,16 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from app.build import Data, hold_dataset, open_dataset
 from app.config import Config
 from app.data.bad import BadExamples
 from app.data.batches import Batch, Feed, Loaded
 from app.data.examples import Dataset, Examples
 from app.data.export import export_tfrecord
+from app.data.hold import hold
 from app.data.order import EpochPlan, Shuffled, orders_of
-from app.data.text.encoder import Encoder
+from app.data.text.tokenizer import tokenizer_from
+from app.data.text.vocabulary import Vocabulary
+from app.decide import decide
 from app.distributed.world import World
 from app.errors import UserError
+from app.load import LoadedData, open_dataset
 from app.recipe import load
 
 PADDING, FIRST = 0, 2
@@ -34,7 +37,7 @@ def words(examples: int) -> list[str]:
 def numbered(lengths: list[int], cut: int = 100) -> Loaded:
     """Example i is `lengths[i]` times the word w<i>, with label i."""
     texts = np.array([" ".join([f"w{i}"] * n) for i, n in enumerate(lengths)], dtype=object)
-    ids, _ = Encoder(words(len(lengths)), "words", 1, cut)(texts)
+    ids, _ = Vocabulary("words", 1, cut, words(len(lengths))).encode(texts)
     return Loaded(ids, np.arange(len(lengths)), ids.row_lengths().numpy())
 
 
@@ -213,21 +216,24 @@ def kept(tmp_path_factory) -> dict[str, Config]:
     }
 
 
-def read(config: Config) -> Data:
+def read(config: Config) -> LoadedData:
     bad = BadExamples()
-    return hold_dataset(config, open_dataset(config, bad, World()), bad, World())
+    dataset = open_dataset(config, bad, World())
+    plan, dataset, pixels = decide(config.data, dataset, bad, World())
+    splits = hold(plan, config.data, dataset.splits, pixels)
+    return LoadedData(dataset, splits, plan, bad.found, plan.notes)
 
 
 @pytest.fixture(scope="module")
-def opened(kept) -> dict[str, Data]:
+def opened(kept) -> dict[str, LoadedData]:
     return {name: read(config) for name, config in kept.items()}
 
 
-def values(batch: Batch, data: Data) -> list[str]:
+def values(batch: Batch, data: LoadedData) -> list[str]:
     """What tells each example of a batch from all others."""
-    if data.vocabulary is None:
+    if data.plan.tokenizer is None:
         return [str(value) for value in batch.inputs.numpy()[:, 0, 0, 0]]
-    return [data.vocabulary[token - FIRST] for token in batch.inputs.numpy()[:, 0]]
+    return tokenizer_from(data.plan.tokenizer).tokens_of(batch.inputs.numpy()[:, 0])
 
 
 SOURCES = [
@@ -240,10 +246,10 @@ SOURCES = [
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_source_can_be_held_in_memory_and_streamed(opened, name: str) -> None:
     data = opened[name]
-    assert data.held.stream == name.endswith("stream")
+    assert data.plan.stream == name.endswith("stream")
     assert len(data.splits["train"]) == 54 and len(data.splits["test"]) == 6
-    if data.vocabulary is None:
-        assert data.image_shape == (4, 6, 3)
+    if data.plan.tokenizer is None:
+        assert data.plan.image_shape == (4, 6, 3)
 
 
 @pytest.mark.parametrize("name", SOURCES)

@@ -4,52 +4,15 @@ Each case is the name of what was met, tiny files, and the right outcome. Nothin
 so files hold anything. A new case is one more entry in `CASES`.
 """
 
-import unicodedata
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from app.config import Data
-from app.data.bad import BadExamples
-from app.data.catalogue import load_dataset
-from app.data.sources.classes import clean_class_name
 from app.data.sources.split_folders import find_roles
-from app.errors import UserError
-
-
-class Case(NamedTuple):
-    """What is there, and what must come of it.
-
-    `files`: paths to make, "{}" standing for 0 to 9; those that end with .csv are given with
-    their content in `tables`. `splits`: what each split is counted to. `told`: what the notes and
-    the list of bad examples must say; or `refused`: what the one message must say.
-    """
-
-    name: str
-    files: tuple[str, ...] = ()
-    tables: dict[str, str] = {}
-    keys: dict[str, Any] = {}
-    classes: tuple[str, ...] = ()
-    splits: dict[str, int] = {}
-    told: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
-
-
-COMPOSED, DECOMPOSED = "café", unicodedata.normalize("NFD", "café")
-TWO = ("cat", "dog")
-WHOLE = {"validation": 0, "test": 0.1}
-TRAIN = ("train/cat/{}.jpg", "train/dog/{}.jpg")
-
-
-def rows(*labels: str) -> str:
-    return "text,label\n" + "".join(
-        f"text {i} {label},{label}\n" for i in range(5) for label in labels
-    )
-
+from tests.single.data.field_folders import TRAIN, TWO, WHOLE, Case, check
 
 CASES = [
-    # Item 4: left out without a word
+    # Left out without a word
     *[
         Case(
             f"half of a class is {suffix}, which is JPEG",
@@ -164,7 +127,7 @@ CASES = [
         classes=TWO,
         told=("2 images beside the folders of classes belong to none", "loose1.jpg"),
     ),
-    # Item 5: folders that are splits
+    # Folders that are splits
     *[
         Case(
             f"splits are called {train} and {test}",
@@ -315,146 +278,12 @@ CASES = [
         classes=("steam_train", "test_tube", "trainer", "valid id"),
         splits={"train": 36, "test": 4},
     ),
-    # Item 6: names that look equal
-    *[
-        Case(
-            f"folders {name!a} and {other!a}",
-            (f"{name}/{{}}.jpg", f"{other}/x{{}}.jpg", "zoo/{}.jpg"),
-            keys=WHOLE,
-            classes=(clean, "zoo"),
-            splits={"train": 27, "test": 3},
-            told=(f"class '{clean}' is one, written in 2 ways: ",),
-        )
-        for name, other, clean in (
-            (COMPOSED, DECOMPOSED, COMPOSED),
-            ("hot dog", "hot  dog", "hot dog"),
-            ("hot dog", "hot\u00a0dog", "hot dog"),
-            ("cat", "cat ", "cat"),
-            ("cat", "cat\u200b", "cat"),
-            ("cat", "\ufeffcat", "cat"),
-            ("cat", "ca\u2060t", "cat"),
-        )
-    ],
-    *[
-        Case(
-            f"folders of train and test: {name!a} and {other!a}",
-            (f"train/{name}/{{}}.jpg", "train/zoo/{}.jpg", f"test/{other}/{{}}.jpg"),
-            classes=(clean_class_name(name), "zoo"),
-            splits={"train": 18, "validation": 2, "test": 10},
-        )
-        for name, other in ((COMPOSED, DECOMPOSED), ("cat ", "cat"), ("a\u200b b", "a\u00a0b"))
-    ],
-    *[
-        Case(
-            f"labels {name!a} and {other!a} in a table",
-            tables={"t.csv": rows(name, other, "zoo")},
-            keys={"dataset": "t.csv", "validation": 0, "test": 0.2},
-            classes=(clean, "zoo"),
-            splits={"train": 12, "test": 3},
-            told=(f"t.csv: class '{clean}' is one, written in 2 ways: ",),
-        )
-        for name, other, clean in (
-            (COMPOSED, DECOMPOSED, COMPOSED),
-            ("hot dog", "hot  dog", "hot dog"),
-            ("cat", "cat\u00a0", "cat"),
-            ("cat", "cat\u200b", "cat"),
-            ("cat", "c\ufeffat", "cat"),
-        )
-    ],
-    *[
-        Case(
-            f"labels of two tables: {name!a} and {other!a}",
-            tables={"t.csv": rows(name, "zoo"), "test.csv": rows(other)},
-            keys={"dataset": "t.csv", "validation": 0, "test": "test.csv"},
-            classes=(clean_class_name(name), "zoo"),
-            splits={"train": 10, "test": 5},
-        )
-        for name, other in ((COMPOSED, DECOMPOSED), ("hot dog", "hot\u2060 \u00a0dog"))
-    ],
-    Case(
-        "a label that nobody sees",
-        tables={"t.csv": rows("cat", "dog") + "text,\u200b\n"},
-        keys={"dataset": "t.csv", "test": 0.2},
-        classes=TWO,
-        told=("line 12: column 'label' is empty",),
-    ),
-    Case(
-        "compatibility characters stay apart",
-        ("x²/{}.jpg", "x2/{}.jpg", "①/{}.jpg", "1/{}.jpg"),
-        keys=WHOLE,
-        classes=("1", "x2", "x²", "①"),
-        splits={"train": 36, "test": 4},
-    ),
-    Case(
-        "letters that differ by case, in folders",
-        ("A/{}.jpg", "a/{}.jpg"),
-        refused=("'A' and 'a' differ only by case", "--case-sensitive-classes true"),
-    ),
-    Case(
-        "letters that differ by case, in folders, wanted",
-        ("A/{}.jpg", "a/{}.jpg"),
-        keys={**WHOLE, "case_sensitive_classes": True},
-        classes=("A", "a"),
-        splits={"train": 18, "test": 2},
-    ),
-    Case(
-        "letters that differ by case, in splits, wanted",
-        tuple(f"{split}/{letter}/{{}}.jpg" for split in ("train", "test") for letter in "Aa"),
-        keys={"validation": 0, "case_sensitive_classes": True},
-        classes=("A", "a"),
-        splits={"train": 20, "test": 20},
-    ),
-    Case(
-        "letters that differ by case, in a table",
-        tables={"t.csv": rows("A", "a")},
-        keys={"dataset": "t.csv"},
-        refused=("'A' (line 2) and 'a' (line 3) differ only by case", "--case-sensitive-classes"),
-    ),
-    Case(
-        "letters that differ by case, in a table, wanted",
-        tables={"t.csv": rows("A", "a")},
-        keys={"dataset": "t.csv", "validation": 0, "test": 0.2, "case_sensitive_classes": True},
-        classes=("A", "a"),
-        splits={"train": 8, "test": 2},
-    ),
 ]
-
-
-def make(root: Path, case: Case) -> None:
-    for pattern in case.files:
-        for path in [pattern.format(i) for i in range(10)] if "{}" in pattern else [pattern]:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            (root / path).write_bytes(b"content of " + path.encode())
-    for name, content in case.tables.items():
-        (root / name).write_text(content, encoding="utf-8")
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_folders_and_names_as_people_have_them(tmp_path: Path, case: Case) -> None:
-    root = tmp_path / "data"
-    root.mkdir()
-    make(root, case)
-    keys = dict(case.keys)
-    keys["dataset"] = str(root / keys.get("dataset", "."))
-    for split in ("validation", "test"):
-        if str(keys.get(split)).endswith(".csv"):
-            keys[split] = str(root / keys[split])
-    bad = BadExamples("skip")
-    if case.refused:
-        with pytest.raises(UserError) as caught, bad.shown_before_errors():
-            load_dataset(Data(**keys), 0, bad)
-        for part in case.refused:
-            assert part in str(caught.value)
-        return
-    dataset = load_dataset(Data(**keys), 0, bad)
-    assert dataset.kind == ("image" if case.files else "text")
-    assert dataset.class_names == case.classes
-    if case.splits:
-        assert {name: len(split) for name, split in dataset.splits.items()} == case.splits
-    told = bad.left_out(100)
-    for part in case.told:
-        assert any(part in line for line in told), (part, told)
-    assert case.told or not told
+    check(case, tmp_path)
 
 
 def test_a_split_is_known_by_its_name_and_a_class_stays_one() -> None:
@@ -466,20 +295,3 @@ def test_a_split_is_known_by_its_name_and_a_class_stays_one() -> None:
     assert find_roles(["bullet_train", "steam_train", "test_tube", "contest", "developer"]) == {}
     assert find_roles(["train_val", "trainval", "train"]) == {"train": "train"}
     assert find_roles([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("name", "clean"),
-    [
-        ("  a \t b\u3000c ", "a b c"),
-        ("e\u200b\u0301", "é"),  # what was between them is removed before they are composed
-        ("\u200b\ufeff", ""),
-        ("a\u200db", "a\u200db"),  # a joiner changes what is seen
-        ("Å Å", "Å Å"),  # the unit is the letter in NFC
-        ("①", "①"),
-        ("two\nlines", "two\nlines"),
-    ],
-)
-def test_a_clean_name_is_what_is_seen(name: str, clean: str) -> None:
-    assert clean_class_name(name) == clean
-    assert clean_class_name(clean) == clean

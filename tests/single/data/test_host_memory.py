@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.data import host_memory
-from app.data.host_memory import HostMemory, share_memory
+from app.data.host_memory import HostMemory
+from app.decide import Shared, share_memory
 from app.distributed.world import World
 
 
@@ -51,7 +51,7 @@ def on_ranks(hosts: list[int], run: Callable[[World], Any]) -> list[Any]:
         return list(pool.map(run, worlds))
 
 
-def fill(world: World) -> HostMemory:
+def fill(world: World) -> Shared:
     """Each writes its rows."""
     memory = share_memory((100, 3), world)
     memory.array[memory.part :: memory.parts] = 10 + world.rank
@@ -71,7 +71,7 @@ def test_the_ranks_of_a_host_fill_one_memory_and_those_of_others_their_own(hosts
 
 
 def test_ranks_that_cannot_share_keep_their_own_and_say_so(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(host_memory, "_open", lambda offers: None)
+    monkeypatch.setattr(HostMemory, "opened", lambda offers: HostMemory.private())
     memories = on_ranks([0, 0], fill)
     for rank, memory in enumerate(memories):
         assert (memory.part, memory.parts) == (0, 1)
@@ -81,7 +81,7 @@ def test_ranks_that_cannot_share_keep_their_own_and_say_so(monkeypatch, caplog) 
 
 def test_a_file_of_another_process_with_that_number_is_not_taken_for_it(tmp_path: Path) -> None:
     with (tmp_path / "other").open("wb") as file:
-        assert host_memory._open([(os.getpid(), file.fileno(), "token")]) is None
+        assert HostMemory.opened([(os.getpid(), file.fileno(), "token")]).handle is None
 
 
 def test_no_memory_for_no_images() -> None:
@@ -91,7 +91,7 @@ def test_no_memory_for_no_images() -> None:
 def test_nothing_is_left_behind_by_ranks_that_are_killed() -> None:
     code = """
 import os, signal
-from app.data.host_memory import share_memory
+from app.decide import share_memory
 
 class Pair:
     rank = local_rank = 0

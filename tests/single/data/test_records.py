@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from app.data.sources import records
-from app.data.sources.records import Records, index_files
+from app.data.sources.records import RecordFiles, index_files
 from app.errors import UserError
 
 
@@ -47,7 +47,7 @@ def files(tmp_path: Path) -> list[Path]:
     ]
 
 
-def index(files: list[Path]) -> Records:
+def index(files: list[Path]) -> RecordFiles:
     return index_files(files, "text", "label")
 
 
@@ -187,7 +187,7 @@ def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
 def test_the_fingerprint_follows_the_content(files: list[Path], tmp_path: Path) -> None:
     import hashlib
 
-    def fingerprint(found: Records) -> str:
+    def fingerprint(found: RecordFiles) -> str:
         digest = hashlib.blake2b()
         found.add_to(digest)
         return digest.hexdigest()

@@ -9,7 +9,7 @@ from PIL import Image
 
 from app.data.bad import Bad
 from app.data.examples import Dataset, Examples
-from app.data.report import MOST_CLASSES, MOST_PROBLEMS, describe
+from app.data.report import MOST_CLASSES, MOST_PROBLEMS, report_on
 from app.data.sources.image_files import ImageFiles
 
 
@@ -28,9 +28,9 @@ def report(
     lengths: dict[str, list[int]] | None = None,
     max_tokens: int = 256,
 ) -> str:
-    """`describe`, with every text of two tokens if the lengths are not given."""
+    """`report_on`, with every text of two tokens if the lengths are not given."""
     found = {name: np.array((lengths or {}).get(name, [2])) for name in dataset.splits}
-    return describe(dataset, found, bad or [], max_tokens)
+    return report_on(dataset, found, bad or [], max_tokens)
 
 
 def lines_after(found: str, title: str) -> list[str]:
@@ -63,10 +63,10 @@ def test_the_classes_are_counted_in_every_split() -> None:
     assert report(dataset).split("\n")[:6] == [
         "some: texts, 2 classes",
         "",
-        "  class               train        test",
-        "  no                    750           4",
-        "  a longer name         750           3",
-        "  all                 1,500           7",
+        "  class          train  test",
+        "  no               750     4",
+        "  a longer name    750     3",
+        "  all            1,500     7",
     ]
 
 

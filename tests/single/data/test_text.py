@@ -4,31 +4,21 @@ import json
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.data.sources.embedded import pydocs
+from app.config import Data
 from app.data.text.characters import IGNORED, UNDIVIDED
-from app.data.text.encoder import Encoder
-from app.data.text.subwords import LongestMatch
-from app.data.text.vocabulary import (
-    Tokens,
-    build_vocabulary,
-    fit,
-    normalize,
-    standardize_subwords,
-    standardize_words,
-    vectorizer,
-)
-from app.errors import UserError
+from app.data.text.splitting import normalize, standardize_words
+from app.data.text.tokenizer import build_tokenizer, tokenizer_from
+from app.data.text.vocabulary import Vocabulary, build_vocabulary
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2
-ALL_TOKENS: list[Tokens] = ["words", "characters", "subwords"]
+ALL_TOKENS = ["words", "characters"]
 
 
 def array(*texts: str) -> np.ndarray:
@@ -42,11 +32,11 @@ def nfd(text: str) -> str:
 def ids_of(
     texts: np.ndarray,
     vocabulary: Sequence[str],
-    tokens: Tokens = "words",
+    tokens: str = "words",
     ngrams: int = 1,
     max_tokens: int = 10,
 ) -> list[list[int]]:
-    return Encoder(vocabulary, tokens, ngrams, max_tokens)(texts)[0].to_list()
+    return Vocabulary(tokens, ngrams, max_tokens, vocabulary).encode(texts)[0].to_list()
 
 
 def ids_by_example(examples: int) -> list[str]:
@@ -140,18 +130,8 @@ def test_ngrams_of_characters_are_runs_of_them() -> None:
     assert ids_of(array("ba"), ["a", "b", "b a"], "characters", ngrams=2) == [[3, 2, 4]]
 
 
-def test_chinese_subwords_are_frequent_runs_of_characters() -> None:
-    vocabulary = build_vocabulary(
-        [array("你好世界", "你好再见", "你好", "世界")], "subwords", 12, 1
-    )
-    assert {"▁你好", "世界"} <= set(vocabulary)
-    place = {token: FIRST + i for i, token in enumerate(vocabulary)}
-    expected = [[place["▁你好"], place["世界"]], [place["▁"], UNKNOWN, place["世界"]]]
-    assert ids_of(array("你好世界", "吗世界"), vocabulary, "subwords") == expected
-
-
 @pytest.mark.parametrize("tokens", ALL_TOKENS)
-def test_decomposed_and_full_width_texts_have_the_same_ids(tokens: Tokens) -> None:
+def test_decomposed_and_full_width_texts_have_the_same_ids(tokens: str) -> None:
     texts = array("Élève ｗｉｄｅ 你好", "élève")
     vocabulary = build_vocabulary([texts], tokens, 30, 1)
     first, second = ids_of(array(texts[0], nfd("élÈve WIDE 你好")), vocabulary, tokens, 1, 100)
@@ -165,9 +145,9 @@ def test_the_vocabulary_falls_in_frequency_and_is_cut() -> None:
     assert build_vocabulary([texts], "words", 4, 1) == ["a", "b"]  # two are padding and unknown
 
 
-@pytest.mark.parametrize(("tokens", "ngrams"), [("words", 2), ("characters", 2), ("subwords", 1)])
+@pytest.mark.parametrize(("tokens", "ngrams"), [("words", 2), ("characters", 2)])
 def test_the_vocabulary_depends_neither_on_the_order_of_the_texts_nor_on_chunks(
-    tokens: Tokens, ngrams: int
+    tokens: str, ngrams: int
 ) -> None:
     texts = array("eel dog cow bee ant", "xi yak zoo", "ant cow eel", "zoo 你好", "你好 école")
     vocabulary = build_vocabulary([texts], tokens, 60, ngrams)
@@ -185,43 +165,44 @@ def test_ngrams_are_runs_of_up_to_so_many_words() -> None:
 
 
 def test_an_id_is_the_place_in_the_vocabulary_and_one_for_unknown_words() -> None:
-    ids, _ = Encoder(["a", "b"], "words", 1, 10)(array("b A new b"))
+    ids, _ = Vocabulary("words", 1, 10, ["a", "b"]).encode(array("b A new b"))
     assert ids.dtype == tf.int32
     assert ids.to_list() == [[FIRST + 1, FIRST, UNKNOWN, FIRST + 1]]
 
 
 @pytest.mark.parametrize("tokens", ALL_TOKENS)
 @pytest.mark.parametrize("text", ["", "   ", "?!", "😀", "\ud800"])
-def test_a_text_without_a_word_is_unknown(tokens: Tokens, text: str) -> None:
-    vocabulary = ["a", "▁a"]
+def test_a_text_without_a_word_is_unknown(tokens: str, text: str) -> None:
+    vocabulary = ["a"]
     rows = ids_of(array("a", text, "a"), vocabulary, tokens)
     assert len(rows) == 3
     assert set(rows[1]) == {UNKNOWN}
-    assert rows[0] == rows[2] == [FIRST + (tokens == "subwords")]
+    assert rows[0] == rows[2] == [FIRST]
 
 
 def test_texts_are_cut_at_max_tokens_and_their_tokens_counted() -> None:
     texts = array("a b a b", "b", "a b a")
-    ids, lengths = Encoder(["a", "b"], "words", 1, 3)(texts)
+    ids, lengths = Vocabulary("words", 1, 3, ["a", "b"]).encode(texts)
     assert ids.to_list() == [[2, 3, 2], [3], [2, 3, 2]]
     assert lengths.tokens.tolist() == [4, 1, 3]
     assert lengths.characters.tolist() == [7, 1, 5]
-    assert Encoder(["a", "b"], "characters", 1, 3)(texts)[1].tokens.tolist() == [7, 1, 5]
+    assert Vocabulary("characters", 1, 3, ["a", "b"]).encode(texts)[1].tokens.tolist() == [7, 1, 5]
 
 
 def test_many_texts_are_encoded_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.data.text.vocabulary.CHARACTERS_AT_ONCE", 1000)
+    monkeypatch.setattr("app.data.text.base.CHARACTERS_AT_ONCE", 1000)
     texts = array("w6 " * 500, *(f"w{i % 7} w{i % 3}" for i in range(900)))
     vocabulary = ids_by_example(7)
     expected = [[FIRST + 6] * 10] + [[FIRST + i % 7, FIRST + i % 3] for i in range(900)]
     assert ids_of(texts, vocabulary) == expected
-    assert np.count_nonzero(Encoder(vocabulary, "words", 1, 1)(texts)[1].tokens > 1) == 901
+    _, lengths = Vocabulary("words", 1, 1, vocabulary).encode(texts)
+    assert np.count_nonzero(lengths.tokens > 1) == 901
     assert sorted(build_vocabulary([texts], "words", 100, 1)) == vocabulary
     assert ids_of(array(), vocabulary) == []
 
 
 @pytest.mark.parametrize("tokens", ALL_TOKENS)
-def test_training_texts_without_a_word_are_all_unknown(tokens: Tokens) -> None:
+def test_training_texts_without_a_word_are_all_unknown(tokens: str) -> None:
     vocabulary = build_vocabulary([array("", " \n")], tokens, 100, 1)
     assert vocabulary == []
     assert ids_of(array("", "\n"), vocabulary, tokens) == [[UNKNOWN], [UNKNOWN]]
@@ -231,69 +212,13 @@ def test_training_texts_without_a_word_are_all_unknown(tokens: Tokens) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("tokens", ALL_TOKENS)
 @pytest.mark.parametrize("text", ["a" * 10**6, "你" * 10**6, "a b " * 250_000])
-def test_a_text_of_a_million_characters_is_no_trouble(tokens: Tokens, text: str) -> None:
+def test_a_text_of_a_million_characters_is_no_trouble(tokens: str, text: str) -> None:
     texts = array(text, "a b 你")
     vocabulary = build_vocabulary([texts], tokens, 100, 1)
-    ids, lengths = Encoder(vocabulary, tokens, 1, 50)(texts)
+    ids, lengths = Vocabulary(tokens, 1, 50, vocabulary).encode(texts)
     one_word = tokens == "words" and text[:2] == "aa"
     assert ids.row_lengths().numpy()[0] == (1 if one_word else 50)
     assert (lengths.tokens > 50).tolist() == [not one_word, False]
-
-
-def longest_match(word: str, pieces: set[str]) -> list[str]:
-    """The definition, one character after the other."""
-    found = []
-    while word:
-        ends = [end for end in range(1, len(word) + 1) if word[:end] in pieces]
-        end = max(ends, default=1)
-        found.append(word[:end])
-        word = word[end:]
-    return found
-
-
-def pieces_of(match: LongestMatch, texts: Iterable[str]) -> list[list[str]]:
-    rows = match(tf.constant(list(texts), tf.string)).to_list()
-    return [[piece.decode() for piece in row] for row in rows]
-
-
-def test_pieces_are_the_longest_that_fit_from_the_left() -> None:
-    random = np.random.default_rng(0)
-
-    def word(longest: int) -> str:
-        return "".join(random.choice(list("abé你"), random.integers(1, longest + 1)))
-
-    for _ in range(20):
-        pieces = {random.choice(["", "▁"]) + word(5) for _ in range(random.integers(1, 40))}
-        texts = [" ".join(word(30) for _ in range(random.integers(0, 6))) for _ in range(30)]
-        expected = [
-            [piece for part in text.split() for piece in longest_match("▁" + part, pieces)]
-            for text in texts
-        ]
-        assert pieces_of(LongestMatch(sorted(pieces)), texts) == expected
-
-
-def test_pieces_of_the_python_documentation_are_its_words() -> None:
-    dataset = pydocs()
-    vocabulary = build_vocabulary([dataset.train.inputs], "subwords", 3000, 1)
-    assert len(vocabulary) == len(set(vocabulary)) == 2998
-    standardized = standardize_subwords(tf.constant(dataset.test.inputs, tf.string))
-    texts = [text.decode() for text in standardized.numpy()]
-    rows = pieces_of(LongestMatch(vocabulary), texts)
-    assert ["".join(row) for row in rows] == ["".join("▁" + w for w in t.split()) for t in texts]
-    known = set(vocabulary)
-    words = {word: longest_match("▁" + word, known) for text in texts for word in text.split()}
-    assert rows == [[piece for word in text.split() for piece in words[word]] for text in texts]
-    found = [piece for row in rows for piece in row]
-    assert np.mean([piece in known for piece in found]) > 0.999
-    assert len(found) < 1.6 * sum(len(text.split()) for text in texts)
-
-
-def test_subwords_refuse_ngrams_and_a_vocabulary_without_room_for_the_characters() -> None:
-    with pytest.raises(UserError, match="Set ngrams = 1"):
-        build_vocabulary([array("a b")], "subwords", 100, 2)
-    with pytest.raises(UserError, match="10 different characters"):
-        build_vocabulary([array("abcdefghi")], "subwords", 11, 1)
-    assert len(build_vocabulary([array("abcdefghi")], "subwords", 12, 1)) == 10
 
 
 LOAD_AND_RUN = """
@@ -302,27 +227,28 @@ import tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
 texts = tf.constant([bytes.fromhex(text) for text in sys.argv[2:]])
 print(json.dumps(model.serve(texts).numpy().tolist()))
-assert not {"app", "sentencepiece", "tensorflow_text"} & set(sys.modules)
+assert not {"app", "tensorflow_text"} & set(sys.modules)
 """
 
 
 @pytest.mark.full_matrix
 @pytest.mark.parametrize("tokens", ALL_TOKENS)
 def test_an_exported_layer_gives_the_same_ids_with_tensorflow_alone(
-    tokens: Tokens, tmp_path: Path
+    tokens: str, tmp_path: Path
 ) -> None:
     texts = array("Élève, 你好世界!", nfd("élève ＷＩＤＥ"), "hello world 한국", "🎉", "")
     texts = array(*texts, "ที่ดี\u200bมา", "👨\u200d👩\u200d👧 👍🏽🇩🇪", "co\u00adop a\u200bb")
-    ngrams = 1 if tokens == "subwords" else 2
-    vocabulary = build_vocabulary([texts[:3]], tokens, 60, ngrams)
-    layer = vectorizer(vocabulary, tokens, ngrams)
+    wanted = Data(tokens=tokens, ngrams=2, vocabulary_size=60, max_tokens=8)
+    tokenizer = build_tokenizer(wanted, [texts[:3]])
     everything = tf.constant([*(text.encode() for text in texts), b"\xffa"])
-    expected = fit(layer(everything), max_tokens=8).to_tensor().numpy().tolist()
-    archive = keras.export.ExportArchive()
-    archive.track(layer)
-    signature = [tf.TensorSpec([None], tf.string)]
-    archive.add_endpoint("serve", lambda texts: fit(layer(texts), 8).to_tensor(), signature)
-    archive.write_out(str(tmp_path / "export"), verbose=False)
+    expected = tokenizer.ids_of(everything).to_tensor().numpy().tolist()
+    module = tf.Module()
+    module.tables = tokenizer.tables
+    module.serve = tf.function(
+        lambda texts: tokenizer.ids_of(texts).to_tensor(),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+    )
+    tf.saved_model.save(module, str(tmp_path / "export"))
 
     inputs = [text.hex() for text in everything.numpy()]
     command = [sys.executable, "-c", LOAD_AND_RUN, str(tmp_path / "export"), *inputs]
@@ -332,15 +258,23 @@ def test_an_exported_layer_gives_the_same_ids_with_tensorflow_alone(
     assert loaded.returncode == 0, loaded.stderr
     ids = json.loads(loaded.stdout)
     assert ids == expected
-    for row, trained in zip(ids, ids_of(texts, vocabulary, tokens, ngrams, 8), strict=False):
+    for row, trained in zip(ids, tokenizer.encode(texts)[0].to_list(), strict=False):
         assert row == trained + [PADDING] * (len(row) - len(trained))
 
 
 @pytest.mark.parametrize("tokens", ALL_TOKENS)
-def test_the_layer_can_be_serialized_by_keras(tokens: Tokens) -> None:
-    texts = tf.constant(["Élève, 你好", "hello"])
-    vocabulary = build_vocabulary([array("élève 你好 hello")], tokens, 60, 1)
-    layer = vectorizer(vocabulary, tokens, 1)
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
-    copy.set_vocabulary(vocabulary)  # Keras keeps it apart from the layer's configuration
-    assert copy(texts).to_list() == layer(texts).to_list()
+def test_a_tokenizer_is_the_same_after_a_way_through_json(tokens: str) -> None:
+    texts = array("élève 你好 hello", "hello")
+    tokenizer = build_tokenizer(Data(tokens=tokens, vocabulary_size=60, max_tokens=9), [texts])
+    saved = json.loads(json.dumps(tokenizer.to_json()))
+    copy = tokenizer_from(saved)
+    assert copy.to_json() == saved
+    assert (copy.kind, copy.max_tokens, copy.ngrams) == (tokens, 9, 1)
+    assert copy.vocabulary_size == tokenizer.vocabulary_size == FIRST + len(saved["vocabulary"])
+    assert copy.encode(texts)[0].to_list() == tokenizer.encode(texts)[0].to_list()
+
+
+def test_ids_are_shown_as_their_tokens_without_padding() -> None:
+    tokenizer = build_tokenizer(Data(), [array("a b", "a")])
+    ids = tokenizer.ids_of(tf.constant(["b a new", "a"])).to_tensor().numpy()
+    assert [tokenizer.tokens_of(row) for row in ids] == [["b", "a", "[unknown]"], ["a"]]

@@ -1,36 +1,19 @@
-"""TensorFlow Datasets: made here on disk, and the real ones where they are."""
+"""TensorFlow Datasets, made here on disk."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from app.build import Data as Held
-from app.build import hold_dataset, open_dataset
 from app.config import Data
 from app.data.bad import BadExamples
-from app.data.sources.tfds import find_keys, load_tfds, prepare
-from app.distributed.world import World
+from app.data.hold import choose
+from app.data.sources.tfds import load_tfds, prepare
 from app.errors import UserError
-from app.recipe import load
-
-LABEL = tfds.features.ClassLabel(names=["cat", "dog"])
-
-
-def store(folder: Path, name: str, features: dict[str, Any], **splits: list[dict]) -> None:
-    """Write a dataset of these examples, in this order."""
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name=name,
-        version="1.0.0",
-        data_dir=folder,
-        features=tfds.features.FeaturesDict(features),
-        split_datasets={split: list(enumerate(rows)) for split, rows in splits.items()},
-        disable_shuffling=True,
-    )
+from app.load import LoadedData
+from tests.single.data.tfds_files import LABEL, held, store
 
 
 def pixels(value: int, height: int = 4, width: int = 4) -> np.ndarray:
@@ -63,22 +46,15 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def held(folder: Path, **keys: object) -> Held:
-    """The whole way into memory."""
-    bad = BadExamples()
-    config = load(None, {"data_dir": str(folder), "validation": 0, **keys})
-    return hold_dataset(config, open_dataset(config, bad, World()), bad, World())
-
-
 def fingerprint(data: Data) -> str:
     return load_tfds(data, (), BadExamples()).fingerprint
 
 
-def inputs_of(data: Held, split: str = "train") -> np.ndarray:
+def inputs_of(data: LoadedData, split: str = "train") -> np.ndarray:
     return data.splits[split].everything.numpy()  # type: ignore[attr-defined]
 
 
-def texts_of(data: Held, split: str = "train") -> list[str]:
+def texts_of(data: LoadedData, split: str = "train") -> list[str]:
     source = data.dataset.splits[split]
     return [text.decode() for text in source.read(np.arange(len(source)))]
 
@@ -209,11 +185,10 @@ def test_images_that_do_not_fit_into_memory_are_streamed_or_refused_if_memory_is
     message = message_of(folder, "images", image_size=500_000, hold="memory")
     assert "needs 2,000.0 GB on a host" in message and "leave hold out" in message
     # Streaming is chosen before an image is decoded: one of 2 GB would not be.
-    from app.data.hold import choose
-
-    held_as = choose("auto", 10**15, True, "images", World())
+    dataset = held(folder, dataset="images").dataset
+    held_as = choose("auto", [(10**15, 1e9)], dataset)
     assert held_as.stream and "1,000,000.0 GB on a host" in held_as.why
-    assert not choose("auto", 1000, True, "images", World()).stream
+    assert not choose("auto", [(1000, 1e9)], dataset).stream
 
 
 @pytest.mark.parametrize(
@@ -293,76 +268,3 @@ def test_a_preparation_that_fails_or_is_interrupted_is_done_again_from_the_start
     monkeypatch.setattr(LockstepInterrupted, "failure", None)
     prepare(data, ())
     assert len(held(tmp_path, dataset="lockstep_interrupted").splits["train"]) == 20
-
-
-class Info:
-    """What `find_keys` reads of a `tfds.core.DatasetInfo`."""
-
-    name = "some"
-
-    def __init__(self, supervised_keys: tuple | None = None, **features: Any):
-        self.features = tfds.features.FeaturesDict(features)
-        self.supervised_keys = supervised_keys
-
-
-IMAGE, TEXT = tfds.features.Image(), tfds.features.Text()
-
-
-def test_an_image_comes_before_a_text() -> None:
-    assert find_keys(Info(caption=TEXT, photo=IMAGE, kind=LABEL), None, None) == ("photo", "kind")
-
-
-def test_supervised_keys_choose_and_flags_choose_before_them() -> None:
-    info = Info(("b", "y"), a=TEXT, b=TEXT, x=LABEL, y=LABEL)
-    assert find_keys(info, None, None) == ("b", "y")
-    assert find_keys(info, "a", "x") == ("a", "x")
-    assert find_keys(info, "a", None) == ("a", "y")
-
-
-def test_supervised_keys_that_are_no_image_text_or_label_are_ignored() -> None:
-    number = tfds.features.Scalar(dtype=tf.float32)
-    info = Info(("image", "price"), image=IMAGE, price=number, label=LABEL)
-    assert find_keys(info, None, None) == ("image", "label")
-
-
-def test_two_labels_need_a_choice() -> None:
-    with pytest.raises(UserError, match=r"2 class label features \(x, y\): .* --label-key"):
-        find_keys(Info(a=TEXT, x=LABEL, y=LABEL), None, None)
-
-
-def test_no_image_or_text_is_refused() -> None:
-    with pytest.raises(UserError, match="no image or text features .*Lockstep needs one"):
-        find_keys(Info(y=LABEL), None, None)
-
-
-def real(variable: str) -> Path:
-    if variable not in os.environ:
-        pytest.skip(f"{variable} does not name a folder with the data")
-    return Path(os.environ[variable])
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "counts", "test_per_class"),
-    [
-        ("cifar10", (32, 32, 3), {"train": 50_000, "test": 10_000}, 1000),
-        ("clinc150", (), {"train": 15_000, "validation": 3_000, "test": 4_500}, 30),
-    ],
-)
-def test_the_real_dataset_is_whole(name, shape, counts, test_per_class) -> None:
-    validation = "validation" if "validation" in counts else 0
-    keys = {} if validation == "validation" else {"validation": 0}
-    data = held(real("LOCKSTEP_TFDS_DIR"), dataset=name, **{"validation": "validation", **keys})
-    dataset = data.dataset
-    assert {key: len(split) for key, split in data.splits.items()} == counts
-    assert (data.image_shape or ()) == shape
-    assert set(np.bincount(dataset.test.labels)) == {test_per_class}
-    assert len(set(np.bincount(dataset.train.labels))) == 1
-
-
-def test_banking77_is_read_from_its_csv_files() -> None:
-    place = real("LOCKSTEP_BANKING77_DIR")
-    dataset = held(place, dataset="train.csv", test="test.csv", label_key="category").dataset
-    assert (len(dataset.train), len(dataset.test)) == (10_003, 3_080)
-    assert len(dataset.class_names) == 77
-    assert set(np.bincount(dataset.test.labels)) == {40}
-    assert np.bincount(dataset.train.labels).min() == 35

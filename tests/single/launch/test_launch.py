@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from app.doctor.hosts import Host, Ssh, parse_hosts
 from app.errors import UserError
 from launch import commands, rank, start
-from launch.commands import Place, check_safe, for_horovodrun, gloo_command, mpi_command
+from launch.commands import Placement, check_safe, for_horovodrun, gloo_command, mpi_command
 from launch.report import Report, reason
 
-TWO = Place([Host("h1", 2), Host("h2", 1)])
+TWO = Placement([Host("h1", 2), Host("h2", 1)])
 # All that the operating system lets an argument be: no NUL.
 words = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
 nasty = st.sampled_from(["; touch x", "$(touch x)", "`touch x`", "a b", ":", "-x", "'", '"', "\n"])
@@ -56,10 +56,10 @@ def test_what_horovodrun_puts_into_a_shell_is_one_word_each(host, identity, inte
 
 
 def test_mpirun_is_told_everything_that_ssh_and_tcp_need():
-    place = Place(TWO.hosts, Ssh(2222, "/k"), "eth0")
+    placement = Placement(TWO.hosts, Ssh(2222, "/k"), "eth0")
     environ = {"PATH": "/bin", "SECRET": "x", "OMPI_MCA_plm_rsh_args": "-o ConnectionAttempts=10"}
-    environ = commands.rank_environment(environ, place, ["train"], "/w")
-    command = mpi_command(place, environ, cores=8, is_root=True)
+    environ = commands.rank_environment(environ, placement, ["train"], "/w")
+    command = mpi_command(placement, environ, cores=8, is_root=True)
     assert (pair(command, "-np"), pair(command, "-H")) == ("3", "h1:2,h2:1")
     assert mca(command) == {
         "pml": "ob1",
@@ -76,15 +76,15 @@ def test_mpirun_is_told_everything_that_ssh_and_tcp_need():
 
 
 def test_mpirun_as_a_user_with_enough_cores_gets_no_more_than_it_needs():
-    command = mpi_command(Place([Host("localhost", 2)]), {}, cores=2, is_root=False)
+    command = mpi_command(Placement([Host("localhost", 2)]), {}, cores=2, is_root=False)
     assert "--allow-run-as-root" not in command
     assert set(mca(command)) == {"pml", "btl", "odls_base_sigkill_timeout"}
-    crowded = mpi_command(Place([Host("localhost", 3)]), {}, cores=2, is_root=False)
+    crowded = mpi_command(Placement([Host("localhost", 3)]), {}, cores=2, is_root=False)
     assert mca(crowded)["mpi_yield_when_idle"] == "1"
 
 
 def test_horovodrun_gets_port_key_and_interface():
-    command = gloo_command(Place(TWO.hosts, Ssh(2222, "/k"), "eth0"))
+    command = gloo_command(Placement(TWO.hosts, Ssh(2222, "/k"), "eth0"))
     assert pair(command, "-p") == "2222" and pair(command, "-i") == "/k"
     assert pair(command, "--network-interfaces") == "eth0" and pair(command, "-H") == "h1:2,h2:1"
     assert set(gloo_command(TWO)) & {"-p", "-i", "--network-interfaces"} == set()
@@ -114,7 +114,7 @@ def test_other_hosts_get_what_chooses_gpus_and_not_what_a_container_sets():
 @pytest.mark.parametrize("visible", ["GPU-8f2c", "0,MIG-1a2b"])
 def test_gpus_that_only_this_host_has_are_refused_on_others(visible):
     environ = {"CUDA_VISIBLE_DEVICES": visible}
-    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={visible} .*h1 has others.*0,1"):
+    with pytest.raises(UserError, match=f"CUDA_VISIBLE_DEVICES={visible} .*h1 does not have.*0,1"):
         commands.check_gpus(environ, TWO.hosts, "here")
     commands.check_gpus(environ, [Host("localhost", 2), Host("here", 1)], "here")
 
@@ -164,15 +164,15 @@ def test_options_end_at_the_command():
     ("kind", "arguments", "message"),
     [
         ("local", [], "nothing to run"),
-        ("local", ["-n", "0", "train"], "'0' is no whole number above 0"),
-        ("local", ["-n", "two", "train"], "'two' is no whole"),
+        ("local", ["-n", "0", "train"], "expected a whole number from 1 to 65535, got '0'"),
+        ("local", ["-n", "two", "train"], "got 'two'"),
         ("local", ["-n"], "expected one argument"),
         ("local", ["--recipe", "x"], "unrecognized arguments: --recipe"),
         ("local", ["--gloo", "--mpi", "train"], "not allowed with"),
         ("hosts", ["train"], "one of the arguments -H/--hosts --hostfile is required"),
         ("hosts", ["-H", "a", "--hostfile", "b", "train"], "not allowed with"),
         ("hosts", ["-H", "a", "--wait", "-1", "train"], "--wait"),
-        ("hosts", ["-H", "a", "--ssh-port", "99999", "train"], "'99999' is no whole number"),
+        ("hosts", ["-H", "a", "--ssh-port", "99999", "train"], "got '99999'"),
         ("hosts", ["-H", "a"], "nothing to run"),
     ],
 )
@@ -190,7 +190,7 @@ def test_gpus_are_counted_as_cuda_does(visible, gpus):
 
 def test_nvidia_smi_counts_the_gpus(monkeypatch, tmp_path):
     smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'GPU 0: H200'\necho '  MIG 1g'\necho 'GPU 1: H200'\n")
+    smi.write_text("#!/bin/sh\necho 'H200, 143771'\necho 'H200, 143771'\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert start.visible_gpus({}) == start.default_ranks({}) == 2

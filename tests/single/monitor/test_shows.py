@@ -38,13 +38,19 @@ def test_a_pipe_gets_lines_and_the_log_gets_the_tables(log: Path, capsys) -> Non
     for epoch in (1, 2, 3):
         terminal.trained(progress(20 * epoch, epoch))
         terminal.epoch_ended(progress(20 * epoch, epoch), SCORES)
-    terminal.ended()
+    terminal.ended(0)
     out = capsys.readouterr().out
     assert "\r" not in out and "\x1b" not in out
     assert "x" * 200 in out  # a path stays on one line, to be copied
     assert "epoch 1/3" in out and "epoch 3/3" in out and "validation 87.50%" in out
     assert "epoch 2/3" not in out  # less than two seconds after the first
     assert "Plan\n  model  cnn\n" in log.read_text()
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(capsys) -> None:
+    Terminal(epochs=1).table("Plan", {"data": "[red]a[/red] :smile: [link", "run": "[bold]"})
+    out = capsys.readouterr().out
+    assert "  data  [red]a[/red] :smile: [link\n  run   [bold]\n" in out
 
 
 def test_the_time_left_is_told_from_the_steps_of_this_process(monkeypatch, capsys) -> None:
@@ -68,7 +74,7 @@ def test_a_quiet_terminal_prints_nothing_and_still_logs(log: Path, capsys) -> No
     terminal.began(0, 20)
     terminal.trained(progress(20))
     terminal.epoch_ended(progress(20), SCORES)
-    terminal.ended()
+    terminal.ended(0)
     assert capsys.readouterr() == ("", "")
     assert "Plan" in log.read_text()
 

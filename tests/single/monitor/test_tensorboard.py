@@ -1,12 +1,9 @@
 """What a run shows in TensorBoard: its event files, read back."""
 
-import dataclasses
 import html
 import re
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -16,67 +13,24 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from app.config import Config
 from app.data.batches import Batch
-from app.distributed.telemetry import StepFacts
-from app.evaluation.scores import Mistake, Scores
-from app.monitor.event_files import event_files, events, keep_only
-from app.monitor.progress import Place, Progress
-from app.monitor.tensorboard import TensorBoard, is_kept
+from app.monitor.event_files import event_files, events
+from app.monitor.progress import Place
+from app.monitor.tensorboard import TensorBoard
 from app.monitor.tensorboard_layout import CHARTS, METRICS
-from app.monitor.tensorboard_samples import CAPTION_PIXELS, CELL_PIXELS, contact_sheet, samples_of
-from app.monitor.timing import RankTimes
-
-SCORES = Scores(np.array([[3, 1], [0, 4]]), 4.0, mistakes=(Mistake(5, 0, 1, 0.75),))
-ABOUT = {"kind": "image", "class_names": ["cat", "dog"], "vocabulary": None}
-START = Place(0, 0, 0)
-
-
-def progress(step: int, epoch: int = 1) -> Progress:
-    metrics = {"loss": 1.0 / step, "accuracy": 0.5}
-    return Progress(epoch, step, metrics, 1234.5, 0.01, examples=step * 10, skipped_steps=2)
-
-
-def reported(step: int) -> Progress:
-    """Progress with all that two ranks report."""
-    table = np.array([[10, 5.0, 1.0, 3.0, 1.0], [10, 5.0, 0.5, 4.5, 0.5]])
-    return dataclasses.replace(
-        progress(step),
-        times=RankTimes.of(table),
-        memory_bytes=np.array([1e9, 2e9]),
-        facts=StepFacts(3.0, 10.0, 0.1, 0.25),
-        loss_scale=1024.0,
-        bytes_sent=2e6,
-        bytes_uncompressed=4e6,
-    )
-
-
-def values(folder: Path) -> list[tuple[str, int, Any]]:
-    """(tag, step, summary value) of all event files of a folder, in the order written."""
-    return [
-        (value.tag, event.step, value)
-        for path in event_files(folder)
-        for event in events(path)
-        for value in event.summary.value
-    ]
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every scalar, in the order written."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for tag, step, value in values(folder):
-        if value.metadata.plugin_data.plugin_name == "scalars":
-            found.setdefault(tag, []).append((step, float(tf.make_ndarray(value.tensor))))
-    return found
-
-
-def text(folder: Path, tag: str) -> str:
-    (found,) = (value for name, _, value in values(folder) if name == tag)
-    return found.tensor.string_val[0].decode()
-
-
-def images(folder: Path, tag: str) -> list[tuple[int, int]]:
-    """(height, width) of the images under a tag."""
-    found = [value.tensor.string_val for name, _, value in values(folder) if name == tag]
-    return [tf.io.decode_png(png).shape[:2] for strings in found for png in strings[2:]]
+from app.monitor.tensorboard_samples import CAPTION_PIXELS, CELL_PIXELS
+from tests.single.monitor.event_values import (
+    ABOUT,
+    SCORES,
+    START,
+    batch,
+    images,
+    network,
+    progress,
+    reported,
+    scalars,
+    text,
+    values,
+)
 
 
 @pytest.fixture
@@ -180,16 +134,6 @@ def test_a_tag_belongs_to_one_plugin(board, tmp_path: Path) -> None:
         assert {tag: names for tag, names in plugins.items() if len(names) > 1} == {}
 
 
-def network() -> keras.Model:
-    inputs = keras.Input((8, 8, 1))
-    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
-
-
-def batch(targets: Any = None) -> Batch:
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
-    return Batch(tf.constant(pixels), tf.constant([0, 1, 1], tf.int64), targets=targets)
-
-
 def test_the_graph_and_samples_of_the_first_batch_are_shown(board, tmp_path: Path) -> None:
     board.sees(START, network(), batch())
     board.ended(0)
@@ -209,35 +153,6 @@ def test_a_rank_without_an_example_shows_no_sample(board, tmp_path: Path) -> Non
     board.sees(START, network(), empty)
     board.ended(0)
     assert images(tmp_path / "train", "samples/as_the_model_sees_them") == []
-
-
-def test_an_image_is_enlarged_under_its_caption_with_its_pixels_as_they_are() -> None:
-    image = np.array([[0, 255], [255, 0]], np.uint8)[..., None]
-    sheet = contact_sheet(np.stack([image, 255 - image]), ["one", "a caption that is far too long"])
-    cell = sheet[CAPTION_PIXELS : CAPTION_PIXELS + 124, 2:126]
-    assert cell.shape == (124, 124, 3)
-    assert (cell[:62, :62] == 0).all() and (cell[:62, 62:] == 255).all()
-    assert (sheet[:CAPTION_PIXELS] < 128).any()  # something is written there
-    assert (sheet[:CAPTION_PIXELS, 2 * CELL_PIXELS - 2 :] == 255).all()  # and ends in its cell
-
-
-def test_texts_are_shown_as_the_tokens_that_the_model_reads() -> None:
-    about = {"kind": "text", "class_names": ["a|b", "c"], "vocabulary": ["good", "day"]}
-    ids = tf.constant([[2, 3, 0], [1, 2, 3]], tf.int32)
-    shown = samples_of(Batch(ids, tf.constant([0, 1], tf.int64)), about)
-    assert "good · day |" in shown and "\\[unknown\\] · good · day" in shown
-    assert "a\\|b" in shown
-
-
-def test_blends_are_captioned_with_their_shares(monkeypatch) -> None:
-    captions: list[str] = []
-    monkeypatch.setattr(
-        "app.monitor.tensorboard_samples.contact_sheet",
-        lambda images, texts: captions.extend(texts),
-    )
-    targets = tf.constant([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
-    samples_of(batch(targets), ABOUT)
-    assert captions == ["dog 75%, cat 25%", "cat 100%", "cat 50%, dog 50%"]
 
 
 def test_histograms_have_weights_and_gradients_by_path(board, tmp_path: Path) -> None:
@@ -275,70 +190,3 @@ def test_every_chart_of_the_layout_and_every_metric_of_hparams_has_data(board, t
     assert hparams["learning_rate"].number_value == 0.001
     assert hparams["world_size"].number_value == 2
     assert "_hparams_/session_end_info" in own
-
-
-def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> None:
-    def train(place: Place, steps: range) -> None:
-        board = TensorBoard(tmp_path, Config(), ABOUT, 2, place)
-        for step in steps:
-            board.trained(progress(step))
-            if step % 10 == 0:
-                board.epoch_ended(progress(step, step // 10), SCORES)
-                board.checkpointed(step, Path("epoch"), 0.1)
-        board.evaluated("test", Place(30, 3, 300), SCORES)
-        board.ended(30)
-
-    train(START, range(1, 28))  # killed in the third epoch
-    for _ in range(2):  # and resumed twice from the second
-        train(Place(20, 2, 200), range(21, 31))
-    wanted = list(range(1, 31))
-    for run, tag, steps in (
-        ("train", "learning/loss", wanted),
-        ("train", "speed/examples_per_second", wanted),
-        ("train", "learning_by_epoch/loss", [1, 2, 3]),
-        ("validation", "learning_by_examples/loss", [100, 200, 300]),
-        ("validation", "learning/loss", [10, 20, 30]),
-        ("train", "timeline/checkpointed", [10, 20, 30]),
-        ("train", "timeline/started", [0]),
-        ("train", "timeline/resumed", [20]),
-        ("train", "timeline/finished", [30]),
-        ("test", "learning/loss", [30]),
-    ):
-        assert [step for step, _ in scalars(tmp_path / run)[tag]] == steps, (run, tag)
-    assert [tag for tag, _, _ in values(tmp_path)].count("_hparams_/session_start_info") == 1
-
-
-def test_a_run_that_starts_over_in_its_directory_starts_empty(tmp_path: Path) -> None:
-    for _ in range(2):
-        board = TensorBoard(tmp_path, Config(), ABOUT, 2, START)
-        board.trained(progress(5))
-        board.ended(5)
-    assert [step for step, _ in scalars(tmp_path / "train")["learning/loss"]] == [5]
-
-
-@pytest.mark.parametrize(
-    ("tag", "step", "kept"),
-    [
-        ("learning/loss", 20, True),
-        ("learning/loss", 21, False),
-        ("learning_by_epoch/loss", 2, True),
-        ("learning_by_epoch/loss", 3, False),
-        ("learning_by_examples/loss", 200, True),
-        ("learning_by_examples/loss", 201, False),
-        ("config", 0, True),
-        ("config", 20, False),
-        ("_hparams_/session_end_info", 5, False),
-    ],
-)
-def test_what_is_kept_is_told_by_the_axis_of_the_tag(tag: str, step: int, kept: bool) -> None:
-    assert is_kept(tag, step, Place(20, 2, 200)) is kept
-
-
-def test_a_half_written_event_is_cut_off(board, tmp_path: Path) -> None:
-    board.trained(progress(5))
-    board.ended(5)
-    (path,) = event_files(tmp_path / "train")
-    whole = path.read_bytes()
-    path.write_bytes(whole + whole[:30])
-    keep_only(tmp_path / "train", lambda tag, step: True)
-    assert path.read_bytes() == whole

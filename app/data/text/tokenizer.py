@@ -1,0 +1,24 @@
+"""The kinds of tokenizers. A new kind is a file with its class, and its name here."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from app.config import Data
+from app.data.text.base import Lengths, Tokenizer
+from app.data.text.vocabulary import Vocabulary
+
+__all__ = ["Lengths", "Tokenizer", "build_tokenizer", "tokenizer_from"]
+
+KINDS: dict[str, type[Tokenizer]] = {kind: one for one in (Vocabulary,) for kind in one.kinds}
+
+
+def build_tokenizer(wanted: Data, chunks: Iterable[np.ndarray]) -> Tokenizer:
+    """The tokenizer that the config asks for, from the training texts; see `Tokenizer.build`."""
+    return KINDS[wanted.tokens].build(wanted, chunks)
+
+
+def tokenizer_from(saved: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer that `Tokenizer.to_json` gave."""
+    return KINDS[saved["kind"]].from_json(saved)

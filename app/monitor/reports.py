@@ -1,0 +1,129 @@
+"""What the loop tells the shows of a run: numbers of all ranks, gathered when it is time to."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import psutil
+import tensorflow as tf
+
+from app.classifier import Classifier
+from app.distributed.replicas import sum_metrics
+from app.distributed.world import World
+from app.monitor.progress import Place, Progress, Show
+from app.monitor.timing import Clock, Mark, RankTimes
+from app.state import TrainState
+
+
+class Reports:
+    """Counts from where the epoch, and the last report, began.
+
+    Args:
+        world, state, clock: of the loop.
+        shows: what shows the run on this rank.
+        examples: in the training split.
+        every_steps: optimizer steps between two reports.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        state: TrainState,
+        clock: Clock,
+        shows: Sequence[Show],
+        examples: int,
+        every_steps: int,
+    ):
+        self._world = world
+        self._state = state
+        self._clock = clock
+        self._shows = shows
+        self._examples = examples
+        self._every_steps = every_steps
+        self._classifier: Classifier = state.model
+        self._telemetry = state.optimizer.telemetry
+        self._seen = False
+
+    def begin_epoch(self) -> None:
+        """Count from here."""
+        self._epoch_began = self._reported = self._clock.mark
+        self._reported_step = self._state.step
+        self._sent = self._telemetry.totals
+        self._look_ahead()
+
+    def see(self, batch: Any) -> None:
+        """Show what the model sees, of the first batch."""
+        if not self._seen:
+            self._seen = True
+            place = place_of(self._state, self._examples)
+            for show in self._shows:
+                show.sees(place, self._classifier.network, batch)
+
+    def count_step(self, passes: int) -> None:
+        """A step of so many passes is done; a collective, if it is time for a report."""
+        if self._state.step % self._every_steps == 0:
+            self._report(passes)
+        self._look_ahead()
+
+    def end_epoch(self) -> Progress:
+        """How the epoch went; stops the clock; a collective."""
+        metrics = sum_metrics(self._world, self._classifier.metrics)  # waits for the last step
+        self._clock.pause()
+        return self._progress(metrics, self._epoch_began)
+
+    def show_distributions(self) -> None:
+        """The weights, and the gradients of the last step that was looked into."""
+        variables = self._classifier.trainable_variables
+        weights = {variable.path: variable.numpy() for variable in variables}
+        gradients = dict(zip(weights, self._telemetry.gradients, strict=False))
+        for show in self._shows:
+            show.distributions(self._state.step, weights, gradients)
+
+    def _look_ahead(self) -> None:
+        """Have the next step note its norms, if it is one to be reported."""
+        if (self._state.step + 1) % self._every_steps == 0:
+            self._telemetry.look()
+
+    def _report(self, passes: int) -> None:
+        """Show what happened since the last report; a collective."""
+        metrics = sum_metrics(self._world, self._classifier.metrics)
+        progress = self._progress(metrics, self._reported)
+        passed, sent = self._clock.since(self._reported), self._telemetry.totals
+        exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
+        used = psutil.Process().memory_info().rss
+        timed_steps = passed.passes / passes
+        row = (timed_steps, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
+        table = self._world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
+        steps = self._state.step - self._reported_step
+        progress = dataclasses.replace(
+            progress,
+            times=RankTimes.of(table[:, :5]),
+            memory_bytes=table[:, 5],
+            facts=self._telemetry.facts,
+            bytes_sent=in_bytes / steps,
+            bytes_uncompressed=uncompressed / steps,
+        )
+        self._reported, self._sent = self._clock.mark, sent
+        self._reported_step = self._state.step
+        for show in self._shows:
+            show.trained(progress)
+
+    def _progress(self, metrics: dict[str, float], since: Mark) -> Progress:
+        state, optimizer = self._state, self._state.optimizer
+        scale = getattr(optimizer.inner_optimizer, "dynamic_scale", None)
+        return Progress(
+            epoch=state.epoch + 1,
+            step=state.step,
+            metrics=metrics,
+            examples_per_second=self._clock.since(since).examples_per_second,
+            learning_rate=float(optimizer.learning_rate),
+            examples=place_of(state, self._examples).examples,
+            skipped_steps=state.step - int(optimizer.iterations),
+            loss_scale=None if scale is None else float(scale),
+        )
+
+
+def place_of(state: TrainState, examples: int) -> Place:
+    """How far a run over so many training examples is."""
+    return Place(state.step, state.epoch, state.epoch * examples + state.examples_seen)

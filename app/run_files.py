@@ -1,0 +1,105 @@
+"""Where everything lies in a run directory. Knows names only: no config, no TensorFlow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import UserError
+
+CHECKPOINT_PREFIX = "step-"
+OLD_PREFIX = "epoch-"  # of versions that kept one of each epoch
+STATE = "state.json"  # in a checkpoint: where the run is, and the checksum of the weights
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of a run; each is there only once it has been written."""
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.directory / "config.toml"
+
+    @property
+    def data_plan(self) -> Path:
+        """What was decided about the data; long arrays lie beside it."""
+        return self.directory / "data_plan" / "plan.json"
+
+    @property
+    def bad_examples(self) -> Path:
+        """The examples that were left out, one a line."""
+        return self.directory / "bad_examples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """A directory for each checkpoint."""
+        return self.directory / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """What came of the run; written at its end."""
+        return self.directory / "metrics.json"
+
+    @property
+    def logs(self) -> Path:
+        """A log for each rank."""
+        return self.directory / "logs"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files and profiles."""
+        return self.directory / "tensorboard"
+
+    @property
+    def timeline(self) -> Path:
+        """Horovod's collectives, with --timeline."""
+        return self.directory / "timeline.json"
+
+    @property
+    def evaluations(self) -> Path:
+        """A directory for each `evaluate`."""
+        return self.directory / "evaluations"
+
+    @property
+    def exports(self) -> Path:
+        """Exported models, each with its card."""
+        return self.directory / "export"
+
+    @property
+    def lock(self) -> Path:
+        """Who writes here now."""
+        return self.directory / ".lock"
+
+    def rank_log(self, rank: int) -> Path:
+        """The log of one rank."""
+        return self.logs / f"rank-{rank:03d}.log"
+
+    def left_by_a_start(self) -> set[Path]:
+        """What a first start that was interrupted leaves. What people keep is not among it."""
+        return {
+            *(self.config, self.data_plan.parent, self.bad_examples),
+            *(self.checkpoints, self.logs, self.tensorboard, self.timeline),
+        }
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """The whole checkpoints in a directory of them, oldest first.
+
+    Raises UserError if it holds only those of an older version of Lockstep.
+    """
+    found = _numbered(directory, CHECKPOINT_PREFIX)
+    if not found and (old := _numbered(directory, OLD_PREFIX)):
+        raise UserError(
+            f"{old[-1]} was written by an older version of Lockstep, which named checkpoints by "
+            "epoch: use that version, or train anew with another --run-dir"
+        )
+    return found
+
+
+def _numbered(directory: Path, prefix: str) -> list[Path]:
+    numbers = {path: path.name.removeprefix(prefix) for path in directory.glob(f"{prefix}*")}
+    found = [path for path, number in numbers.items() if number.isdigit()]
+    return sorted(found, key=lambda path: int(numbers[path]))

@@ -1,0 +1,49 @@
+"""The table of models. A new one is a file with its builder, and its line here.
+
+Free of Keras: the command line reads it.
+"""
+
+from typing import NamedTuple
+
+
+class Model(NamedTuple):
+    """A network that can be built by name.
+
+    `kind`: what it reads, "image" or "text"; `module` and `function`: what builds it;
+    `smallest_image_pixels`: the total downsampling, since a smaller image would end as an empty
+    map, or as padding alone; 0 for texts.
+    """
+
+    name: str
+    kind: str
+    module: str
+    function: str
+    smallest_image_pixels: int = 0
+
+    def check_image(self, height: int, width: int) -> None:
+        """Raise ValueError for an image that is too small."""
+        smallest = self.smallest_image_pixels
+        if min(height, width) < smallest:
+            raise ValueError(
+                f"{self.name} needs images of at least {smallest} x {smallest} pixels, received "
+                f"{height} x {width}; resize the images or choose a smaller model"
+            )
+
+
+MODELS = {
+    model.name: model
+    for model in (
+        Model("cnn", "image", "models.cnn", "build_cnn", smallest_image_pixels=4),
+        Model("resnet20", "image", "models.resnet", "build_resnet20", smallest_image_pixels=4),
+        Model("resnet18", "image", "models.resnet", "build_resnet18", smallest_image_pixels=8),
+        Model("resnet50", "image", "models.resnet", "build_resnet50", smallest_image_pixels=32),
+        Model("bag", "text", "models.bag", "build_bag"),
+        Model("textcnn", "text", "models.textcnn", "build_textcnn"),
+        Model("transformer", "text", "models.transformer", "build_transformer"),
+    )
+}
+
+
+def names_of(kind: str) -> list[str]:
+    """The models that read "image" or "text"."""
+    return [name for name, model in MODELS.items() if model.kind == kind]

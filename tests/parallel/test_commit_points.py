@@ -1,0 +1,149 @@
+"""A run that is killed and resumed ends as if nothing had been; at another world size it goes on
+with the examples that are left."""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import models
+from app.build import build_optimizer, build_schedule
+from app.checkpoint import Checkpoints
+from app.classifier import Classifier
+from app.data.batches import Loaded
+from app.distributed.replicas import broadcast_state
+from app.distributed.world import World
+from app.loop import Loop
+from app.recipe import load
+from app.state import TrainState
+from app.train import train
+from tests.parallel.killed import Kill, Killed, assert_same_bits, config_of, normed, run_killed
+
+# Of 5 steps an epoch, with commit points after 2, 4, 5, 6, 8 and 10.
+EVERYWHERE = [
+    ("after", 1),
+    ("before", 3),
+    ("after", 3),
+    ("after", 4),
+    ("before", 5),
+    ("epoch end", 5),
+    ("before", 7),
+    ("after", 8),
+    ("after", 10),
+]
+
+
+@pytest.fixture
+def directory(world, tmp_path):
+    """The chief's temporary directory, on every rank."""
+    return world.broadcast(tmp_path)
+
+
+def check(world, directory, kills, **keys):
+    whole = train(config_of(directory / "whole", **keys), world=world)
+    parted = run_killed(config_of(directory / "parted", **keys), world, kills)
+    assert parted["step"] == whole["step"] == 10
+    with world.together():
+        if world.is_chief:
+            assert_same_bits(directory / "whole", directory / "parted")
+
+
+def test_batchnorm_and_dropout_end_with_the_same_bits(world, directory, monkeypatch):
+    monkeypatch.setattr(models, "build_image_model", lambda name, *a, **k: normed(*a, **k))
+    check(world, directory, [("before", 5)])
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"dropout": 0.2},
+        {"backward_passes_per_step": 2},
+        {"bucket_mb": 0.002, "compression": "fp16"},
+        {"shard_by": "dirichlet", "mixup": 0.4, "cutmix": 1.0, "crop_padding": 1},
+        {"imbalance": "balanced_sampling", "precision": "mixed_float16"},
+        {"dataset": "pydocs", "model": "bag", "global_batch_size": 900, "dropout": 0.2},
+    ],
+    ids=["cnn", "accumulation", "buckets", "uneven", "balanced", "texts"],
+)
+def test_a_run_that_is_killed_anywhere_ends_with_the_same_bits(world, directory, keys):
+    check(world, directory, EVERYWHERE, **keys)
+
+
+EXAMPLES, BATCH = 101, 10  # 11 steps an epoch
+
+
+class Files(Loaded):
+    """A split whose examples lie in files, so that ranks get neighbours."""
+
+    files_of = np.arange(EXAMPLES) // 7
+
+
+def loop_of(world, directory, holds, callbacks=(), **keys):
+    """A loop over images that say which they are, and what it has trained on, filled as it runs.
+
+    The state is that of the newest checkpoint, if there is one.
+    """
+    keys = {"global_batch_size": BATCH, "epochs": 1, "commit_every_steps": 2, **keys}
+    config = load(None, keys)
+    pixels = np.zeros((EXAMPLES, 2, 2, 1), np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(EXAMPLES)
+    split = holds(tf.constant(pixels), np.arange(EXAMPLES) % 3)
+    images = keras.Input((2, 2, 1), dtype="uint8")
+    flat = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    classifier = Classifier(keras.Model(images, keras.layers.Dense(3, name="logits")(flat)))
+    schedule = build_schedule(config, world.size)
+    optimizer = build_optimizer(config, schedule, world)
+    classifier.compile(optimizer)
+    optimizer.build(classifier.trainable_variables)
+    state = TrainState(classifier, optimizer, 0)
+    checkpoints = Checkpoints(directory, 9)
+    world.from_chief(lambda: checkpoints.restore_latest(state))
+    state.move_to(world.broadcast(state.position))
+    broadcast_state(world, classifier, optimizer, 0, state.step)
+    committed, trained = [], []
+
+    def save():
+        committed.extend(trained)
+        trained.clear()
+        return world.from_chief(lambda: checkpoints.save(state, {}))
+
+    learn = classifier.train_step
+
+    def note(batch):
+        tf.numpy_function(lambda ids: trained.extend(ids.tolist()), [batch.inputs[:, 0, 0, 0]], [])
+        return learn(batch)
+
+    classifier.train_step = note
+    loop = Loop(config, world, state, schedule, {"train": split}, [], save, callbacks)
+    return loop, committed
+
+
+@pytest.mark.parametrize(
+    ("holds", "keys"),
+    [
+        (Loaded, {}),
+        (Files, {"backward_passes_per_step": 3}),
+        (Loaded, {"shard_by": "dirichlet"}),
+        (Loaded, {"global_batch_size": None, "per_rank_batch_size": 3}),
+    ],
+    ids=["dealt", "neighbours-accumulated", "owned", "per-rank"],
+)
+@pytest.mark.parametrize("kill", [("before", 5), ("after", 5)])
+def test_at_another_world_size_every_example_comes_once(world, directory, holds, keys, kill):
+    first, before = loop_of(world, directory, holds, [Kill(*kill)], **keys)
+    with pytest.raises(Killed):
+        first.run()
+    done = [one for rank in world.gather(before) for one in rank]
+    assert done  # the steps since the last commit point are lost, and done again
+
+    def alone():
+        loop, after = loop_of(World(), directory, holds, **keys)
+        loop.run()
+        assert loop.state.epoch == 1
+        return after
+
+    counts = collections.Counter(done + world.from_chief(alone))
+    assert counts == dict.fromkeys(range(EXAMPLES), 1)

@@ -1,0 +1,42 @@
+"""Small networks, and what they read."""
+
+import keras
+import numpy as np
+import pytest
+
+from models import build_image_model, build_text_model
+from models.table import names_of
+
+CLASSES = 10
+VOCABULARY_SIZE = 50
+MAX_TOKENS = 16
+# Narrow models for what does not depend on width; resnet50 has one width only.
+NARROW_IMAGE = {"cnn": 4, "resnet20": 4, "resnet18": 4}
+IMAGES, TEXTS = names_of("image"), names_of("text")
+
+
+def small_model(name, dropout=0.1):
+    if name in TEXTS:
+        sizes = {"max_tokens": MAX_TOKENS, "width": 8}
+        return build_text_model(name, VOCABULARY_SIZE, CLASSES, dropout=dropout, **sizes)
+    return build_image_model(name, (8, 8, 3), CLASSES, width=NARROW_IMAGE[name], dropout=dropout)
+
+
+def random_images(count, pixels=8):
+    return np.random.default_rng(0).uniform(0, 255, (count, pixels, pixels, 3)).astype("float32")
+
+
+def random_tokens(count, length=7):
+    return np.random.default_rng(0).integers(1, VOCABULARY_SIZE, (count, length), dtype="int32")
+
+
+def random_inputs(name, count):
+    return random_tokens(count) if name in TEXTS else random_images(count)
+
+
+def logits_of(model, inputs):
+    return keras.ops.convert_to_numpy(model(inputs, training=False))
+
+
+small_models = pytest.mark.parametrize("name", [*NARROW_IMAGE, *TEXTS])
+text_models = pytest.mark.parametrize("name", TEXTS)

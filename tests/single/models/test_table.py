@@ -1,0 +1,140 @@
+"""The table of models: what is offered, what is refused, sizes and names."""
+
+import ast
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import models
+from models import build_image_model, build_text_model
+from models.table import MODELS
+from tests.single.models.small import (
+    CLASSES,
+    IMAGES,
+    MAX_TOKENS,
+    NARROW_IMAGE,
+    TEXTS,
+    VOCABULARY_SIZE,
+    logits_of,
+    small_model,
+)
+
+PARAMETERS = {
+    "cnn": 25_578,
+    "resnet20": 274_042,
+    "resnet18": 11_183_562,
+    "resnet50": 23_608_202,
+    "bag": 129_290,
+    "textcnn": 328_842,
+    "transformer": 534_282,
+}
+
+
+def test_every_model_of_the_table_is_in_the_readme() -> None:
+    readme = (Path(models.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert IMAGES and TEXTS and {*IMAGES, *TEXTS} == MODELS.keys()
+    assert [name for name in MODELS if f"`{name}`" not in readme] == []
+
+
+def test_an_unknown_name_is_answered_with_the_valid_ones():
+    with pytest.raises(ValueError, match="'resnet19'.*cnn, resnet20, resnet18, resnet50"):
+        build_image_model("resnet19", (32, 32, 3), CLASSES)
+    with pytest.raises(ValueError, match="'cnn'.*bag, textcnn, transformer"):
+        build_text_model("cnn", VOCABULARY_SIZE, CLASSES, max_tokens=MAX_TOKENS)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_that_is_too_small_is_answered_with_the_smallest_size(name):
+    smallest = MODELS[name].smallest_image_pixels
+    with pytest.raises(ValueError, match=f"{name} .*at least {smallest} x {smallest} pixels"):
+        build_image_model(name, (64, smallest - 1, 3), CLASSES)
+
+
+@pytest.mark.parametrize("name", NARROW_IMAGE)
+def test_the_smallest_image_works(name):
+    smallest = MODELS[name].smallest_image_pixels
+    model = build_image_model(name, (smallest, smallest, 1), CLASSES, width=NARROW_IMAGE[name])
+    assert logits_of(model, np.zeros((2, smallest, smallest, 1), "float32")).shape == (2, CLASSES)
+
+
+@pytest.mark.parametrize("option", [{"width": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
+def test_bad_options_are_refused(option):
+    ((key, value),) = option.items()
+    with pytest.raises(ValueError, match=f"{key} must be at least .*received {value}"):
+        build_image_model("cnn", (8, 8, 1), CLASSES, **option)
+    with pytest.raises(ValueError, match=f"{key} must be at least .*received {value}"):
+        build_text_model("bag", VOCABULARY_SIZE, CLASSES, max_tokens=MAX_TOKENS, **option)
+
+
+def test_sizes_that_a_model_cannot_have_are_refused():
+    with pytest.raises(ValueError, match="vocabulary_size .* at least 2; received 1"):
+        build_text_model("bag", 1, CLASSES, max_tokens=MAX_TOKENS)
+    with pytest.raises(ValueError, match="max_tokens must be at least 1, received 0"):
+        build_text_model("bag", VOCABULARY_SIZE, CLASSES, max_tokens=0)
+    with pytest.raises(ValueError, match="multiple of 4, received 6"):
+        build_text_model("transformer", VOCABULARY_SIZE, CLASSES, max_tokens=MAX_TOKENS, width=6)
+    with pytest.raises(ValueError, match="only width 64, received 32"):
+        build_image_model("resnet50", (32, 32, 3), CLASSES, width=32)
+
+
+# Sizes and names.
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_pinned(name, request):
+    if name == "resnet50":
+        model = request.getfixturevalue("resnet50")
+    elif name in IMAGES:
+        model = build_image_model(name, (32, 32, 3), CLASSES, dropout=0)
+    else:
+        model = build_text_model(name, 1000, CLASSES, max_tokens=64, dropout=0)
+    assert model.count_params() == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", [*NARROW_IMAGE, *TEXTS, "resnet50"])
+def test_names_are_the_same_however_many_models_were_built(name, request):
+    if name == "resnet50":
+        first = request.getfixturevalue("resnet50")
+        second = build_image_model("resnet50", (32, 32, 3), CLASSES)
+    else:
+        first, second = small_model(name), small_model(name)
+        assert any("seed_generator_state" in v.path for v in first.variables)  # the hard case
+    assert first.name == second.name == name
+    assert [layer.name for layer in first.layers] == [layer.name for layer in second.layers]
+    paths = [variable.path for variable in first.variables]
+    assert paths == [variable.path for variable in second.variables]
+    assert len(set(paths)) == len(paths)
+
+
+def test_batch_norm_of_every_resnet_forgets_at_the_same_rate(resnet50):
+    for model in (resnet50, small_model("resnet20"), small_model("resnet18")):
+        norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+        assert norms
+        assert {norm.momentum for norm in norms} == {0.9}
+
+
+def test_resnet18_takes_its_stem_by_image_size():
+    small = build_image_model("resnet18", (95, 96, 3), CLASSES, width=2)
+    large = build_image_model("resnet18", (96, 96, 3), CLASSES, width=2)
+    assert small.get_layer("stem_conv").kernel_size == (3, 3)
+    assert large.get_layer("stem_conv").kernel_size == (7, 7)
+    assert large.get_layer("average").input.shape[1:3] == (3, 3)
+
+
+# What this package may know.
+
+
+def test_models_import_neither_the_application_nor_horovod():
+    allowed = {"importlib", "typing", "keras", "models"}
+    for file in Path(models.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported = {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{file.name}: a relative import"
+                imported = {(node.module or "").split(".")[0]}
+            else:
+                continue
+            assert imported <= allowed, f"{file.name} imports {imported - allowed}"
