@@ -26,12 +26,10 @@ import safetensors.numpy
 from app.errors import UserError
 from app.run_files import CHECKPOINT_PREFIX, STATE, list_checkpoints
 from app.rundir import flush_directory
-from app.state import POSITION, Kind, StateVariable, TrainState, state_variables
+from app.state import POSITION, SAVED, StateVariable, TrainState, state_variables
 
 LOG = logging.getLogger(__name__)
 FORMAT = 2
-SAVED = (Kind.REPLICATED, Kind.AVERAGED)
-STARTS_ANEW = "/fp16_scales"
 
 
 class Damaged(Exception):  # noqa: N818 (what it is, not what went wrong with us)
@@ -58,6 +56,7 @@ class Checkpoints:
             partial.mkdir(parents=True)
             content = safetensors.numpy.save(arrays)
             meta = {"format": FORMAT, **state.position, "metrics": _sums(state.model), **about}
+            meta["optional"] = [e.path for e in state.entries if e.path in arrays and e.optional]
             meta["sha256"] = hashlib.sha256(content).hexdigest()
             _write(partial / "state.safetensors", content)
             _write(partial / STATE, json.dumps(meta, indent=2).encode())
@@ -90,7 +89,7 @@ class Checkpoints:
         if not self.list():
             return None
         path, arrays, meta = self._newest()
-        _assign(path, arrays, state.entries)
+        _assign(path, arrays, state.entries, meta["optional"])
         for metric in state.model.metrics:
             for variable, value in zip(metric.variables, meta["metrics"][metric.name], strict=True):
                 variable.assign(value)
@@ -149,27 +148,35 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         if hashlib.sha256(content).hexdigest() != meta["sha256"]:
             raise ValueError("its checksum is wrong")
         checked = {**_position(meta), "metrics": dict(meta["metrics"])}
+        checked["optional"] = list(meta["optional"])
         return safetensors.numpy.load(content), {**meta, **checked}
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise Damaged(str(error)) from None
 
 
-def _assign(path: Path, arrays: dict[str, np.ndarray], found: Sequence[StateVariable]) -> None:
+def _assign(
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    found: Sequence[StateVariable],
+    optional: Sequence[str] = (),
+) -> None:
     entries = {e.path: e.variable for e in found if e.kind in SAVED}
-    differing = sorted(set(entries) ^ set(arrays)) or sorted(
-        name for name, variable in entries.items() if tuple(variable.shape) != arrays[name].shape
-    )
     # A run may be resumed with another compression: what it knows is found out within a step.
-    if differing and all(name.endswith(STARTS_ANEW) for name in differing):
-        entries = {name: entries[name] for name in entries.keys() & arrays.keys()}
-        differing = []
-    if differing:
+    may_differ = {*optional, *(e.path for e in found if e.optional)}
+    differing = {
+        name
+        for name in entries.keys() | arrays.keys()
+        if name not in entries
+        or name not in arrays
+        or tuple(entries[name].shape) != arrays[name].shape
+    }
+    if wrong := sorted(differing - may_differ):
         raise UserError(
-            f"{path} belongs to another model or optimizer: '{differing[0]}' is missing or has "
-            f"another shape ({len(differing)} such variables). Resume with the run's own config"
+            f"{path} belongs to another model or optimizer: '{wrong[0]}' is missing or has "
+            f"another shape ({len(wrong)} such variables). Resume with the run's own config"
         )
-    for name, variable in entries.items():
-        variable.assign(arrays[name])
+    for name in entries.keys() - differing:
+        entries[name].assign(arrays[name])
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -48,7 +48,7 @@ class Classifier(keras.Model):
 
     def compile(self, optimizer: Any, **options: Any) -> None:
         """Keras' compile; the loss and the metrics are the classifier's own."""
-        if not hasattr(optimizer, "per_rank_variables"):
+        if not hasattr(optimizer, "settle"):
             raise ValueError(
                 f"optimizer={optimizer!r}: expected app.distributed.DistributedOptimizer(...), "
                 "which also works with one process"

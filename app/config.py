@@ -14,6 +14,7 @@ import pydantic
 from PIL import ImageColor
 from pydantic import Field
 
+from app.distributed.reducers import COMPRESSIONS
 from app.errors import UserError, suggest
 from models.table import MODELS, names_of
 
@@ -289,7 +290,9 @@ class Optimizer(Section):
 class Distribution(Section):
     """[distribution]: how ranks exchange gradients and prove that they agree."""
 
-    compression: Literal["none", "fp16"] = Field("none", description="of gradients on the wire")
+    compression: Literal[tuple(COMPRESSIONS)] = Field(  # type: ignore[valid-type]
+        "none", description="of gradients on the wire"
+    )
     aggregation: Literal["weighted", "average"] = Field(
         "weighted", description="weigh ranks by their examples, or all equally"
     )

@@ -16,21 +16,35 @@ POSITION = ("seed", "step", "epoch", "examples_seen")  # the plain numbers of a 
 
 
 class Kind(enum.Enum):
-    """What a variable may do between ranks, and so how it is saved."""
+    """What a variable may do between ranks, and what becomes of it at a commit point."""
 
-    REPLICATED = "the same bits on every rank; saved as it is"
-    AVERAGED = "per rank (BatchNorm's moving statistics); averaged over ranks, then saved"
-    DERIVED = "per rank (random generators); re-derived from (seed, rank, step), never saved"
-    LOCAL = "per rank (accumulators); empty after each optimizer step, never saved"
+    REPLICATED = "the same bits on every rank; guarded, saved"
+    AVERAGED = "per rank (BatchNorm's moving statistics); averaged by examples, then saved"
+    SUMMED = "per rank (error-feedback residuals); every rank gets sum / size, then saved"
+    DERIVED = "per rank (random generators); from (seed, rank, step), never saved"
+    LOCAL = "per rank (accumulators); empty at a commit point, never saved"
+
+
+SAVED = (Kind.REPLICATED, Kind.AVERAGED, Kind.SUMMED)
 
 
 @dataclasses.dataclass(frozen=True)
 class StateVariable:
-    """A Keras variable, the path that names it in every process, and its kind."""
+    """A Keras variable, the path that names it in every process, and its kind.
+
+    `optional`: what it holds is found out anew if a checkpoint lacks it.
+    """
 
     path: str
     variable: keras.Variable
     kind: Kind
+    optional: bool = False
+
+
+def declare(variable: keras.Variable, kind: Kind, optional: bool = False) -> keras.Variable:
+    """Say of what kind a variable is: for whoever makes it. Gives the variable back."""
+    variable.lockstep_kind, variable.lockstep_optional = kind, optional
+    return variable
 
 
 def state_variables(model: keras.Model, optimizer: Any = None) -> list[StateVariable]:
@@ -38,30 +52,31 @@ def state_variables(model: keras.Model, optimizer: Any = None) -> list[StateVari
 
     Raises ValueError if two variables have the same path: give the layers names.
     """
-    averaged = {
-        id(variable)
-        for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization)
-        for variable in (layer.moving_mean, layer.moving_variance)
-    }
-    found = []
-    for variable in model.variables:
-        if id(variable) in averaged:
-            kind = Kind.AVERAGED
-        elif variable.path.endswith("seed_generator_state"):
-            kind = Kind.DERIVED
-        else:
-            kind = Kind.REPLICATED
-        found.append(StateVariable(variable.path, variable, kind))
-    local = {id(variable) for variable in getattr(optimizer, "per_rank_variables", [])}
-    for variable in _optimizer_variables(optimizer):
-        kind = Kind.LOCAL if id(variable) in local else Kind.REPLICATED
-        found.append(StateVariable(variable.path, variable, kind))
+    of_keras = _kinds_of_keras(model)
+    found = [
+        StateVariable(
+            variable.path,
+            variable,
+            getattr(variable, "lockstep_kind", of_keras.get(id(variable), Kind.REPLICATED)),
+            getattr(variable, "lockstep_optional", False),
+        )
+        for variable in [*model.variables, *_optimizer_variables(optimizer)]
+    ]
     paths = [entry.path for entry in found if entry.kind is not Kind.DERIVED]
     if len(paths) != len(set(paths)):
         twice = next(path for path in paths if paths.count(path) > 1)
         raise ValueError(f"two variables are called '{twice}': give the layers distinct names")
     return found
+
+
+def _kinds_of_keras(model: keras.Model) -> dict[int, Kind]:
+    """The kinds, by id, of those variables of Keras' own layers that are not replicated."""
+    kinds: dict[int, Kind] = {}
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            kinds |= {id(v): Kind.AVERAGED for v in (layer.moving_mean, layer.moving_variance)}
+    generators = (v for v in model.variables if v.path.endswith("seed_generator_state"))
+    return kinds | {id(variable): Kind.DERIVED for variable in generators}
 
 
 def _optimizer_variables(optimizer: Any) -> Sequence[keras.Variable]:

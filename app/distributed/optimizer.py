@@ -1,19 +1,23 @@
 """DistributedOptimizer: a Keras 3 optimizer that makes N workers take one worker's step.
 
-`apply(gradients, variables, weight=n)` does, in this order:
+It is put together from a strategy (when ranks communicate) and a reducer (how). The path of a
+gradient, in order:
 
-1. accumulate: keep the weighted sum of `backward_passes_per_step` local gradients;
-2. scale: rank r multiplies its gradient g_r by n_r / sum(n), before any cast (float16 sums of
-   unscaled gradients overflow);
-3. compress, exchange and decompress: buckets of gradients are summed over ranks
-   (exchange.py, buckets.py, compression.py, half.py);
-4. update: the wrapped optimizer, with its loss scale, clipping and weight decay, sees
+1. `DistributedOptimizer.apply(gradients, variables, weight=n)`, here: checks that all ranks have
+   gradients of the same kinds;
+2. `strategy.apply` (strategies/): `Accumulate` keeps the weighted sum of several passes,
+   `EveryStep` goes on at once;
+3. `Parts.mean` (strategies/strategy.py): what this rank counts for, its share n_r / sum(n);
+4. `reducer.reduce` (reducers/): `SparseRows` and `DenseBuckets` scale by the share, compress, sum
+   over ranks by the collectives of `World`, and decompress;
+5. `Parts.update`: the wrapped optimizer, with its loss scale, clipping and weight decay, sees
    sum(n_r * g_r) / sum(n_r), which is the gradient of the mean loss over the global batch.
 
 It is outermost on purpose: every rank takes part in every exchange, and an overflow on one rank
 reaches all of them in the sum, so all skip the same step of a loss-scaling optimizer.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,10 +25,15 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
-from app.distributed.reducers.compression import Compressor
-from app.distributed.reducers.exchange import GradientExchange
+from app.distributed.reducers import make_reducer
+from app.distributed.reducers.codec import Compressor
+from app.distributed.reducers.reducer import Reducer
+from app.distributed.strategies import make_strategy
+from app.distributed.strategies.accumulate import Accumulate
+from app.distributed.strategies.strategy import Parts
 from app.distributed.telemetry import Telemetry
 from app.distributed.world import World, current_world
+from app.state import Kind, declare
 
 MEGABYTE = 1_000_000
 OPS = ("weighted", "average")
@@ -43,8 +52,8 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             one is put into a `keras.optimizers.LossScaleOptimizer` (a LossScaleOptimizer around
             this one is a ValueError at the first `apply`).
         compression: "none"; "fp16", float16 under a scale per bucket, kept as a variable of this
-            optimizer; or an object with Horovod's `compress` / `decompress`, which is given 1-D
-            buckets, and the values of sparse gradients.
+            optimizer; an object with Horovod's `compress` / `decompress`, which is given 1-D
+            buckets, and the values of sparse gradients; or a `Reducer`.
         op: "weighted" (default: ranks count by the `weight` they pass to `apply`, 1 without) or
             "average" (every rank counts the same; Horovod's `hvd.Average` is accepted too).
         backward_passes_per_step: exchange and update only at every k-th `apply`, with the weighted
@@ -52,6 +61,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         process_set: a `hvd.ProcessSet` that exchanges among its ranks; default all ranks.
         sparse_as_dense: exchange `tf.IndexedSlices` (gradients of embeddings) as dense tensors;
             otherwise values and indices are gathered, and duplicate indices added up.
+        strategy: when ranks communicate; a name of `app.distributed.strategies.STRATEGIES`.
         bucket_mb: gradients travel in buckets of at most so many megabytes (10^6 bytes).
         name: also the prefix of its collectives' names; must be the same on every rank.
         world: the ranks, as `connect()` gives them; default: those of the running Horovod.
@@ -64,7 +74,8 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self,
         optimizer: keras.optimizers.Optimizer,
         *,
-        compression: str | Compressor = "none",
+        compression: str | Compressor | Reducer = "none",
+        strategy: str = "every_step",
         op: str | int = "weighted",
         backward_passes_per_step: int = 1,
         process_set: Any = None,
@@ -73,7 +84,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         world: World | None = None,
         name: str | None = None,
     ):
-        _check_options(optimizer, op, backward_passes_per_step)
+        _check_options(optimizer, op, backward_passes_per_step, bucket_mb)
         # Not LossScaleOptimizer.__init__, which would turn off the inner optimizer's loss scale.
         keras.optimizers.Optimizer.__init__(self, learning_rate=0.0, name=name)
         if keras.config.dtype_policy().name == "mixed_float16" and not isinstance(
@@ -86,31 +97,38 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self.backward_passes_per_step = backward_passes_per_step
         self.sparse_as_dense = sparse_as_dense
         self.bucket_mb = bucket_mb
-        self._knows_total: bool | None = None  # in the passes so far
+        self.strategy_name = strategy
         self.telemetry = Telemetry()
-        self.exchange = GradientExchange(
-            world or current_world(process_set),
-            compression,
-            bucket_bytes=int(bucket_mb * MEGABYTE),
-            sparse_as_dense=sparse_as_dense or backward_passes_per_step > 1,
-            name=name or "lockstep",
-        )
+        self.world = world or current_world(process_set)
+        # Sums of passes are dense.
+        self._all_dense = sparse_as_dense or backward_passes_per_step > 1
+        self.reducer = make_reducer(compression, int(bucket_mb * MEGABYTE), self._all_dense)
+        parts = Parts(optimizer, self.reducer, self.world, self.telemetry, name or "lockstep")
+        self.strategy = make_strategy(strategy, parts)
+        if backward_passes_per_step > 1:
+            self.strategy = Accumulate(self.strategy, self.world, backward_passes_per_step)
+        self._agreed_kinds: dict[tuple[int, ...], list[str]] = {}
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Create the inner optimizer's variables, the wire's and, if passes accumulate, sums."""
+        """Create the variables of the strategy, the reducer and the inner optimizer."""
         if self.built:
             return
-        self._accumulators: list[keras.Variable] = []
-        if self.backward_passes_per_step > 1:
-            self._accumulators = self.add_optimizer_variables(variables, "accumulated_gradient")
-            self._weight = self.add_variable((), dtype="float32", name="accumulated_weight")
-            self._total = self.add_variable((), dtype="float32", name="accumulated_total")
-            self._passes = self.add_variable((), dtype="int32", name="accumulated_passes")
-        self.exchange.build(variables, self.add_variable)
+        self.strategy.build(variables, self.add_variable)
+        self.reducer.build(variables, self.add_variable)
         if not self.inner_optimizer.built:
             with keras.name_scope(self.inner_optimizer.name, caller=self.inner_optimizer):
                 self.inner_optimizer.build(variables)
         keras.optimizers.Optimizer.build(self, variables)
+
+    def add_variable(
+        self,
+        *args: Any,
+        kind: Kind = Kind.REPLICATED,
+        optional: bool = False,
+        **options: Any,
+    ) -> keras.Variable:
+        """Keras' `add_variable`, and what `app.state` is to know of the variable."""
+        return declare(super().add_variable(*args, **options), kind, optional)
 
     @tf.autograph.experimental.do_not_convert
     def apply(
@@ -141,73 +159,37 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
                 self.build(trainable_variables)
         if self.op == "average":
             weight = total_weight = None
-        if self.backward_passes_per_step == 1:
-            self._exchange_and_update(grads, trainable_variables, weight, total_weight)
-        else:
-            self._accumulate(grads, trainable_variables, weight, total_weight)
+        self._check_kinds(grads, trainable_variables)
+        self.strategy.apply(grads, trainable_variables, weight, total_weight)
 
-    def _exchange_and_update(self, grads, variables, weight, total_weight) -> None:
-        reduced, total = self.exchange(grads, variables, weight, total_weight)
-        sent = list(self.exchange.sent)
-        self.telemetry.count_exchange(grads, reduced, sent)
+    def _check_kinds(self, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:
+        """Raise ValueError if ranks would not exchange the same gradients in the same way.
 
-        def update() -> bool:
-            self.inner_optimizer.apply(reduced, variables)
-            return True
+        At the first trace (or eager call) with these variables, which all ranks come to together,
+        the ranks compare, and the error is raised on all of them. A rank may trace anew when
+        others do not, so from then on each compares with what was agreed.
+        """
+        kinds = [_kind(gradient, self._all_dense) for gradient in gradients]
+        key = tuple(id(variable) for variable in variables)
+        if key in self._agreed_kinds:
+            _check_equal(variables, self._agreed_kinds[key], kinds, "now", "before")
+            return
+        with tf.init_scope():
+            rows = self.world.gather(kinds)
+        for rank, row in enumerate(rows):
+            _check_equal(variables, rows[0], row, f"on rank {rank}", "on rank 0")
+        self._agreed_kinds[key] = kinds
 
-        scale = getattr(self.inner_optimizer, "dynamic_scale", 1.0)
-        # A step that no rank has an example for changes nothing, momentum and step count included.
-        guarded = update if weight is None else lambda: tf.cond(total > 0, update, lambda: True)
-        self.telemetry.watch(reduced, variables, sent, guarded, scale)
-
-    def _accumulate(self, grads, variables, weight, total_weight) -> None:
-        """Add the pass to the accumulators; at the k-th pass exchange, update and clear them."""
-        if weight is None:
-            weight, total_weight = 1.0, self.exchange.world.size_tensor()
-        weight = tf.cast(weight, tf.float32)
-        knows_total = total_weight is not None
-        if self._knows_total not in (None, knows_total):
-            raise ValueError("total_weight: give it in every pass, or in none")
-        self._knows_total = knows_total
-        if knows_total:
-            self._total.assign_add(tf.cast(total_weight, tf.float32))
-        slots = [self._accumulators[self._get_variable_index(v)] for v in variables]
-        for slot, gradient in zip(slots, grads, strict=True):
-            if gradient is not None:
-                dense = tf.convert_to_tensor(gradient)
-                slot.assign_add(tf.math.multiply_no_nan(dense, tf.cast(weight, dense.dtype)))
-        self._weight.assign_add(weight)
-        self._passes.assign_add(1)
-
-        def flush():
-            own = tf.convert_to_tensor(self._weight.value)
-            means = [
-                None
-                if gradient is None
-                else tf.math.divide_no_nan(slot.value, tf.cast(own, slot.dtype))
-                for gradient, slot in zip(grads, slots, strict=True)
-            ]
-            total = tf.convert_to_tensor(self._total.value) if knows_total else None
-            self._exchange_and_update(means, variables, own, total)
-            for variable in (*slots, self._weight, self._total, self._passes):
-                variable.assign(tf.zeros_like(variable.value))
-            return True
-
-        # Every rank counts the same passes, so all of them take the same branch.
-        tf.cond(self._passes.value >= self.backward_passes_per_step, flush, lambda: True)
+    def settle(self) -> None:
+        """Finish what is pending, so that all ranks have one state; a collective."""
+        if self.built:
+            self.strategy.settle()
 
     def apply_gradients(self, grads_and_vars: Any) -> Any:
         """Keras' older spelling of `apply`, used by `fit()`."""
         grads, variables = zip(*grads_and_vars, strict=True)
         self.apply(grads, variables)
         return self.iterations
-
-    @property
-    def per_rank_variables(self) -> list[keras.Variable]:
-        """Variables that rightly differ between ranks: what has been accumulated so far."""
-        if not getattr(self, "_accumulators", None):
-            return []
-        return [*self._accumulators, self._weight, self._total]
 
     def scale_loss(self, loss: Any) -> Any:
         """The loss times the inner optimizer's loss scale, if it has one."""
@@ -219,6 +201,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             "name": self.name,
             "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "compression": self.compression,
+            "strategy": self.strategy_name,
             "op": self.op,
             "backward_passes_per_step": self.backward_passes_per_step,
             "sparse_as_dense": self.sparse_as_dense,
@@ -232,7 +215,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         return cls(inner, **config)
 
 
-def _check_options(optimizer, op, backward_passes_per_step) -> None:
+def _check_options(optimizer, op, backward_passes_per_step, bucket_mb) -> None:
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise ValueError(f"optimizer={optimizer!r}: expected a keras.optimizers.Optimizer")
     if isinstance(optimizer, DistributedOptimizer):
@@ -241,6 +224,26 @@ def _check_options(optimizer, op, backward_passes_per_step) -> None:
         raise ValueError(f"op={op!r}: expected 'weighted', 'average' or hvd.Average")
     if backward_passes_per_step < 1:
         raise ValueError(f"backward_passes_per_step={backward_passes_per_step}: expected >= 1")
+    if bucket_mb * MEGABYTE < 1:
+        raise ValueError(f"bucket_mb={bucket_mb}: expected a positive size")
+
+
+def _kind(gradient: Any, all_dense: bool) -> str:
+    if gradient is None:
+        return "none"
+    return "rows" if isinstance(gradient, tf.IndexedSlices) and not all_dense else "dense"
+
+
+def _check_equal(variables, expected: list[str], found: list[str], here: str, there: str) -> None:
+    pairs = itertools.zip_longest(expected, found, fillvalue="none")
+    for index, (one, other) in enumerate(pairs):
+        if one != other:
+            name = variables[index].path if index < len(variables) else f"number {index}"
+            raise ValueError(
+                f"the gradient of variable '{name}' is {other} {here} and {one} {there}: every "
+                "rank must give a gradient of the same kind (none, dense, rows) for each variable "
+                "in every step. Give zeros where a branch of the model was not used"
+            )
 
 
 def _refuse_xla() -> None:

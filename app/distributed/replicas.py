@@ -1,4 +1,4 @@
-"""What brings replicas together: the initial broadcast, and per-rank state before it is saved."""
+"""What brings replicas together: the initial broadcast, and what a commit point makes of state."""
 
 from typing import Any
 
@@ -23,34 +23,38 @@ def broadcast_state(
 
 
 def settle(world: World, model: keras.Model, optimizer: Any, examples: float) -> None:
-    """Bring the state of all ranks to one, as every commit point begins; a collective.
+    """Bring every rank's state to the one of a commit point; a collective.
 
-    `examples`: those that this rank has trained on since the last time.
+    What the optimizer's strategy has pending is finished. Averaged variables become their mean over
+    ranks, each rank counting by the `examples` that it has trained on since the last commit point;
+    if no rank has any, they are left as they are.
+    Summed variables become the sum over ranks divided by their number, so that nothing is lost of
+    what ranks still owe to the update.
     """
-    average_statistics(world, model, examples)
     if hasattr(optimizer, "settle"):
         optimizer.settle()
+    entries = state_variables(model, optimizer)
+    _average([e.variable for e in entries if e.kind is Kind.AVERAGED], world, examples)
+    _deal([e.variable for e in entries if e.kind is Kind.SUMMED], world)
 
 
-def average_statistics(world: World, model: keras.Model, examples: float) -> None:
-    """Replace BatchNorm's moving statistics by their mean over ranks, in place; a collective.
+def _average(variables: list[keras.Variable], world: World, examples: float) -> None:
+    if not variables or world.size == 1:
+        return
+    values = [variable.numpy().astype(np.float64) for variable in variables]
+    # Not 0 * statistics: a rank without an example may hold anything.
+    weighed = [value * examples if examples else np.zeros_like(value) for value in values]
+    *sums, total = _sums(world, [*weighed, np.array(float(examples))])
+    if total:
+        _assign(variables, [each / total for each in sums])
 
-    A rank counts by the `examples` that it has trained on since its statistics were those of all
-    ranks: what they have taken in. If no rank had any, they are left as they are.
-    """
-    variables = [e.variable for e in state_variables(model) if e.kind is Kind.AVERAGED]
+
+def _deal(variables: list[keras.Variable], world: World) -> None:
     if not variables or world.size == 1:
         return
     values = [variable.numpy() for variable in variables]
-    flat = np.concatenate([value.ravel() for value in values]).astype(np.float64)
-    # Not 0 * statistics: a rank without an example may hold anything.
-    weighed = flat * examples if examples else np.zeros_like(flat)
-    total = world.sum(np.append(weighed, float(examples)))
-    if not total[-1]:
-        return
-    pieces = np.split(total[:-1] / total[-1], np.cumsum([value.size for value in values])[:-1])
-    for variable, value, piece in zip(variables, values, pieces, strict=True):
-        variable.assign(piece.reshape(value.shape).astype(value.dtype))
+    wide = [value.astype(np.promote_types(value.dtype, np.float32)) for value in values]
+    _assign(variables, [each / world.size for each in _sums(world, wide)])
 
 
 def sum_metrics(world: World, metrics: list[keras.metrics.Metric]) -> dict[str, float]:
@@ -64,11 +68,19 @@ def sum_metrics(world: World, metrics: list[keras.metrics.Metric]) -> dict[str, 
     if world.size == 1 or not variables:
         return {metric.name: float(metric.result()) for metric in metrics}
     local = [variable.numpy() for variable in variables]
-    flat = np.concatenate([value.ravel().astype(np.float64) for value in local])
-    total = np.split(world.sum(flat), np.cumsum([value.size for value in local])[:-1])
-    for variable, value, piece in zip(variables, local, total, strict=True):
-        variable.assign(piece.reshape(value.shape).astype(value.dtype))
+    _assign(variables, _sums(world, [value.astype(np.float64) for value in local]))
     results = {metric.name: float(metric.result()) for metric in metrics}
-    for variable, value in zip(variables, local, strict=True):
-        variable.assign(value)
+    _assign(variables, local)
     return results
+
+
+def _sums(world: World, values: list[np.ndarray]) -> list[np.ndarray]:
+    """The sum over ranks of each array, in one exchange."""
+    total = world.sum(np.concatenate([value.ravel() for value in values]))
+    pieces = np.split(total, np.cumsum([value.size for value in values])[:-1])
+    return [piece.reshape(value.shape) for piece, value in zip(pieces, values, strict=True)]
+
+
+def _assign(variables: list[keras.Variable], values: list[np.ndarray]) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value.astype(variable.numpy().dtype))

@@ -8,20 +8,14 @@ counts as ready when its kernel is in the GPU's queue, and a reduced one when Ho
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from app.distributed.reducers.reducer import Reduced, Sent
+
 NAMES = ("gradient_norm", "weight_norm", "update_norm", "compression_error")
-
-
-class Sent(NamedTuple):
-    """What one tensor's exchange took, in the graph of a step; bytes are float64 ()."""
-
-    bytes_uncompressed: tf.Tensor
-    bytes_sent: tf.Tensor  # handed to collectives, counted as for a sum in one collective
-    versions: Callable[[], tuple[tf.Tensor, tf.Tensor]]  # gives (exact, as others receive it)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,28 +70,28 @@ class Telemetry:
         exposed_s, sent, uncompressed = self._totals.numpy().tolist()
         return exposed_s, sent, uncompressed
 
-    def count_exchange(self, gradients: Sequence[Any], reduced: Sequence[Any], sent: list[Sent]):
+    def count_exchange(self, gradients: Sequence[Any], reduced: Reduced) -> None:
         """Add one exchange to the totals; in the graph of a step."""
-        ready, received = _when_ready(gradients), _when_ready(reduced)
+        ready, received = _when_ready(gradients), _when_ready(reduced.gradients)
         none = tf.constant(0.0, tf.float64)
         exposed_s = tf.maximum(received - ready, none)
-        in_bytes = tf.add_n([none, *(one.bytes_sent for one in sent)])
-        uncompressed = tf.add_n([none, *(one.bytes_uncompressed for one in sent)])
+        in_bytes = tf.add_n([none, *(one.bytes_sent for one in reduced.sent)])
+        uncompressed = tf.add_n([none, *(one.bytes_uncompressed for one in reduced.sent)])
         self._totals.assign_add(tf.stack([exposed_s, in_bytes, uncompressed]))
 
     def watch(
         self,
-        gradients: Sequence[Any],
+        reduced: Reduced,
         variables: Sequence[Any],
-        sent: list[Sent],
         update: Callable[[], Any],
         loss_scale: Any = 1.0,
     ) -> None:
         """Run `update()`, with its norms if this step is looked into; in the graph of a step.
 
-        `loss_scale`: what `gradients` are too large by.
+        `loss_scale`: what the gradients are too large by.
         """
         self._make_room(variables)
+        gradients = reduced.gradients
 
         def looked() -> bool:
             before = [tf.identity(variable.value) for variable in variables]
@@ -111,7 +105,7 @@ class Telemetry:
                 update()
             after = [tf.convert_to_tensor(variable.value) for variable in variables]
             changes = [new - old for new, old in zip(after, before, strict=True)]
-            facts = [gradient_norm, weight_norm, _norm(changes), _compression_error(sent)]
+            facts = [gradient_norm, weight_norm, _norm(changes), _compression_error(reduced.sent)]
             self._facts.assign(tf.stack(facts))
             self._looks.assign(False)
             return True

@@ -9,7 +9,8 @@ from app.distributed import callbacks, guard
 from app.distributed.callbacks import CommitPoints
 from app.distributed.guard import ReplicasDiverged, compare
 from app.distributed.optimizer import DistributedOptimizer
-from app.distributed.replicas import average_statistics, broadcast_state, sum_metrics
+from app.distributed.reducers.reducer import Reduced
+from app.distributed.replicas import broadcast_state, settle, sum_metrics
 from app.state import Kind, state_variables
 
 
@@ -67,7 +68,7 @@ def test_moving_statistics_are_averaged_by_examples_and_then_equal(world):
     norm.moving_mean.assign(np.full(6, world.rank, np.float32))
     norm.moving_variance.assign(np.full(6, 1.0 + 2 * world.rank, np.float32))
     examples = np.array([3, 1, 5, 2][: world.size])
-    average_statistics(world, model, int(examples[world.rank]))
+    settle(world, model, None, int(examples[world.rank]))
     mean = np.average(np.arange(world.size), weights=examples)
     np.testing.assert_allclose(norm.moving_mean.numpy(), mean, rtol=1e-6)
     np.testing.assert_allclose(norm.moving_variance.numpy(), 1 + 2 * mean, rtol=1e-6)
@@ -79,10 +80,64 @@ def test_statistics_of_a_rank_without_an_example_do_not_count(world):
     model, _ = built(world)
     norm, last = model.layers[1], world.size - 1
     norm.moving_mean.assign(np.full(6, np.nan if world.rank == last else 2.5, np.float32))
-    average_statistics(world, model, 0)  # no rank has any: all is left as it is
+    settle(world, model, None, 0)  # no rank has any: all is left as it is
     assert np.isnan(norm.moving_mean.numpy()).all() == (world.rank == last)
-    average_statistics(world, model, 0 if world.rank == last else 7)
+    settle(world, model, None, 0 if world.rank == last else 7)
     np.testing.assert_array_equal(norm.moving_mean.numpy(), 2.5)
+
+
+class HalfNow:
+    """A reducer that sends half of what it owes and keeps the rest, as lossy ones keep an error."""
+
+    def build(self, variables, add_variable):
+        self.owed = [
+            add_variable(v.shape, dtype="float32", name=f"owed_{number}", kind=Kind.SUMMED)
+            for number, v in enumerate(variables)
+        ]
+
+    def reduce(self, gradients, variables, share, world, name):
+        sums = []
+        for number, (gradient, owed) in enumerate(zip(gradients, self.owed, strict=True)):
+            half = (gradient * share + owed.value) / 2
+            owed.assign(half)
+            sums.append(world.allreduce(half, f"{name}.{number}"))
+        return Reduced(sums, [])
+
+
+def test_what_ranks_owe_is_dealt_evenly_and_nothing_of_it_is_lost(world):
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3, name="only")])
+    reducer = HalfNow()
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0), compression=reducer, world=world)
+    optimizer.build(model.trainable_variables)
+    start = [v.numpy() for v in model.trainable_variables]
+    mine = [tf.fill(v.shape, float(2**world.rank)) for v in model.trainable_variables]
+    optimizer.apply(mine, model.trainable_variables)
+    assert len({float(o) for o in world.gather(reducer.owed[0].numpy()[0, 0])}) == world.size
+    settle(world, model, optimizer, examples=1)
+    total = (2**world.size - 1) / world.size  # the mean of all ranks' gradients
+    assert [e.kind for e in state_variables(model, optimizer)].count(Kind.SUMMED) == 2
+    for variable, before, owed in zip(model.trainable_variables, start, reducer.owed, strict=True):
+        np.testing.assert_allclose(variable.numpy(), before - total / 2, rtol=1e-6)
+        np.testing.assert_allclose(owed.numpy(), total / 2 / world.size, rtol=1e-6)
+    assert len(set(world.gather(reducer.owed[0].numpy().tobytes()))) == 1
+
+
+def test_settling_averages_statistics_and_finishes_pending_passes(world):
+    model, _ = built(world)
+    optimizer = DistributedOptimizer(
+        keras.optimizers.SGD(1.0), world=world, backward_passes_per_step=2
+    )
+    optimizer.build(model.trainable_variables)
+    broadcast_state(world, model, optimizer, seed=0, step=0)
+    model.layers[1].moving_mean.assign(np.full(6, world.rank, np.float32))
+    mine = [tf.fill(v.shape, float(world.rank)) for v in model.trainable_variables]
+    optimizer.apply(mine, model.trainable_variables, weight=1)
+    settle(world, model, optimizer, examples=2)
+    mean = (world.size - 1) / 2
+    np.testing.assert_allclose(model.layers[1].moving_mean.numpy(), mean, rtol=1e-6)
+    assert int(optimizer.iterations) == 1
+    assert all(not value.any() for value in values(model, optimizer, Kind.LOCAL))
+    compare(world, model, optimizer, step=1)
 
 
 def test_metrics_are_those_of_all_examples_of_uneven_ranks(world):

@@ -28,6 +28,48 @@ def test_ranks_that_retrace_at_different_steps_exchange_at_every_step(world):
         np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-6)
 
 
+def two_variables(world, **options):
+    """(variables, an optimizer of theirs, a step in a graph for each list of gradients)."""
+    variables = [keras.Variable(np.zeros(3, np.float32), name=name) for name in ("one", "two")]
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0), world=world, **options)
+    optimizer.build(variables)
+
+    @tf.function
+    def step(first: bool, second: bool):
+        given = [tf.ones(3) if there else None for there in (first, second)]
+        optimizer.apply(given, variables, weight=1)
+
+    return variables, step
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_gradient_that_one_rank_lacks_is_an_error_on_all_ranks(world, passes):
+    last = world.size - 1
+    _, step = two_variables(world, backward_passes_per_step=passes)
+    with pytest.raises(ValueError, match=f"'two' is none on rank {last} and dense on rank 0"):
+        step(True, world.rank != last)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_later_trace_that_lacks_a_gradient_is_an_error_and_no_hang(world):
+    variables, step = two_variables(world)
+    step(True, True)
+    if world.rank == world.size - 1:  # the others are not asked: they do not trace anew
+        with pytest.raises(ValueError, match="'two' is none now and dense before"):
+            step(True, False)
+    step(True, True)
+    for variable in variables:
+        np.testing.assert_allclose(variable.numpy(), -2.0)
+
+
+def test_rows_on_one_rank_and_a_dense_gradient_on_another_are_an_error(world):
+    table = keras.Variable(np.zeros((4, 2), np.float32), name="table")
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0), world=world)
+    rows = tf.IndexedSlices(tf.ones((1, 2)), tf.constant([1]), tf.constant([4, 2]))
+    with pytest.raises(ValueError, match="'table' is dense on rank 1 and rows on rank 0"):
+        optimizer.apply([tf.ones((4, 2)) if world.rank == 1 else rows], [table], weight=1)
+
+
 @pytest.mark.parametrize("dtype", [tf.float32, tf.int64])
 @pytest.mark.parametrize("collective", ["allreduce", "allgather", "alltoall"])
 def test_a_collective_of_constants_is_called_in_every_run_of_its_graph(world, collective, dtype):

@@ -4,7 +4,15 @@ import keras
 import numpy as np
 import pytest
 
-from app.state import Kind, StateVariable, TrainState, fingerprints, reseed, state_variables
+from app.state import (
+    Kind,
+    StateVariable,
+    TrainState,
+    declare,
+    fingerprints,
+    reseed,
+    state_variables,
+)
 
 
 def kinds(classifier) -> dict[Kind, set[str]]:
@@ -33,6 +41,19 @@ def test_the_pass_of_an_accumulated_step_is_the_same_on_all_ranks(make_classifie
     classifier = make_classifier(backward_passes_per_step=2)
     replicated = kinds(classifier)[Kind.REPLICATED]
     assert any(path.endswith("accumulated_passes") for path in replicated)
+
+
+def test_whoever_makes_a_variable_says_of_what_kind_it_is(make_classifier) -> None:
+    classifier = make_classifier(compression="fp16")
+    classifier.optimizer.add_variable((2,), name="residual", kind=Kind.SUMMED)
+    mine = declare(classifier.trainable_variables[0], Kind.AVERAGED)
+    found = {e.path: e for e in state_variables(classifier, classifier.optimizer)}
+    assert found[mine.path].kind is Kind.AVERAGED
+    assert [e.kind for path, e in found.items() if path.endswith("/residual")] == [Kind.SUMMED]
+    assert {path.rpartition("/")[2] for path, e in found.items() if e.optional} == {
+        "fp16_scales",
+        "sparse_fp16_scales",
+    }
 
 
 def test_the_loss_scale_is_replicated(make_classifier) -> None:

@@ -15,12 +15,14 @@ element is rounded twice however many ranks there are. A ring of float16 additio
 and Horovod's over gloo is slow (NOTES.md).
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from app.distributed.telemetry import Sent
+from app.distributed.reducers.codec import Part, Results
+from app.distributed.reducers.reducer import Sent
 from app.distributed.world import World
 
 TOP = 16  # float16 ends just below 2^16
@@ -36,97 +38,93 @@ SMALLEST_NORMAL = 2.0**-126
 
 
 class ScaledHalf:
-    """A wire of scaled float16 with one row of state per bucket, all of it replicated."""
+    """A codec with one row of state for each part, all of it replicated."""
 
-    def __init__(self, world: World):
-        self.world = world
-        self._state: Any = None
-        self._before: Any = None
-        self._after: dict[int, tf.Tensor] = {}
-
-    def build(self, add_variable: Callable[..., Any], rows: int) -> None:
+    def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
         """Create the state: float32 (rows, 2), of (scale or 0 if unknown, log2 of the back-off).
 
-        `add_variable`: as Keras optimizers have it.
+        It is found out anew within a step, so a checkpoint may lack it.
         """
-        self._state = add_variable((rows, 2), dtype="float32", name="fp16_scales")
+        self._state = add_variable((rows, 2), dtype="float32", name="fp16_scales", optional=True)
 
-    # The state is read once and written once per step. Buckets that read and wrote rows of their
-    # own would wait for each other, since TensorFlow keeps the order of accesses to a variable.
-    def begin(self) -> None:
-        """Before the first tensor of a step."""
-        self._before, self._after = tf.convert_to_tensor(self._state.value), {}
+    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
+        """The sums over ranks of `share * tensor`, each of them 1-D."""
+        halves = functools.partial(_sum_halves, world)
+        sums = self._exchange_all(halves, world.allreduce, parts, share)
+        return [
+            (tf.ensure_shape(total, part.tensor.shape), sent)
+            for part, (total, sent) in zip(parts, sums, strict=True)
+        ]
 
-    def finish(self) -> None:
-        """After the last tensor of a step."""
-        if self._after:
-            rows = [[row] for row in self._after]
-            updates = tf.stack(list(self._after.values()))
-            self._state.assign(tf.tensor_scatter_nd_update(self._before, rows, updates))
+    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
+        """All ranks' rows of `share * tensor`, in the order of ranks."""
+        return self._exchange_all(world.allgather, world.allgather, parts, share)
 
-    def sum(
-        self, tensor: tf.Tensor, share: tf.Tensor, row: int, name: str
-    ) -> tuple[tf.Tensor, Sent]:
-        """(the sum over ranks of `share * tensor`, what it took); `tensor` is 1-D."""
-        total, sent = self._exchange(
-            self._sum_halves, self.world.allreduce, tensor, share, row, name
+    def _exchange_all(self, half_collective, collective, parts, share):
+        # The state is read once and written once per step. Parts that read and wrote rows of their
+        # own would wait for each other, since TensorFlow keeps the order of accesses to a variable.
+        before = tf.convert_to_tensor(self._state.value)
+        done = [
+            _exchange(half_collective, collective, part, share, before[part.row]) for part in parts
+        ]
+        if parts:
+            rows, after = [[part.row] for part in parts], tf.stack([row for _, _, row in done])
+            self._state.assign(tf.tensor_scatter_nd_update(before, rows, after))
+        return [(total, sent) for total, sent, _ in done]
+
+
+def _sum_halves(world: World, half: tf.Tensor, name: str) -> tf.Tensor:
+    """The sum over ranks, added up in float32, as float16; equal bits on every rank."""
+    ranks, length = tf.cast(world.size_tensor(), tf.int32), tf.size(half)
+    shard = (length + ranks - 1) // ranks
+    padded = tf.pad(half, [[0, ranks * shard - length]])
+    shards = world.alltoall(tf.reshape(padded, [ranks, shard]), f"{name}.shards")
+    mine = tf.reduce_sum(tf.cast(shards, tf.float32), axis=0)
+    return world.allgather(tf.cast(mine, tf.float16), f"{name}.sums")[:length]
+
+
+def _exchange(
+    half_collective, collective, part, share, before
+) -> tuple[tf.Tensor, Sent, tf.Tensor]:
+    """(the part's result, what it took, its row of state from `before` to after this step)."""
+    tensor, name = part.tensor, part.name
+    exact_type = tensor.dtype if tensor.dtype.size >= 4 else tf.float32
+    wide, share = tf.cast(tensor, exact_type), tf.cast(share, exact_type)
+    scale = tf.cast(before[0], exact_type)
+    elements = tf.cast(tf.size(wide), tf.float64)
+
+    def scaled(by: tf.Tensor) -> tf.Tensor:
+        # A rank without examples may hold NaN (the mean of nothing); 0 * NaN must be 0 here.
+        return tf.math.multiply_no_nan(wide, by)
+
+    def exact(more_headroom, bytes_before):
+        total = collective(scaled(share), name)
+        largest, finite = _range(total)
+        # No finite sum: the gradients themselves have overflowed, and say nothing of a scale.
+        after = tf.where(finite, _scale(largest, before[1] + more_headroom), before)
+        return total, after, bytes_before + elements * exact_type.size, tf.constant(False)
+
+    def halved():
+        half = tf.cast(scaled(share * scale), tf.float16)
+        total = tf.cast(half_collective(half, f"{name}.half"), exact_type)
+        largest, finite = _range(total)
+        after = _scale(largest / before[0], before[1] - RECOVERY)
+        return tf.cond(
+            finite & (largest >= LEAST),
+            lambda: (total / scale, after, 2 * elements, tf.constant(True)),
+            lambda: exact(tf.where(finite, 0.0, BACK_OFF), 2 * elements),
         )
-        return tf.ensure_shape(total, tensor.shape), sent
 
-    def gather(
-        self, tensor: tf.Tensor, share: tf.Tensor, row: int, name: str
-    ) -> tuple[tf.Tensor, Sent]:
-        """(all ranks' rows of `share * tensor`, what it took)."""
-        gather = self.world.allgather
-        return self._exchange(gather, gather, tensor, share, row, name)
+    unknown = tf.equal(before[0], 0.0)
+    none = tf.constant(0.0, tf.float64)
+    total, after, sent, was_half = tf.cond(unknown, lambda: exact(0.0, none), halved)
 
-    def _sum_halves(self, half: tf.Tensor, name: str) -> tf.Tensor:
-        """The sum over ranks, added up in float32, as float16; equal bits on every rank."""
-        ranks, length = tf.cast(self.world.size_tensor(), tf.int32), tf.size(half)
-        shard = (length + ranks - 1) // ranks
-        padded = tf.pad(half, [[0, ranks * shard - length]])
-        shards = self.world.alltoall(tf.reshape(padded, [ranks, shard]), f"{name}.shards")
-        mine = tf.reduce_sum(tf.cast(shards, tf.float32), axis=0)
-        return self.world.allgather(tf.cast(mine, tf.float16), f"{name}.sums")[:length]
+    def versions() -> tuple[tf.Tensor, tf.Tensor]:
+        sent_as_half = tf.cast(tf.cast(scaled(share * scale), tf.float16), exact_type) / scale
+        return scaled(share), tf.where(was_half, sent_as_half, scaled(share))
 
-    def _exchange(self, half_collective, collective, tensor, share, row, name):
-        exact_type = tensor.dtype if tensor.dtype.size >= 4 else tf.float32
-        wide, share = tf.cast(tensor, exact_type), tf.cast(share, exact_type)
-        before = self._before[row]
-        scale = tf.cast(before[0], exact_type)
-        elements = tf.cast(tf.size(wide), tf.float64)
-
-        def scaled(by: tf.Tensor) -> tf.Tensor:
-            # A rank without examples may hold NaN (the mean of nothing); 0 * NaN must be 0 here.
-            return tf.math.multiply_no_nan(wide, by)
-
-        def exact(more_headroom, bytes_before):
-            total = collective(scaled(share), name)
-            largest, finite = _range(total)
-            # No finite sum: the gradients themselves have overflowed, and say nothing of a scale.
-            after = tf.where(finite, _scale(largest, before[1] + more_headroom), before)
-            return total, after, bytes_before + elements * exact_type.size, tf.constant(False)
-
-        def halved():
-            half = tf.cast(scaled(share * scale), tf.float16)
-            total = tf.cast(half_collective(half, f"{name}.half"), exact_type)
-            largest, finite = _range(total)
-            after = _scale(largest / before[0], before[1] - RECOVERY)
-            return tf.cond(
-                finite & (largest >= LEAST),
-                lambda: (total / scale, after, 2 * elements, tf.constant(True)),
-                lambda: exact(tf.where(finite, 0.0, BACK_OFF), 2 * elements),
-            )
-
-        unknown = tf.equal(before[0], 0.0)
-        none = tf.constant(0.0, tf.float64)
-        total, self._after[row], sent, was_half = tf.cond(unknown, lambda: exact(0.0, none), halved)
-
-        def versions() -> tuple[tf.Tensor, tf.Tensor]:
-            sent_as_half = tf.cast(tf.cast(scaled(share * scale), tf.float16), exact_type) / scale
-            return scaled(share), tf.where(was_half, sent_as_half, scaled(share))
-
-        return tf.cast(total, tensor.dtype), Sent(elements * tensor.dtype.size, sent, versions)
+    took = Sent(elements * tensor.dtype.size, sent, versions)
+    return tf.cast(total, tensor.dtype), took, after
 
 
 def _range(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

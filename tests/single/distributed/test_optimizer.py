@@ -103,7 +103,7 @@ def test_accumulated_passes_make_the_step_of_the_large_batch(traced: bool) -> No
         bare.apply(mean, expected)
         assert_close(values(ours), values(expected))
     assert int(wrapped.iterations) == 2
-    assert all(not v.numpy().any() for v in wrapped.per_rank_variables)
+    assert all(not v.numpy().any() for v in wrapped.variables if "accumulated" in v.path)
 
 
 class CountingWorld(World):
@@ -144,6 +144,25 @@ def test_a_total_of_some_passes_only_is_refused() -> None:
         wrapped.apply(gradients(1), wrapped._trainable_variables, weight=1)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_settling_makes_a_step_of_the_passes_that_are_pending(traced: bool) -> None:
+    wrapped = distributed(optimizers.SGD(0.1, momentum=0.9), backward_passes_per_step=3)
+    bare, ours, expected = optimizers.SGD(0.1, momentum=0.9), variables(), variables()
+    apply = applier(wrapped, ours, traced)
+    wrapped.settle()  # nothing is pending
+    assert_close(values(ours), START, rtol=0, atol=0)
+    for number, weight in enumerate([1, 3]):
+        apply(gradients(number), tf.constant(weight))
+    wrapped.settle()
+    pairs = zip(gradients(0), gradients(1), strict=True)
+    bare.apply([(one + 3 * other) / 4 for one, other in pairs], expected)
+    assert_close(values(ours), values(expected))
+    assert int(wrapped.iterations) == 1
+    assert all(not v.numpy().any() for v in wrapped.variables if "accumulated" in v.path)
+    wrapped.settle()
+    assert_close(values(ours), values(expected))
+
+
 def test_without_a_weight_accumulated_passes_count_the_same() -> None:
     wrapped, bare = (
         distributed(optimizers.SGD(1.0), backward_passes_per_step=2),
@@ -166,6 +185,24 @@ def test_a_gradient_that_is_none_leaves_its_variable() -> None:
             wrapped.apply([None, gradients(number)[1]], ours, weight=1)
         np.testing.assert_array_equal(ours[0].numpy(), START[0])
         assert not np.allclose(ours[1].numpy(), START[1])
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_later_trace_with_other_gradients_is_an_error_that_names_the_variable() -> None:
+    wrapped, ours = distributed(optimizers.SGD(1.0)), variables()
+    wrapped.build(ours)
+
+    @tf.function
+    def step(skipped: int):  # each number is a graph of its own
+        given = [None if i == skipped else g for i, g in enumerate(gradients(0))]
+        wrapped.apply(given, ours, weight=1)
+
+    step(1)
+    with pytest.raises(ValueError, match="'v0' is none now and dense before"):
+        step(0)
+    before = values(ours)
+    step(1)
+    assert not np.array_equal(values(ours)[0], before[0])
 
 
 NAN = [tf.fill(v.shape, np.nan) for v in START]
@@ -232,8 +269,9 @@ def test_a_users_own_compressor_is_called_with_the_bucket() -> None:
         ({"op": "adasum"}, ValueError, "op='adasum': expected 'weighted', 'average'"),
         ({"op": 1}, ValueError, "op=1: expected"),
         ({"backward_passes_per_step": 0}, ValueError, "backward_passes_per_step=0: expected >= 1"),
-        ({"bucket_mb": 0}, ValueError, "bucket_mb=0.0: expected a positive size"),
+        ({"bucket_mb": 0}, ValueError, "bucket_mb=0: expected a positive size"),
         ({"compression": "fp8"}, ValueError, "compression='fp8'"),
+        ({"strategy": "never"}, ValueError, "strategy='never': expected one of"),
         ({"compression": object()}, TypeError, "has no method compress"),
     ],
 )

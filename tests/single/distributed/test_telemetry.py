@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.reducers.reducer import Reduced
 from app.distributed.telemetry import Telemetry
 from app.distributed.world import World
 
@@ -103,7 +104,7 @@ def test_the_clock_waits_for_one_joint_and_not_for_every_gradient() -> None:
 
     @tf.function
     def count(one, other):
-        telemetry.count_exchange([one, None, other], [one * 2, None, other * 2], [])
+        telemetry.count_exchange([one, None, other], Reduced([one * 2, None, other * 2], []))
 
     graph = count.get_concrete_function(tf.ones(2), tf.ones(3)).graph
     clocks = [op for op in graph.get_operations() if op.type == "Timestamp"]

@@ -1,4 +1,4 @@
-"""Buckets, compressors and the exchange of gradients, in a world of one and in a made-up one."""
+"""Reducers: buckets, compressors and rows, in a world of one and in a made-up one."""
 
 import itertools
 
@@ -8,10 +8,12 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.distributed.reducers.buckets import flatten, plan_buckets, unflatten
-from app.distributed.reducers.compression import NoCompression, get_wire
-from app.distributed.reducers.exchange import GradientExchange, sum_duplicates
+from app.distributed.reducers import COMPRESSIONS, make_reducer
+from app.distributed.reducers.codec import NoCompression
+from app.distributed.reducers.dense import DenseBuckets, flatten, plan_buckets, unflatten
 from app.distributed.reducers.half import ScaledHalf
+from app.distributed.reducers.reducer import Reduced
+from app.distributed.reducers.sparse import SparseRows, sum_duplicates
 from app.distributed.world import World
 
 SIZES = st.lists(st.tuples(st.sampled_from(["float32", "float16"]), st.integers(0, 100)))
@@ -60,14 +62,19 @@ def test_unflatten_undoes_flatten(shapes: list[tuple[int, ...]]) -> None:
         np.testing.assert_array_equal(tensor, again)
 
 
-def test_wires_are_found_by_name_or_are_made_of_objects() -> None:
-    assert isinstance(get_wire("none", World()).compressor, NoCompression)
-    assert isinstance(get_wire("fp16", World()), ScaledHalf)
-    own = NoCompression()
-    assert get_wire(own, World()).compressor is own
-    assert get_wire(NoCompression, World()).compressor is NoCompression  # Horovod's are classes
+def test_a_compression_is_found_by_name_or_made_of_an_object() -> None:
+    for name in COMPRESSIONS:
+        assert isinstance(make_reducer(name, 100, sparse_as_dense=True), DenseBuckets)
+        rows = make_reducer(name, 100, sparse_as_dense=False)
+        assert isinstance(rows, SparseRows) and isinstance(rows.dense, DenseBuckets)
+        assert type(rows.codec) is type(rows.dense.codec)
+    assert isinstance(make_reducer("fp16", 100, True).codec, ScaledHalf)
+    for own in (NoCompression(), NoCompression):  # Horovod's are classes
+        assert make_reducer(own, 100, True).codec.compressor is own
+    reducer = DenseBuckets(ScaledHalf(), 5)
+    assert make_reducer(reducer, 100, True) is reducer
     with pytest.raises(ValueError, match="compression='fp8': expected one of"):
-        get_wire("fp8", World())
+        make_reducer("fp8", 100, True)
 
 
 @pytest.mark.parametrize("method", ["compress", "decompress"])
@@ -75,14 +82,7 @@ def test_an_object_that_is_no_compressor_is_a_type_error(method: str) -> None:
     half = type("Half", (), {method: lambda self, tensor: tensor})()
     missing = {"compress": "decompress", "decompress": "compress"}[method]
     with pytest.raises(TypeError, match=rf"has no method {missing}\(\)"):
-        get_wire(half, World())
-
-
-def without_shapes(name: str) -> str:
-    """A collective's name without the checksum of the variables' shapes in it."""
-    prefix, checksum, rest = name.split(".", 2)
-    assert len(checksum) == 8
-    return f"{prefix}.{rest}"
+        make_reducer(half, 100, True)
 
 
 class TwinWorld(World):
@@ -94,20 +94,23 @@ class TwinWorld(World):
         self.sent: list[tuple[str, str, int]] = []
 
     def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        self.sent.append((without_shapes(name), tensor.dtype.name, int(tf.size(tensor))))
+        self.sent.append((name, tensor.dtype.name, int(tf.size(tensor))))
         return tensor + tensor
 
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        self.sent.append((without_shapes(name), tensor.dtype.name, int(tf.size(tensor))))
+        self.sent.append((name, tensor.dtype.name, int(tf.size(tensor))))
         return tf.concat([tensor, tensor], axis=0)
 
     def size_tensor(self) -> tf.Tensor:
         return tf.constant(2.0)
 
 
-def exchange_of(world: World, **options: object) -> GradientExchange:
+def reduce(world: World, gradients: list, variables: list, share: float, **options) -> Reduced:
+    """What a reducer without compression makes of gradients."""
     defaults = {"bucket_bytes": 10**6, "sparse_as_dense": False}
-    return GradientExchange(world, "none", **{**defaults, **options}, name="x")
+    reducer = make_reducer("none", **{**defaults, **options})
+    reducer.build(variables, None)
+    return reducer.reduce(gradients, variables, tf.constant(share), world, "x")
 
 
 GRADIENTS = [np.arange(6, dtype=np.float32).reshape(2, 3), None, np.array([7.0], np.float32)]
@@ -118,47 +121,39 @@ def gradients() -> list[tf.Tensor | None]:
     return [None if g is None else tf.constant(g) for g in GRADIENTS]
 
 
-@pytest.mark.parametrize("weight", [None, 3])
-def test_the_mean_of_two_equal_ranks_is_that_of_one(weight) -> None:
-    exchange = exchange_of(TwinWorld())
-    reduced, total = exchange(gradients(), VARIABLES, weight, None)
-    assert float(total) == (2 if weight is None else 6)
+def test_the_mean_of_two_equal_ranks_is_that_of_one() -> None:
+    reduced, _ = reduce(TwinWorld(), gradients(), VARIABLES, 0.5)
     assert reduced[1] is None
     for index in (0, 2):
         np.testing.assert_allclose(reduced[index], GRADIENTS[index], rtol=1e-6)
 
 
-def test_ranks_count_by_their_weights() -> None:
+def test_ranks_count_by_their_shares() -> None:
     world = TwinWorld()
-    reduced, _ = exchange_of(world)(gradients(), VARIABLES, 3, total_weight=12)
-    np.testing.assert_allclose(reduced[0], GRADIENTS[0] * 2 * 3 / 12)
-    assert [name for name, _, _ in world.sent] == ["x.bucket.0"]  # the total was known
-
-
-def test_one_scalar_is_summed_where_the_total_is_not_known() -> None:
-    world = TwinWorld()
-    exchange_of(world)(gradients(), VARIABLES, 3, None)
-    assert world.sent == [("x.weight", "float32", 1), ("x.bucket.0", "float32", 7)]
+    reduced, _ = reduce(world, gradients(), VARIABLES, 0.25)
+    np.testing.assert_allclose(reduced[0], GRADIENTS[0] * 2 / 4)
+    assert world.sent == [("x.bucket.0", "float32", 7)]
 
 
 def test_small_buckets_leave_last_variables_first_and_give_the_same() -> None:
     world = TwinWorld()
-    reduced, _ = exchange_of(world, bucket_bytes=8)(gradients(), VARIABLES, None, None)
+    reduced, sent = reduce(world, gradients(), VARIABLES, 0.5, bucket_bytes=8)
     assert [(name, size) for name, _, size in world.sent] == [("x.bucket.0", 1), ("x.bucket.1", 6)]
+    assert [float(one.bytes_sent) for one in sent] == [4, 24]
     np.testing.assert_allclose(reduced[0], GRADIENTS[0])
 
 
 def test_a_bucket_has_one_dtype() -> None:
     world = TwinWorld()
     mixed = [tf.ones((2, 3), tf.float16), None, tf.ones(1)]
-    reduced, _ = exchange_of(world)(mixed, VARIABLES, None, None)
+    reduced, _ = reduce(world, mixed, VARIABLES, 0.5)
     assert [(dtype, size) for _, dtype, size in world.sent] == [("float32", 1), ("float16", 6)]
     assert reduced[0].dtype == tf.float16
 
 
 def test_a_shape_that_the_variable_has_not_is_refused() -> None:
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=r"\(?4"):
-        exchange_of(World())([tf.ones(4)], [tf.Variable(tf.zeros(3))], None, None)
+        reduce(World(), [tf.ones(4)], [tf.Variable(tf.zeros(3))], 1.0)
 
 
 def test_sparse_gradients_are_gathered_and_duplicates_added_up() -> None:
@@ -166,7 +161,7 @@ def test_sparse_gradients_are_gathered_and_duplicates_added_up() -> None:
     values = np.array([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0]], np.float32)
     slices = tf.IndexedSlices(tf.constant(values), tf.constant([4, 1, 4]), tf.constant([6, 2]))
     table = tf.Variable(tf.zeros((6, 2)))
-    (reduced,), _ = exchange_of(world)([slices], [table], None, None)
+    (reduced,), _ = reduce(world, [slices], [table], 0.5)
     assert isinstance(reduced, tf.IndexedSlices)
     assert sorted(reduced.indices.numpy().tolist()) == [1, 4]
     np.testing.assert_allclose(
@@ -195,22 +190,16 @@ def test_duplicates_are_added_up_in_the_order_of_rows_on_any_device() -> None:
 def test_sparse_gradients_travel_dense_if_asked_to() -> None:
     world = TwinWorld()
     slices = tf.IndexedSlices(tf.ones((1, 2)), tf.constant([4]), tf.constant([6, 2]))
-    exchange = exchange_of(world, sparse_as_dense=True)
-    (reduced,), _ = exchange([slices], [tf.Variable(tf.zeros((6, 2)))], None, None)
+    table = tf.Variable(tf.zeros((6, 2)))
+    (reduced,), _ = reduce(world, [slices], [table], 0.5, sparse_as_dense=True)
     np.testing.assert_allclose(reduced, tf.convert_to_tensor(slices))
     assert world.sent == [("x.bucket.0", "float32", 12)]
-
-
-def test_a_bucket_without_a_byte_is_refused() -> None:
-    with pytest.raises(ValueError, match="bucket_mb=0.0: expected a positive size"):
-        exchange_of(World(), bucket_bytes=0)
 
 
 def test_a_rank_without_examples_adds_zeros_even_with_nan() -> None:
     nan = tf.fill((2, 3), np.nan)
     slices = tf.IndexedSlices(nan, tf.constant([1, 0]), tf.constant([4, 3]))
     variables = [tf.Variable(tf.zeros((2, 3))), tf.Variable(tf.zeros((4, 3)))]
-    reduced, total = exchange_of(World())([nan, slices], variables, 0, total_weight=5)
-    assert float(total) == 5
+    reduced, _ = reduce(World(), [nan, slices], variables, 0.0)
     for gradient in reduced:
         assert not np.any(tf.convert_to_tensor(gradient))

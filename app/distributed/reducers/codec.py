@@ -1,0 +1,96 @@
+"""Codecs: what a tensor looks like while it travels.
+
+Horovod's interface for this is `compress(tensor) -> (tensor, context)` and
+`decompress(tensor, context) -> tensor`; its compressors and a user's own are adapted by
+`Stateless`. The compressed tensors of all ranks are summed, so a compressor's output must be
+something that a sum makes sense of. There is no bfloat16 on Horovod's wire. Our own "fp16" keeps a
+scale, which that interface has no place for: half.py.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import tensorflow as tf
+
+from app.distributed.reducers.reducer import Sent
+from app.distributed.world import World
+
+
+class Part(NamedTuple):
+    """One tensor of a step, the row of a codec's state that is its own, and its collective."""
+
+    tensor: tf.Tensor
+    row: int
+    name: str
+
+
+Results = list[tuple[tf.Tensor, Sent]]  # of each part, and what it took
+
+
+class Codec(Protocol):
+    """Called with all parts of a step at once."""
+
+    def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
+        """Create a state of so many rows, if it needs one."""
+        ...
+
+    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
+        """The sums over ranks of `share * tensor`, each of them 1-D."""
+        ...
+
+    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
+        """All ranks' rows of `share * tensor`, in the order of ranks."""
+        ...
+
+
+class Compressor(Protocol):
+    """Horovod's compressor interface."""
+
+    def compress(self, tensor: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        """The tensor to send, and what `decompress` needs."""
+        ...
+
+    def decompress(self, tensor: tf.Tensor, context: Any) -> tf.Tensor:
+        """The received sum in the type that was given to `compress`."""
+        ...
+
+
+class NoCompression:
+    """Gradients travel as they are."""
+
+    def compress(self, tensor: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        return tensor, None
+
+    def decompress(self, tensor: tf.Tensor, context: Any) -> tf.Tensor:
+        return tensor
+
+
+class Stateless:
+    """Sends what a compressor makes of a tensor. Raises TypeError if it lacks a method."""
+
+    def __init__(self, compressor: Compressor | None = None):
+        self.compressor = NoCompression() if compressor is None else compressor
+        for method in ("compress", "decompress"):
+            if not callable(getattr(self.compressor, method, None)):
+                raise TypeError(f"compression={compressor!r} has no method {method}()")
+
+    def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
+        """There is nothing to keep."""
+
+    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
+        return [self._exchange(world.allreduce, part, share) for part in parts]
+
+    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
+        return [self._exchange(world.allgather, part, share) for part in parts]
+
+    def _exchange(self, collective, part, share) -> tuple[tf.Tensor, Sent]:
+        # A rank without examples may hold NaN (the mean of nothing); 0 * NaN must be 0 here.
+        scaled = tf.math.multiply_no_nan(part.tensor, tf.cast(share, part.tensor.dtype))
+        payload, context = self.compressor.compress(scaled)
+        restored = self.compressor.decompress(collective(payload, part.name), context)
+        sent = Sent(
+            tf.cast(tf.size(scaled), tf.float64) * scaled.dtype.size,
+            tf.cast(tf.size(payload), tf.float64) * payload.dtype.size,
+            lambda: (scaled, self.compressor.decompress(payload, context)),
+        )
+        return restored, sent

@@ -1,0 +1,26 @@
+"""EveryStep: every gradient is exchanged, and every exchange is followed by an update."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from app.distributed.strategies.strategy import Parts
+
+
+class EveryStep:
+    """N workers take one worker's step, each time."""
+
+    def __init__(self, parts: Parts):
+        self.parts = parts
+
+    def build(self, variables: Sequence[Any], add_variable: Callable[..., Any]) -> None:
+        """There is nothing to keep."""
+
+    def apply(
+        self, gradients: Sequence[Any], variables: Sequence[Any], weight: Any, total: Any
+    ) -> None:
+        """See `Strategy`."""
+        reduced, total = self.parts.mean(gradients, variables, weight, total)
+        self.parts.update(reduced, variables, None if weight is None else total)
+
+    def settle(self) -> None:
+        """Nothing is ever pending."""
