@@ -92,6 +92,7 @@ def card_of(folder: Path, name: str) -> str:
         kind="image",
         class_names=[name, "fine"],
         image_spec=spec,
+        image_shape=(2, 2, 1),
         position={"step": 1},
     )
     check = Check("test", 1, 1, 1, 0.0, 1, 1.0, 1.0)
