@@ -4,6 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A loaded machine is no reason for a test to fail.
+settings.register_profile("lockstep", deadline=None)
+settings.load_profile("lockstep")
 
 
 @pytest.fixture
