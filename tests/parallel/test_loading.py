@@ -21,6 +21,7 @@ from app.data.batches import Streamed
 from app.distributed.world import World
 from app.errors import UserError
 from app.load import load_data
+from app.run_files import RunFiles, list_checkpoints
 from app.train import train
 from tests.parallel.sources import (
     CROPS,
@@ -247,7 +248,7 @@ def test_the_chief_alone_builds_the_vocabulary_of_all(world, place, monkeypatch,
 
 
 def arrays(run: Path) -> dict[str, np.ndarray]:
-    path = run / "checkpoints" / f"epoch-{EPOCHS:04d}" / "state.safetensors"
+    path = list_checkpoints(RunFiles(run).checkpoints)[-1] / "state.safetensors"
     return safetensors.numpy.load_file(path)
 
 
