@@ -183,9 +183,7 @@ def _line_of(path: Path, encoding: str) -> int:
 def check_characters(text: str, encoding: str = UTF_8) -> None:
     """Raise RowError for a NUL character or for bytes that are not text in this encoding."""
     if "\0" in text:
-        raise RowError(
-            "contains a NUL character, as binary data or UTF-16 does: expected UTF-8 text"
-        )
+        raise RowError("holds a NUL character, as binary data or UTF-16 does: expected UTF-8 text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
