@@ -85,7 +85,7 @@ def _images_of(folder: str) -> Iterator[Item]:
     yield first or Item(folder, f"no image in this folder: looked for {looked_for}")
     yield from images
     if others:
-        print(f"{folder}: no images, passed over: {counted(others)}", file=sys.stderr)
+        print(f"{folder}: not images, skipped: {counted(others)}", file=sys.stderr)
 
 
 def _images_below(folder: str, above: tuple[str, ...], others: Counter[str]) -> Iterator[Item]:
@@ -93,7 +93,7 @@ def _images_below(folder: str, above: tuple[str, ...], others: Counter[str]) -> 
     read have an error. Everything else is counted in `others`."""
     real = os.path.realpath(folder)
     if real in above:
-        yield Item(folder, "symbolic links lead in a circle: remove one")
+        yield Item(folder, "symbolic links form a loop: remove one")
         return
     try:
         with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""Bad examples: what a file or row holds that cannot be learnt from, and what is done about it."""
+"""Bad examples: files and rows that cannot be learnt from, and what is done about them."""
 
 import contextlib
 import dataclasses
@@ -33,16 +33,18 @@ class BadExamples:
     def add(self, where: str, reason: str, *, counted: bool = True) -> None:
         """Note one; raises UserError with it if the policy is "error".
 
-        `counted`: whether `check` counts it; not if it says of many files at once what their names
-        say already.
+        `counted`: whether `check` counts it; False where one entry is about many files whose
+        names already show that they cannot be read.
         """
         if self.policy == "error":
-            raise UserError(f"{where}: {reason}. Mend or remove it, or pass over: --on-bad skip")
+            raise UserError(
+                f"{where}: {reason}. Fix or remove it, or skip bad examples with --on-bad skip"
+            )
         self.found.append(Bad(where, reason))
         self._uncounted += not counted
 
     def note(self, text: str) -> None:
-        """Note what is no example, or was taken as another one, for people; under any policy."""
+        """Note what was skipped or merged, for people; under any policy."""
         self.notes.append(text)
 
     def left_out(self, most: int) -> list[str]:
@@ -76,6 +78,6 @@ class BadExamples:
             first = self.found[0]
             raise UserError(
                 f"{number} of {examples} examples are bad, more than the "
-                f"{MOST_SKIPPED:.0%} that --on-bad skip passes over; the first: {first.where}: "
+                f"{MOST_SKIPPED:.0%} that --on-bad skip allows; the first: {first.where}: "
                 f"{first.reason}"
             )

@@ -21,7 +21,7 @@ from app.errors import UserError
 EMBEDDED = {"digits": embedded.digits, "pydocs": embedded.pydocs}
 NAMES = (*EMBEDDED, synthetic.IMAGE, synthetic.TEXT)
 MOST_REASONS = 5  # of what was left out, in a message about what is missing
-HELD_OUT = 0.1  # of the training examples, where the dataset has no split of its own
+HELD_OUT = 0.1  # of the training examples, if the dataset does not have the split
 
 
 def prepare_dataset(data: Data) -> None:
@@ -38,7 +38,7 @@ def prepare_dataset(data: Data) -> None:
 def load_dataset(data: Data, seed: int, bad: BadExamples) -> Dataset:
     """The dataset that `[data]` names, with the splits held out that are asked for.
 
-    Images are not decoded yet. Raises UserError that says what was given and what would do.
+    Images are not decoded yet. Raises UserError that says what was given and what is expected.
     """
     dataset = read_dataset(data, bad)
     if not len(dataset.train):
@@ -61,7 +61,7 @@ def load_dataset(data: Data, seed: int, bad: BadExamples) -> Dataset:
 
 
 def read_dataset(data: Data, bad: BadExamples) -> Dataset:
-    """The dataset that `[data]` names, with the splits of its own; nothing is held out."""
+    """The dataset that `[data]` names, with the splits that it comes with; nothing is held out."""
     reader = _reader(data)
     _refuse_unused(data, reader)
     return reader(data, bad)
@@ -73,9 +73,11 @@ def is_local(data: Data) -> bool:
 
 
 def _refuse_unused(data: Data, reader: Any) -> None:
-    """Raise UserError for a key that would be without effect on what is named."""
+    """Raise UserError for a key that has no effect on this kind of dataset."""
     if data.train != "train" and reader is not _load_tfds:
-        raise UserError(f"train = '{data.train}' names a TFDS split, and {data.dataset} is no TFDS")
+        raise UserError(
+            f"train = '{data.train}' names a TFDS split, but {data.dataset} is not from TFDS"
+        )
     for key in ("input_key", "label_key"):
         value = getattr(data, key)
         if value is not None and reader not in (_load_tfds, _load_table):
@@ -83,11 +85,11 @@ def _refuse_unused(data: Data, reader: Any) -> None:
     for key in ("header", "separator", "encoding"):
         value = getattr(data, key)
         if value != Data.model_fields[key].default and reader is not _load_table:
-            raise UserError(f"{key} = {value!r} is for a table, and {data.dataset} is none")
+            raise UserError(f"{key} = {value!r} is for tables, but {data.dataset} is not one")
 
 
 def _check_classes(data: Data, dataset: Dataset, bad: BadExamples) -> None:
-    """Raise UserError for a dataset that there is nothing to learn from."""
+    """Raise UserError for a dataset with nothing to learn from."""
     present = np.unique(dataset.train.labels)
     if len(present) < 2:
         raise UserError(
@@ -97,7 +99,7 @@ def _check_classes(data: Data, dataset: Dataset, bad: BadExamples) -> None:
 
 
 def _left_out(bad: BadExamples) -> str:
-    """What was no example, for the end of a message about what is missing; what was bad stands
+    """What was skipped, for the end of a message about what is missing; bad examples are listed
     before it (`BadExamples.shown_before_errors`)."""
     lines = bad.notes[:MOST_REASONS]
     return f". Left out: {'; '.join(lines)}" if lines else ""
@@ -113,8 +115,8 @@ def hold_out(source: Source, share: float, seed: int, key: str) -> tuple[Source,
     kept, held_out = stratified_split(source.labels, share, seed)
     if not len(held_out):
         raise UserError(
-            f"{key} = {share} of {len(source)} examples is none: give a larger share with --{key}, "
-            "or more examples"
+            f"{key} = {share} of {len(source)} examples holds out none: give a larger share "
+            f"with --{key}, or more examples"
         )
     return source.take(kept), source.take(held_out)
 
@@ -138,7 +140,7 @@ def _reader(data: Data) -> Any:
         from app.data.sources.tfds import is_tfds_directory
 
         return _load_tfds if is_tfds_directory(place) else _load_folder
-    return _load_tfds  # which says what there is if it is none of its names
+    return _load_tfds  # which lists the valid names if this is not one of them
 
 
 def _load_tfds(data: Data, bad: BadExamples) -> Dataset:

@@ -182,7 +182,7 @@ Step = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
 def _find(content: tf.Tensor, start: int, step: Step) -> tf.Tensor:
-    """int64: where the part of a file that is looked for begins; its end if there is none.
+    """int64: where the wanted part of a file begins; the end of the file if there is none.
 
     Args:
         start: where the first part begins.
@@ -309,7 +309,7 @@ def _gif_blocks(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     def walk(at: tf.Tensor, data: tf.Tensor, control: tf.Tensor) -> tuple[tf.Tensor, ...]:
         head = _bytes(content, at, 2)
         is_control = ~data & (head[0] == 0x21) & (head[1] == 0xF9)
-        # An extension is its two bytes and blocks of data: a length, and so many bytes, until 0.
+        # An extension is its two bytes and blocks of data: a length and that many bytes, until 0.
         following = tf.where(data, at + 1 + head[0], tf.where(head[0] == 0x21, at + 2, end))
         goes_on = tf.where(data, head[0] != 0, head[0] == 0x21)
         return following, goes_on, tf.where(is_control, at, control)

@@ -35,7 +35,7 @@ class Held:
 
 
 def allowed_bytes() -> float:
-    """How much memory examples may take on this host; without end if that is not known."""
+    """How much memory examples may take on this host; infinite if that is not known."""
     free = free_memory_bytes()
     return math.inf if free is None else MEMORY_SHARE * free
 

@@ -81,7 +81,7 @@ def decode_image(encoded: tf.Tensor, spec: ImageSpec) -> tf.Tensor:
 
     Resizing is bilinear with antialiasing; an image that already has the right size is returned as
     it is. The image is turned upright as its EXIF data says, what is transparent lies on the
-    spec's background, and of an animated one there is the first frame.
+    spec's background, and an animated one gives its first frame.
     """
     encoded = tf.convert_to_tensor(encoded)  # Python's bytes would be traced one by one
     return _finish(decode_seen(encoded, needs_care(encoded), spec.background), spec)

@@ -212,7 +212,7 @@ class EpochPlan:
         order: the epoch's order, of (examples,).
         global_batch_size: examples of all ranks and all passes in one optimizer step.
         world_size: ranks that share each batch.
-        passes_per_step: a step's batch is dealt to so many passes, one after another.
+        passes_per_step: how many passes, one after another, a step's batch is dealt to.
         examples_seen: how many examples, from the front of `order`, are done already.
         deal: how a pass is shared out. "round robin": every `world_size`-th example, so that
             shares differ by at most one; "neighbours": the same sizes, but each rank gets

@@ -34,7 +34,7 @@ def report_on(
         lengths: how many tokens each text of each split has, int (n,); not for images.
         bad: the examples that were left out.
         max_tokens: where training would cut texts.
-        notes: what was no example, and which classes were taken as one.
+        notes: which files were skipped, and which classes were merged.
         warnings: other problems, behind the bad examples.
     """
     lines = [
@@ -52,7 +52,7 @@ def report_on(
     lines += ["", "samples of the training split"]
     lines += [f"  {line}" for line in _samples(dataset)]
     if notes:
-        lines += ["", "no examples, or classes taken as one", *_first(notes)]
+        lines += ["", "skipped files and merged classes", *_first(notes)]
     problems = [f"{one.where}: {one.reason}" for one in bad]
     problems += [*warnings, *_without_tokens(dataset, lengths)]
     problems += _problems(dataset, {name: seen for name, (seen, _, _) in contents.items()})
@@ -60,7 +60,7 @@ def report_on(
 
 
 def report_bad(bad: list[Bad]) -> str:
-    """The bad examples alone, as lines of text, for a source that nothing else can be said of."""
+    """The bad examples alone, as lines of text, for a source about which nothing else is known."""
     return "\n".join(_list([f"{one.where}: {one.reason}" for one in bad]))
 
 
@@ -108,7 +108,7 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> list[str]:
 
 
 def _changed(changed: Counter[str]) -> list[str]:
-    """How many images are decoded to something else than the pixels that are stored."""
+    """How many images are decoded to something other than the stored pixels."""
     turned, alpha = changed["turned"], changed["alpha"]
     lines = [f"turned upright as their EXIF data say: {turned:,} images"] if turned else []
     if alpha:

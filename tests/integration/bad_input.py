@@ -15,7 +15,7 @@ from app.recipe import load
 
 ROWS = [(f"some good words {i}", "yes") for i in range(20)]
 ROWS += [(f"other bad words {i}", "no") for i in range(20)]
-MEND = ". Mend or remove it, or pass over: --on-bad skip"
+MEND = ". Fix or remove it, or skip bad examples with --on-bad skip"
 
 
 def load_keys(dataset: Path, on_bad: str = "error", **keys):

@@ -61,7 +61,7 @@ def test_a_bad_image_is_named_or_left_out(photos: Path, name, content, reason, h
 
 
 def test_images_of_other_formats_are_counted_by_class_in_the_plan_of_a_run(photos: Path) -> None:
-    for number in range(9):  # more than a twentieth, and still passed over: their names say it
+    for number in range(9):  # more than a twentieth, and still skipped: their names say it
         (photos / "cat" / f"IMG_{number}.HEIC").write_bytes(b"heic")
     where = f"{photos}/cat: "
     reason = "9 of 29 images of this class cannot be read: 9 .heic, which TensorFlow does not read"
@@ -73,7 +73,7 @@ def test_images_of_other_formats_are_counted_by_class_in_the_plan_of_a_run(photo
     lines = [line.strip() for line in data.notes["left out"].strip().split("\n")]
     assert len(lines) == 2
     assert lines[0].startswith(where + reason)
-    assert lines[1] == f"{photos}: hidden or the system's, passed over: 1 @eaDir"
+    assert lines[1] == f"{photos}: hidden or system files and folders, skipped: 1 @eaDir"
 
 
 def test_a_class_without_images_and_a_link_to_nothing_are_named_or_left_out(photos: Path) -> None:
@@ -92,8 +92,8 @@ TABLES = {
     "an empty label": (".csv", b"words,", "column 'label' is empty"),
     "too many fields": (".csv", b"one, two,yes", "3 fields, but the header has 2"),
     "a NUL": (".csv", b"wo\0rds,yes", "holds a NUL character"),
-    "NaN in JSON": (".jsonl", b'{"text": "a", "label": NaN}', "says that there is none"),
-    "infinity in JSON": (".jsonl", b'{"text": "a", "label": Infinity}', "label inf is no class"),
+    "NaN in JSON": (".jsonl", b'{"text": "a", "label": NaN}', "marks a missing value"),
+    "infinity in JSON": (".jsonl", b'{"text": "a", "label": Infinity}', "label inf is not a class"),
     "half a line of JSON": (".jsonl", b'{"text": "a", "lab', "not valid JSON"),
     "a list": (".jsonl", b'["a", "yes"]', "expected an object"),
     "no text": (".jsonl", b'{"label": "yes"}', "no key 'text'"),

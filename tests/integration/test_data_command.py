@@ -135,9 +135,9 @@ def test_data_shows_by_class_what_is_no_example(tmp_path: Path, capsys) -> None:
     assert ["green", "12", "2"] in rows
     assert ["red", "13", "2"] in rows
     assert found.splitlines()[-6:] == [
-        "no examples, or classes taken as one",
+        "skipped files and merged classes",
         f"  {train_set}: class 'red' is one, written in 2 ways: 'red', 'red\\u200b'",
-        f"  {root}: hidden or the system's, passed over: 1 @eaDir",
+        f"  {root}: hidden or system files and folders, skipped: 1 @eaDir",
         "",
         "problems found: 1",
         f"  {train_set}/blue: 12 of 24 images of this class cannot be read: 12 .heic, which "

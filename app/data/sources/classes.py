@@ -11,7 +11,7 @@ from app.errors import UserError
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
 # As numbers are written, so without leading zeros: 007 is a name.
 _NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# What pandas, R and SQL write where there is no value.
+# What pandas, R and SQL write for a missing value.
 _MISSING = ("nan", "na", "n/a", "null")
 
 # Seen by nobody: zero-width space, word joiner, and the byte order mark inside a text.
@@ -44,7 +44,7 @@ def merges(spellings: Mapping[str, Collection[str]], source: str) -> Iterator[st
 
 
 def says_missing(label: str) -> bool:
-    """Whether a label is what programs write where there is none, such as 'nan'."""
+    """Whether a label is what programs write for a missing value, such as 'nan'."""
     return label.casefold() in _MISSING
 
 
@@ -63,10 +63,10 @@ def are_numbers(labels: Iterable[str]) -> bool:
 def number_class(label: str) -> str:
     """The class of a label in a column of numbers: '1' for '1.0'.
 
-    Raises ValueError that says why the label is no class.
+    Raises ValueError that says why the label is not a class.
     """
     if says_missing(label):
-        raise ValueError(f"label {label} says that there is none: every example needs one")
+        raise ValueError(f"label {label} marks a missing value: every example needs a label")
     if not _NUMBER.fullmatch(label):  # of a test table, and not among the classes of training
         return label
     if _WHOLE_NUMBER.fullmatch(label):

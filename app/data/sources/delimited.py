@@ -21,7 +21,7 @@ class Dialect:
     """How fields are told apart.
 
     `quotes`: "none" (a quote is text), "doubled" (RFC 4180) or "escaped" (a quote within quotes is
-    written \\"); `skip_spaces`: a space after the separator is no part of the field; `skipped`:
+    written \\"); `skip_spaces`: a space after the separator is not part of the field; `skipped`:
     lines before the header; `header`: the columns; `has_header`: whether the file names them.
     """
 

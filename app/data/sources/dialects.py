@@ -125,7 +125,7 @@ def _by_header(
 
 def _check_first(path: Path, file: TextIO, dialect: Dialect, encoding: str) -> None:
     """Raise UserError for an empty file, or a first record with broken quotes; and, if it is the
-    header, with characters that are none."""
+    header, with invalid characters."""
     try:
         line, fields = next(records_of(file, dialect), (1, []))
     except BrokenQuotesError as broken:
@@ -170,8 +170,8 @@ def _sample(file: TextIO, dialect: Dialect) -> Records:
 
 
 def _has_spaces_before_quotes(file: TextIO, dialect: Dialect) -> bool:
-    """Whether separators are followed by a space that is no part of the field: in the header, or
-    before a quote, which is none otherwise."""
+    """Whether separators are followed by a space that is not part of the field: in the header, or
+    before a quote, which would not count as one otherwise."""
     if dialect.skip_spaces:
         return True
     plain, raw = replace(dialect, quotes="none"), [""]
@@ -240,7 +240,7 @@ def _quotes_of_others(file: TextIO, dialect: Dialect) -> Literal["none", "double
 
 
 def _fits(file: TextIO, dialect: Dialect) -> bool:
-    """Whether the quotes are sound and all rows have equally many fields, at most one more than the
+    """Whether the quotes are valid and all rows have equally many fields, at most one more than the
     header (which lacks that of R's row names)."""
     try:
         first, *others = (len(fields) for _, fields in records_of(file, dialect))

@@ -21,7 +21,7 @@ SPLIT_SEED = 2018  # fixed: the test split is part of what the dataset is
 MIN_WORDS = 4
 
 # Modules and packages by what their documentation is about; those that a Python does not have are
-# passed over. Left out: the language itself (typing, enum, collections, functools...), user
+# skipped. Left out: the language itself (typing, enum, collections, functools...), user
 # interfaces, and `encodings`, whose docstrings are one sentence with the name of a code page.
 MODULES_BY_AREA = {
     "networking and web": """

@@ -44,7 +44,7 @@ def is_unread(name: str) -> bool:
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder is the system's or a viewer's: never an example, wherever it is.
+    """Whether a file or folder belongs to the system or a viewer: never an example.
 
     Names with "._" are what macOS keeps of a file on other file systems (AppleDouble).
     """
@@ -52,7 +52,7 @@ def is_system(name: str) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether listing a folder passes a file or folder over: the system's, or with a leading dot,
+    """Whether a file or folder is skipped when listing: a system one, or one with a leading dot,
     such as .ipynb_checkpoints and .thumbnails."""
     return name.startswith(".") or is_system(name)
 

@@ -56,12 +56,12 @@ def find_splits(root: Path, bad: BadExamples) -> dict[str, FolderSplit]:
     Either ROOT/train/<class>/... with other splits next to it, or ROOT/<class>/..., which is the
     split "train". A class's images may lie in nested folders; folders whose names look equal are
     one class. Labels number the classes of the training split; a class without an image there is a
-    bad example, and so are the images of a class whose format is not read, all together. What is
-    no image, or hidden or the system's, is passed over with a note.
+    bad example, and so are the images of a class whose format is not read, all together. Other
+    files, and hidden and system ones, are skipped with a note.
 
     Raises:
         UserError: the folder is missing or has another layout, a class is not in the training
-            split, or a symbolic link leads outside or in a circle.
+            split, or symbolic links lead outside or form a loop.
     """
     if not root.is_dir():
         raise UserError(
@@ -72,8 +72,8 @@ def find_splits(root: Path, bad: BadExamples) -> dict[str, FolderSplit]:
     found = {split: _classes(tree, folder, bad) for split, folder in folders.items()}
     for split, classes in found.items():
         _tell_left_out(root / folders[split], classes, split == "train", bad)
-    if passed := tree.passed_over():
-        bad.note(f"{root}: {passed}")
+    if skipped := tree.skipped():
+        bad.note(f"{root}: {skipped}")
     names = sort_class_names(name for name, one in found["train"].items() if one.images)
     return {
         split: FolderSplit(names, _number(root, folders[split], classes, names, bad))
@@ -105,8 +105,8 @@ def _classes(tree: Tree, folder: str, bad: BadExamples) -> dict[str, _Class]:
         bad.note(note)
     if images := [entry.name for entry in loose if is_image(entry.name) or is_unread(entry.name)]:
         bad.note(
-            f"{tree.root / folder}: {len(images):,} images beside the folders of classes belong to "
-            f"none: left out (the first: {images[0]})"
+            f"{tree.root / folder}: {len(images):,} images next to the class folders belong to no "
+            f"class: left out (the first: {images[0]})"
         )
     return classes
 
@@ -114,7 +114,7 @@ def _classes(tree: Tree, folder: str, bad: BadExamples) -> dict[str, _Class]:
 def _tell_left_out(
     folder: Path, classes: dict[str, _Class], training: bool, bad: BadExamples
 ) -> None:
-    """Note which files of each class are no examples; a class may have no image left."""
+    """Note which files of each class are not examples; a class may have no image left."""
     no_images: Counter[str] = Counter()
     some = any(one.images for one in classes.values())
     for one in classes.values():
@@ -131,7 +131,7 @@ def _tell_left_out(
                 counted=False,
             )
     if no_images:
-        bad.note(f"{folder}: files of classes that are no images: {counted(no_images)}")
+        bad.note(f"{folder}: files in class folders that are not images: {counted(no_images)}")
 
 
 def _unread(one: _Class) -> str:
@@ -199,7 +199,7 @@ def list_files(
 ) -> ImageFiles:
     """The image files that the rows of a table name, without opening any.
 
-    A row without a file, or with a thumbnail or another file of the system's, is a bad example; it
+    A row without a file, or that names a thumbnail or another system file, is a bad example; it
     is left out, and its label with it.
 
     Args:
@@ -230,7 +230,7 @@ def list_files(
                 "Move the file, and give a path inside"
             )
         if any(map(is_system, row.split("/"))):
-            reason = f"'{row}' is a thumbnail, or the system's own file: no example"
+            reason = f"'{row}' is a thumbnail or a system file, not an example"
             bad.add(where, reason, counted=False)
         elif os.path.isfile(target):
             kept.append(number)

@@ -44,7 +44,7 @@ class Header:
 def read_header(content_or_path: bytes | str | os.PathLike) -> Header | str:
     """The header of an image, or what is wrong with it and what to do about it.
 
-    Besides files that are not images, this finds what TensorFlow would decode to something else
+    Besides files that are not images, this finds what TensorFlow would decode to something other
     than the picture: CMYK, 16 bits a channel, animations, BMP with a palette. Pixels are not
     decoded, so a truncated file may pass.
 

@@ -84,7 +84,7 @@ def _cannot_be_classes(folders: Sequence[str], roles: Mapping[str, str]) -> bool
 def _leave_out(
     tree: Tree, name: str, role: str | None, labelled: bool, beside: Sequence[str], bad: BadExamples
 ) -> None:
-    """Note a folder that is no split of labelled images, or refuse it if it could be meant as
+    """Note a folder that is not a split of labelled images, or refuse it if it could be meant as
     one."""
     images = sum(is_image(path) or is_unread(path) for path in tree.files(name))
     where = tree.root / name
@@ -97,14 +97,14 @@ def _leave_out(
     else:
         raise UserError(
             f"{tree.root} has folders named like splits ({', '.join(beside)}) and '{name}', which "
-            "is none of train, validation, val, valid, dev, test: rename it, or move it elsewhere"
+            "is not one of train, validation, val, valid, dev, test: rename it or move it elsewhere"
         )
 
 
 def find_roles(names: Iterable[str]) -> dict[str, str]:
     """What split each folder is named like, of those that are; or UNLABELLED.
 
-    Other words in a name are passed over if a second folder has them too, as in seg_train and
+    Other words in a name are ignored if a second folder has them too, as in seg_train and
     seg_test: a class may be called steam_train.
     """
     parsed = {name: one for name in names if (one := _parse(name))}

@@ -16,7 +16,7 @@ DEFAULTS = {
     TEXT: {"examples": 10_000, "words": 20, "vocabulary": 10_000, "classes": 10},
 }
 MOST_EXAMPLES = 100_000_000
-TEST_SHARE = 10  # one test example for so many training examples
+TEST_SHARE = 10  # training examples for each test example
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def is_synthetic(name: str) -> bool:
 def synthetic(name: str) -> Dataset:
     """The dataset of a name such as `synthetic-image:examples=50000,size=224,classes=1000`.
 
-    Raises UserError for an unknown option or a value that is no whole number above 0.
+    Raises UserError for an unknown option or a value that is not a whole number above 0.
     """
     kind, _, given = name.partition(":")
     options = dict(DEFAULTS[kind])

@@ -1,7 +1,7 @@
 """From the bytes of a table to its lines of text: which suffixes there are, gzip, the encoding.
 
 Nothing is guessed: a file is UTF-8 unless the user names another encoding, and a file that is
-evidently something else is refused with the way out.
+clearly something else is refused, with advice on what to do.
 """
 
 import codecs
@@ -37,7 +37,7 @@ class RowError(Exception):
 
 
 def table_suffix(path: Path) -> str | None:
-    """Which of `SUFFIXES` a name ends with, before a `.gz`; None if it is no table's name."""
+    """Which of `SUFFIXES` a name ends with, before a `.gz`; None if it is not a table."""
     name = path.name.lower()
     bare = name.removesuffix(GZIP)
     found = next((suffix for suffix in SUFFIXES if bare.endswith(suffix)), None)
@@ -71,11 +71,11 @@ def open_text(path: Path, encoding: str, newline: str) -> Iterator[TextIO]:
     start; what cannot be decoded becomes surrogates U+DC80 to U+DCFF where it can.
 
     Args:
-        encoding: a codec of Python's; "utf-8" passes over a byte order mark.
+        encoding: a codec of Python's; "utf-8" skips a byte order mark.
         newline: as for `open`.
 
     Raises:
-        UserError: there is no such file, it is empty, damaged, or evidently in another encoding.
+        UserError: there is no such file, it is empty, damaged, or clearly in another encoding.
     """
     try:
         check_file(path)
@@ -126,8 +126,8 @@ def is_utf_8(chunks: Iterable[bytes]) -> bool:
 
 
 def encoding_of(path: Path, encoding: str) -> str:
-    """`encoding`, or "utf-8" if the file is that and not ASCII alone; for files of which nobody
-    said what they are."""
+    """`encoding`, or "utf-8" if the file is that and not ASCII alone; for files whose
+    encoding nobody has named."""
     if encoding == UTF_8 or not path.is_file():
         return UTF_8
     try:
@@ -154,7 +154,7 @@ def _check_encoding(path: Path, file: IO[bytes], encoding: str) -> None:
         raise UserError(f"{path} is empty")
     for mark, what in _ARCHIVES.items():
         if start.startswith(mark):
-            raise UserError(f"{path} is {what}, and no text: unpack it, or save the sheet as CSV")
+            raise UserError(f"{path} is {what}, not text: unpack it, or save the sheet as CSV")
     family = encoding.upper()[:6]
     for name, marks in _OTHER_MARKS.items():
         if start.startswith(marks) and family != name:

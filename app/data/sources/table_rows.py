@@ -146,7 +146,7 @@ def json_records(path: Path, file: TextIO) -> Iterator[tuple[int, str]]:
     """(line, text) of each element of a file of JSON Lines, blank lines left out, or of a JSON
     array.
 
-    Raises UserError for a `.json` file that begins like an array and is none.
+    Raises UserError for a `.json` file that begins like an array but is not one.
     """
     places = _array(path, file)
     file.seek(0)
@@ -232,7 +232,9 @@ def json_object(text: str, encoding: str = UTF_8) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise RowError(f"not valid JSON: {error.msg} at column {error.colno}") from None
     except (ValueError, RecursionError):
-        raise RowError("not readable JSON: a number too long, or nested too deeply") from None
+        raise RowError(
+            "not readable JSON: a number is too long, or it is nested too deeply"
+        ) from None
     if not isinstance(found, dict):
         raise RowError(
             f'expected an object such as {{"text": ..., "label": ...}}; got {type_of(found)}'
@@ -248,7 +250,7 @@ def type_of(value: object) -> str:
 
 
 def check_values(values: Sequence[Any]) -> None:
-    """Raise RowError for a text with characters that are none."""
+    """Raise RowError for a text with invalid characters."""
     for value in values:
         if isinstance(value, str):
             check_characters(value)
@@ -258,7 +260,7 @@ def join_texts(names: Sequence[str], values: Sequence[Any]) -> str:
     """The text that the values of the input columns are: one, or several joined by `JOINER`, of
     which some may be empty or null.
 
-    Raises RowError if all are empty, or one is no text.
+    Raises RowError if all are empty, or one is not a text.
     """
     if len(values) == 1 and type(values[0]) is str and values[0].strip():
         return values[0]

@@ -102,7 +102,7 @@ def read_table(
 
 
 def _collect(path: Path, rows: Rows, bad: BadExamples, numbers: bool | None) -> Table:
-    """Parse the records; what cannot be parsed, or has a label that is no class, goes to `bad`, in
+    """Parse the records; rows that cannot be parsed or whose label is not a class go to `bad`, in
     the order of the file."""
     found: list[_Row] = []
     problems: list[tuple[int, str]] = []
@@ -261,8 +261,8 @@ def _label(key: str, value: Any) -> tuple[str, bool]:
     """(the label as it is written, whether it is a number) of a value that has a type."""
     if isinstance(value, float):
         if not math.isfinite(value):
-            what = "says that there is none" if math.isnan(value) else "is no class"
-            raise RowError(f"label {value} {what}: every example needs one")
+            what = "marks a missing value" if math.isnan(value) else "is not a class"
+            raise RowError(f"label {value} {what}: every example needs a label")
         return repr(value), True
     if isinstance(value, bool):
         return str(value).lower(), False

@@ -41,9 +41,8 @@ def _builder(data: Data, other_names: tuple[str, ...]) -> tfds.core.DatasetBuild
     place = (data.data_dir or Path()) / data.dataset
     if place.is_file():
         raise UserError(
-            f"{place} is no file of a kind that is read: give a table (.csv, .tsv, .jsonl, .json, "
-            ".parquet), or a "
-            "folder of images by class"
+            f"{place} is not a file type that Lockstep reads: give a table (.csv, .tsv, .jsonl, "
+            ".json, .parquet), or a folder of images by class"
         )
     if "/" in data.dataset and not place.exists() and not _is_name(data.dataset):
         raise UserError(f"no file or folder '{place}', and no TFDS dataset of that name")

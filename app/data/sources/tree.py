@@ -13,17 +13,17 @@ from app.errors import UserError
 class Tree:
     """Lists folders and files below a root; both, and paths, are relative to the root.
 
-    What is hidden or the system's is passed over, whatever lies in it; `passed_over` tells.
+    Hidden and system files and folders are skipped with all they hold; `skipped` counts them.
     """
 
     def __init__(self, root: Path, bad: BadExamples):
         self.root = root
         self._real_root = os.path.realpath(root)
         self._bad = bad
-        self._passed: dict[str, str] = {}  # by path: a folder may be listed more than once
+        self._skipped: dict[str, str] = {}  # by path: a folder may be listed more than once
 
     def entries(self, folder: str) -> tuple[list[os.DirEntry], list[os.DirEntry]]:
-        """The folders and the files that are not passed over, both ordered by name."""
+        """The folders and the files that are not skipped, both ordered by name."""
         folders, files = [], []
         try:
             with os.scandir(os.path.join(self.root, folder)) as entries:
@@ -35,7 +35,7 @@ class Tree:
                     if link:
                         self._resolve(entry.path)
                     if is_hidden(entry.name):
-                        self._passed[entry.path] = entry.name
+                        self._skipped[entry.path] = entry.name
                     # os.path.isdir for links only: DirEntry.is_dir raises for one to itself.
                     elif os.path.isdir(entry.path) if link else entry.is_dir():
                         folders.append(entry)
@@ -46,18 +46,18 @@ class Tree:
         return folders, files
 
     def files(self, folder: str) -> Iterator[str]:
-        """The path of every file below; one named like an image that is none is a bad example."""
+        """The path of every file below; an image name without a file behind it is a bad example."""
         yield from self._walk(folder, (self._real_root,))
 
-    def passed_over(self) -> str | None:
-        """How many hidden files and folders, and the system's, were passed over; None for none."""
-        names = Counter("._*" if n.startswith("._") else n for n in self._passed.values())
-        return f"hidden or the system's, passed over: {counted(names)}" if names else None
+    def skipped(self) -> str | None:
+        """How many hidden and system files and folders were skipped; None if there were none."""
+        names = Counter("._*" if n.startswith("._") else n for n in self._skipped.values())
+        return f"hidden or system files and folders, skipped: {counted(names)}" if names else None
 
     def _walk(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
         real = self._resolve(os.path.join(self.root, folder))
         if real in above:
-            raise UserError(f"{self.root / folder}: symbolic links lead in a circle: remove one")
+            raise UserError(f"{self.root / folder}: symbolic links form a loop: remove one")
         folders, files = self.entries(folder)
         for entry in files:
             if (

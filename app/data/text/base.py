@@ -48,8 +48,8 @@ class Tokenizer(abc.ABC):
     """Texts to token ids: in memory, in the graph of a stream and in an export the same ids.
 
     Id 0 is padding, id 1 an unknown token. `kinds`: the values of the config key `tokens` that it
-    is for. `max_tokens`: where longer texts are cut. `ngrams`: runs of up to so many tokens are
-    tokens too. `vocabulary_size`: how many ids there are. `summary`: what it knows, for people.
+    is for. `max_tokens`: where longer texts are cut. `ngrams`: runs of up to this many tokens
+    are tokens too. `vocabulary_size`: how many ids there are. `summary`: what it knows, for people.
     `tables`: what a tf.Module must hold whose graph calls `ids_of`.
     """
 

@@ -24,7 +24,7 @@ IGNORED = (
 # Unicode's other spaces (no-break, ideographic, ...), line ends and control characters.
 SPACES = r"[\p{Z}\p{Cc}]+"
 # Scripts without spaces between words, by the line-breaking class of their letters (UAX 14): ID
-# and CJ; SA; AK. Tibetan is none: it has a point between its syllables. U+30FC, the long vowel,
+# and CJ; SA; AK. Tibetan is not one: it has a point between its syllables. U+30FC, the long vowel,
 # counts for no script.
 SPACELESS = (
     r"\p{Han}\p{Hiragana}\p{Katakana}\x{30FC}\p{Bopomofo}\p{Yi}"

@@ -161,7 +161,7 @@ def test_a_folder_says_what_of_it_is_not_predicted(digits, tmp_path, capsys) -> 
     reason = "which TensorFlow does not read: convert to JPEG or PNG"
     assert errors(found)[1::2] == [f".heic, {reason}", f".tif, {reason}"]
     assert capsys.readouterr().err.splitlines() == [
-        f"{root}: no images, passed over: 1 (no suffix), 1 ._*, 1 .txt, 1 @eaDir/, 1 Thumbs.db, "
+        f"{root}: not images, skipped: 1 (no suffix), 1 ._*, 1 .txt, 1 @eaDir/, 1 Thumbs.db, "
         "1 __MACOSX/",
         "2 of 4 inputs could not be predicted",
     ]

@@ -150,8 +150,8 @@ BAD_ROWS = [
     (".jsonl", '{"text": "a", "label": ""}', "column 'label' is empty"),
     (".jsonl", '{"text": "a", "label": null}', "'label' must be a string, a whole number or a"),
     (".jsonl", '{"text": "a", "label": ["y"]}', "or a boolean; got list"),
-    (".jsonl", '{"text": "a", "label": NaN}', "label nan says that there is none"),
-    (".jsonl", '{"text": "a", "label": -Infinity}', "label -inf is no class"),
+    (".jsonl", '{"text": "a", "label": NaN}', "label nan marks a missing value"),
+    (".jsonl", '{"text": "a", "label": -Infinity}', "label -inf is not a class"),
     (".jsonl", b'{"text": "caf\xe9", "label": "y"}', "not UTF-8 text (byte 0xe9)"),
     (".jsonl", '{"text": "a\\ud83d", "label": "y"}', "not UTF-8 text (\\ud83d is half a char"),
     (".jsonl", '{"text": "a\\u0000", "label": "y"}', "holds a NUL character"),
@@ -167,7 +167,7 @@ PLACED_ROWS = [
 
 
 @pytest.mark.parametrize(("place", "suffix", "row", "reason"), PLACED_ROWS)
-def test_a_bad_row_is_named_or_passed_over(write, place: str, suffix: str, row, reason) -> None:
+def test_a_bad_row_is_named_or_skipped(write, place: str, suffix: str, row, reason) -> None:
     one, two = (text.encode() for text in GOOD[suffix])
     broken = (row if isinstance(row, bytes) else row.encode()) + b"\n"
     order = {"first": [broken, one, two], "middle": [one, broken, two], "last": [one, two, broken]}
@@ -211,7 +211,7 @@ def test_bad_rows_are_collected_in_order_with_those_of_other_files(write) -> Non
         ("a.jsonl", '{"text": "a", "label": null}', "line 1: 'label' must be a string"),
     ],
 )
-def test_a_file_with_no_good_row_is_refused_even_if_bad_ones_are_passed_over(
+def test_a_file_with_no_good_row_is_refused_even_if_bad_ones_are_skipped(
     write, name: str, content: str, reason: str
 ) -> None:
     path = write(name, content)

@@ -80,7 +80,7 @@ CASES = [
             keys=WHOLE,
             classes=TWO,
             splits={"train": 18, "test": 2},
-            told=(f"passed over: 3 {folder}",),
+            told=(f"skipped: 3 {folder}",),
         )
         for folder in ("@eaDir", "__MACOSX", ".ipynb_checkpoints", ".thumbnails", "$RECYCLE.BIN")
     ],
@@ -97,7 +97,7 @@ CASES = [
         keys=WHOLE,
         classes=TWO,
         splits={"train": 18, "test": 2},
-        told=("passed over: 10 ._*, 1 Thumbs.db, 1 desktop.ini",),
+        told=("skipped: 10 ._*, 1 Thumbs.db, 1 desktop.ini",),
     ),
     Case(
         "a list names thumbnails and the files that macOS adds",
@@ -121,11 +121,11 @@ CASES = [
         splits={"train": 8, "test": 2},
     ),
     Case(
-        "images beside the folders of classes",
+        "images next to the class folders",
         ("cat/{}.jpg", "dog/{}.jpg", "loose1.jpg", "loose2.heic", "list.txt"),
         keys=WHOLE,
         classes=TWO,
-        told=("2 images beside the folders of classes belong to none", "loose1.jpg"),
+        told=("2 images next to the class folders belong to no class", "loose1.jpg"),
     ),
     # Folders that are splits
     *[

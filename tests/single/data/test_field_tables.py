@@ -103,9 +103,9 @@ CASES: list[Case] = [
     ("floats throughout", "t.csv", "text,label\na,1.0\nb,0.0\nc,1.\n", {},
      Read([("a", "1"), ("b", "0"), ("c", "1")])),
     ("floats throughout, one missing", "t.csv", "text,label\na,1.0\nb,nan\nc,0.0\n", {},
-     Read([("a", "1"), ("c", "0")], [2, 4], "", ["line 3: label nan says that there is none"])),
+     Read([("a", "1"), ("c", "0")], [2, 4], "", ["line 3: label nan marks a missing value"])),
     ("NA among whole numbers", "t.tsv", "text\tlabel\na\t1\nb\tNA\nc\t2\n", {},
-     Read([("a", "1"), ("c", "2")], [2, 4], "", ["line 3: label NA says that there is none"])),
+     Read([("a", "1"), ("c", "2")], [2, 4], "", ["line 3: label NA marks a missing value"])),
     ("one number that is not whole", "t.csv", "text,label\na,1\nb,2.5\nc,3.0\n", {},
      Read([("a", "1"), ("c", "3")], [2, 4], "", ["line 3: label 2.5, but a class is a name or a"])),
     ("leading zeros", "t.csv", "text,label\na,007\nb,010\n", {},
@@ -119,7 +119,7 @@ CASES: list[Case] = [
     ("numbers among names in JSON", "t.jsonl", '{"text":"a","label":1e5}\n'
      '{"text":"b","label":"nan"}\n', {}, Read([("a", "1e5"), ("b", "nan")])),
     ("NaN in JSON", "t.jsonl", '{"text":"a","label":NaN}\n{"text":"b","label":"x"}\n', {},
-     Read([("b", "x")], [2], "", ["line 1: label nan says that there is none"])),
+     Read([("b", "x")], [2], "", ["line 1: label nan marks a missing value"])),
 ]  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_keys_of_tables_are_refused_where_they_mean_nothing(tmp_path: Path) -> N
     lines = data_of(tmp_path, "t.jsonl", '{"text":"a","label":"x"}\n', header=False)
     with pytest.raises(UserError, match="header is for tables such as .csv"):
         read_dataset(lines, BadExamples())
-    with pytest.raises(UserError, match="separator = ';' is for a table, and digits is none"):
+    with pytest.raises(UserError, match="separator = ';' is for tables, but digits is not one"):
         read_dataset(Data(dataset="digits", separator=";"), BadExamples())
 
 

@@ -84,7 +84,7 @@ def test_every_suffix_of_an_image_is_an_example(tmp_path: Path, suffix: str) -> 
     assert len(found(root)["train"]) == 2
 
 
-def test_other_files_are_counted_and_hidden_ones_passed_over(tmp_path: Path) -> None:
+def test_other_files_are_counted_and_hidden_ones_skipped(tmp_path: Path) -> None:
     others = ("Thumbs.db", ".DS_Store", "._a.jpg", "a.json", "deep/notes.txt", "deep/.b.png")
     paths = ("cat/a.jpg", *(f"cat/{name}" for name in others), "README.md", "loose.jpg")
     root = make(tmp_path / "pets", *paths, ".git/objects/1.jpg", "cat/.thumbnails/a.jpg")
@@ -92,11 +92,11 @@ def test_other_files_are_counted_and_hidden_ones_passed_over(tmp_path: Path) -> 
     bad = BadExamples()
     find_splits(root, bad)
     assert bad.notes == [
-        f"{root}: 1 images beside the folders of classes belong to none: left out (the first: "
+        f"{root}: 1 images next to the class folders belong to no class: left out (the first: "
         "loose.jpg)",
-        f"{root}: files of classes that are no images: 1 .json, 1 .txt",
-        f"{root}: hidden or the system's, passed over: 1 .DS_Store, 1 ._*, 1 .b.png, 1 .git, "
-        "1 .thumbnails, 1 Thumbs.db",
+        f"{root}: files in class folders that are not images: 1 .json, 1 .txt",
+        f"{root}: hidden or system files and folders, skipped: 1 .DS_Store, 1 ._*, 1 .b.png, "
+        "1 .git, 1 .thumbnails, 1 Thumbs.db",
     ]
 
 
@@ -106,8 +106,8 @@ def test_each_split_counts_its_own_other_files(tmp_path: Path) -> None:
     bad = BadExamples()
     find_splits(root, bad)
     assert bad.notes == [
-        f"{root}/train: files of classes that are no images: 1 .txt",
-        f"{root}/test: files of classes that are no images: 1 .csv",
+        f"{root}/train: files in class folders that are not images: 1 .txt",
+        f"{root}/test: files in class folders that are not images: 1 .csv",
     ]
 
 
@@ -168,10 +168,10 @@ def test_a_missing_folder_and_a_file_are_told_the_layout(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("other", ["extra", "unlabelled", "seg_pred"])
-def test_a_folder_next_to_splits_that_is_none_is_not_passed_over(tmp_path, other: str) -> None:
+def test_a_folder_next_to_splits_that_is_not_one_is_not_skipped(tmp_path, other: str) -> None:
     root = make(tmp_path / "pets", "train/cat/1.jpg", f"{other}/cat/1.jpg")
     message = refused(root)
-    assert f"'{other}', which is none of train, validation, val, valid, dev, test" in message
+    assert f"'{other}', which is not one of train, validation, val, valid, dev, test" in message
 
 
 def test_two_folders_for_one_split_are_refused(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path, links: dict[str, str]) ->
     root = make(tmp_path / "pets", "cat/1.jpg", "cat/a/1.jpg", "cat/b/1.jpg")
     for link, target in links.items():
         (root / link).symlink_to(root / target)
-    assert "symbolic links lead in a circle" in refused(root)
+    assert "symbolic links form a loop" in refused(root)
 
 
 @pytest.mark.parametrize("target", ["gone.jpg", "broken.jpg"])

@@ -94,9 +94,11 @@ def test_one_class_only_is_refused(write, tmp_path: Path) -> None:
 def test_a_share_that_holds_out_nothing_is_refused(write, tmp_path: Path) -> None:
     write("some.csv", csv_of(ROWS))
     message = message_of(tmp_path, dataset="some.csv", test=0.01)
-    assert message.startswith("test = 0.01 of 20 examples is none: give a larger share with --test")
+    assert message.startswith(
+        "test = 0.01 of 20 examples holds out none: give a larger share with --test"
+    )
     message = message_of(tmp_path, dataset="some.csv", validation=0.001)
-    assert "validation = 0.001 of 18 examples is none" in message
+    assert "validation = 0.001 of 18 examples holds out none" in message
 
 
 @pytest.mark.parametrize("share", [1.0, 5.0, -0.5])
