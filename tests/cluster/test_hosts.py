@@ -33,7 +33,7 @@ def running(hosts, tmp_path, *arguments, at="h1"):
     command = [*arguments, *ENDLESS, "--run-dir", str(run_dir)]
     with ThreadPoolExecutor(1) as pool:
         launched = pool.submit(hosts.launch, *command, timeout_s=240, at=at)
-        while not launched.done() and not list(run_dir.glob("checkpoints/epoch-*")):
+        while not launched.done() and not list(run_dir.glob("checkpoints/step-*")):
             time.sleep(0.2)
         assert not launched.done(), launched.result().all
         yield launched.result

@@ -209,7 +209,7 @@ def test_a_signal_ends_all_ranks_and_leaves_nothing_behind(tmp_path, transport, 
     )
     try:
         deadline = time.monotonic() + 100
-        while not list(run_dir.glob("checkpoints/epoch-*")) and time.monotonic() < deadline:
+        while not list(run_dir.glob("checkpoints/step-*")) and time.monotonic() < deadline:
             time.sleep(0.2)
         assert len(marked(mark)) > 2
         process.send_signal(number)

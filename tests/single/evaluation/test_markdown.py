@@ -131,7 +131,7 @@ def test_an_evaluation_shows_every_name_as_it_is(name: str) -> None:
         "split": "test",
         "command": f"python -m app evaluate '{name}'",
         "run": name,
-        "checkpoint": "epoch-0001",
+        "checkpoint": "step-00000001",
         "fingerprint": "f",
         "examples": 1,
         "bad_examples": [],
@@ -146,5 +146,5 @@ def test_an_evaluation_shows_every_name_as_it_is(name: str) -> None:
     seen = shown(COMMONMARK(to_markdown(result)))
     assert seen[0] == f"{one}: test"
     assert seen[1] == " ".join(result["command"].split())
-    assert f"{one}, epoch-0001" in seen and f"{one}, test (fingerprint f)" in seen
+    assert f"{one}, step-00000001" in seen and f"{one}, test (fingerprint f)" in seen
     assert seen[-5:] == [one, "fine", "90.00%", one, one]

@@ -84,7 +84,7 @@ def test_the_config_is_there_as_text(board, tmp_path: Path) -> None:
 
 
 def test_events_are_marked_in_rows_of_their_own_and_new_kinds_get_new_rows(board, tmp_path) -> None:
-    board.checkpointed(7, Path("epoch-0001"), 0.25)
+    board.checkpointed(7, Path("step-00000001"), 0.25)
     board.marked(8, "resized", "3 ranks")
     board.agreed(9)
     board.ended(9, ValueError("replicas differ"))
@@ -125,7 +125,7 @@ def test_a_tag_belongs_to_one_plugin(board, tmp_path: Path) -> None:
     board.reported("test", 41, result, SCORES, np.zeros((1, 8, 8, 1), np.uint8)[:0])
     board.sees(START, network(), batch())
     board.trained(reported(20))
-    board.checkpointed(20, Path("epoch-0001"), 0.1)
+    board.checkpointed(20, Path("step-00000001"), 0.1)
     board.ended(20)
     for folder in ("train", "test"):
         plugins: dict[str, set[str]] = {}
@@ -170,7 +170,7 @@ def test_histograms_have_weights_and_gradients_by_path(board, tmp_path: Path) ->
 
 def test_every_chart_of_the_layout_and_every_metric_of_hparams_has_data(board, tmp_path) -> None:
     board.trained(reported(20))
-    board.checkpointed(20, Path("epoch-0001"), 0.1)
+    board.checkpointed(20, Path("step-00000001"), 0.1)
     board.agreed(20)
     board.epoch_ended(progress(21), SCORES)
     board.evaluated("test", Place(21, 1, 210), SCORES)
