@@ -55,12 +55,12 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate, keep; every rank calls it.
 
-    `resume`: go on from the newest checkpoint in the run's directory, with the config saved there;
-    keys that `config` was told override it.
+    `resume`: continue from the newest checkpoint in the run directory, with the config saved there;
+    keys set in `config` override it.
 
     Returns the final metrics, the run directory and the newest checkpoint (on every rank).
 
-    Raises UserError for what the user can mend, ReplicasDiverged if the ranks drift apart.
+    Raises UserError for what the user can fix, ReplicasDiverged if the ranks drift apart.
     """
     began = time.monotonic()
     monitoring = monitoring or Monitoring()
@@ -149,7 +149,7 @@ def _tensorboard(
 
 
 def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
-    """Evaluate the trained model, show and return what came of the run; a collective."""
+    """Evaluate the trained model, show the results and return them; a collective."""
     world, state = loop.world, loop.state
     waited = world.gather(loop.clock.waited_share)
     scores = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
@@ -184,7 +184,7 @@ def _profilers(
 
 
 def _show_report(data: LoadedData, scores: Scores, board: Show, step: int) -> None:
-    """What the test says of classes and mistakes; on the chief."""
+    """Show what the test says about classes and mistakes; on the chief."""
     names, source = data.dataset.class_names, data.dataset.splits["test"]
     texts = data.dataset.kind == "text"
     rows = np.array([mistake.index for mistake in scores.mistakes], np.int64)
@@ -196,7 +196,7 @@ def _show_report(data: LoadedData, scores: Scores, board: Show, step: int) -> No
 
 def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
     """The config of the run in the directory, if there is one to resume; and whether it has a
-    checkpoint, so that it is gone on from and not begun anew."""
+    checkpoint to continue from, instead of starting over."""
     directory = config.run.run_dir or Path()
     saved = rundir.find_run(directory, resume)
     return saved, saved is not None and rundir.has_checkpoint(directory)
@@ -238,7 +238,7 @@ def _plan(
     notes: Mapping[str, str],
     world: World,
 ) -> dict[str, str]:
-    """What will run, for people; `notes`: what else there is to know."""
+    """What will run, for people; `notes`: further facts."""
     training, optimizer, wire = config.training, config.optimizer, config.distribution
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     batch = training.examples_per_step(world.size)
@@ -261,7 +261,7 @@ def _plan(
 
 
 def _already(state: TrainState) -> str:
-    """How much of the epochs was done before."""
+    """How much of the training was done before."""
     if not state.step:
         return ""
     inside = f" and {state.examples_seen:,} examples" if state.examples_seen else ""
@@ -269,7 +269,7 @@ def _already(state: TrainState) -> str:
 
 
 def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:
-    """The end of the story, for people."""
+    """How the run ended, for people."""
     recall = {name: share for name, share in metrics["test_recall"].items() if share is not None}
     hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
     return {
@@ -287,7 +287,7 @@ def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[s
 
 
 def _left_behind(directory: Path) -> dict[str, str]:
-    """What there is to look at, beside TensorBoard."""
+    """What there is to look at, besides TensorBoard."""
     files = RunFiles(directory)
     places = {"logs": files.logs, "timeline": files.timeline}
     return {name: str(path) for name, path in places.items() if path.exists()}
