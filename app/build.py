@@ -1,5 +1,4 @@
-"""From a config and a plan of the data to what is trained: a classifier, a schedule, an
-optimizer."""
+"""Builds what is trained from a config and a data plan: classifier, schedule and optimizer."""
 
 from typing import Any
 
@@ -44,9 +43,9 @@ def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -
 
 
 def class_weights(labels: np.ndarray, classes: int) -> list[float]:
-    """examples / (present classes * the class's examples), for each class; 0 for none.
+    """examples / (classes present * examples of the class), for each class; 0 if it has none.
 
-    Every class counts the same in the loss, and the mean weight over the examples is 1.
+    Every class then counts the same in the loss, and the mean weight over the examples is 1.
     """
     counts = np.bincount(labels, minlength=classes)
     present = np.count_nonzero(counts)
@@ -54,7 +53,7 @@ def class_weights(labels: np.ndarray, classes: int) -> list[float]:
 
 
 def build_schedule(config: Config, world_size: int) -> Schedule:
-    """The learning rate over the epochs, with the peak for the global batch of so many ranks."""
+    """The learning rate over the epochs; its peak fits the global batch of `world_size` ranks."""
     wanted, batch = config.optimizer, config.training.examples_per_step(world_size)
     return Schedule(
         scaled_peak(wanted, batch),
@@ -95,5 +94,5 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
 
 
 def parameters(classifier: Classifier) -> int:
-    """Trainable numbers in the network."""
+    """The number of trainable parameters in the network."""
     return int(sum(np.prod(v.shape) for v in classifier.trainable_variables))

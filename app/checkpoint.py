@@ -6,7 +6,7 @@
                             epoch so far, and the SHA-256 of the arrays
 
 A checkpoint is written under another name, flushed to disk and renamed. Knows a `TrainState` and
-files, nothing of workers. Which variables are saved, and why not the others: `app.state.Kind`.
+files, but no workers. Which variables are saved, and why not the others: `app.state.Kind`.
 """
 
 import hashlib
@@ -37,16 +37,16 @@ class Damaged(Exception):  # noqa: N818 (what it is, not what went wrong with us
 
 
 class Checkpoints:
-    """The checkpoints of one run directory; the newest `keep` are kept."""
+    """The checkpoints of one run directory; only the newest `keep` stay."""
 
     def __init__(self, directory: Path, keep: int):
         self.directory = directory
         self.keep = keep
 
     def save(self, state: TrainState, about: dict[str, Any]) -> Path:
-        """Write the state, and `about` (plain JSON values) beside it; returns its directory.
+        """Write the state, and `about` (plain JSON values) beside it; returns the directory.
 
-        Raises UserError if the disk refuses, with nothing half-written left under a final name.
+        Raises UserError if writing fails; nothing half-written is left under a final name.
         """
         final = self.directory / f"{CHECKPOINT_PREFIX}{state.step:08d}"
         partial = self.directory / f".{final.name}.partial"
@@ -74,8 +74,8 @@ class Checkpoints:
         return list_checkpoints(self.directory)
 
     def _forget(self, saved: Path) -> None:
-        """Remove all but the newest; also any with a higher number than the one that was saved
-        just now, which was damaged when this run was resumed before it."""
+        """Remove all but the newest; also any with a higher number than the one just saved, which
+        was damaged when this run was resumed from an earlier one."""
         found = self.list()
         last = found.index(saved)
         for old in [*found[: max(0, last + 1 - self.keep)], *found[last + 1 :]]:
@@ -102,7 +102,7 @@ class Checkpoints:
         Raises UserError if there is none, all are damaged, or it belongs to another model.
         """
         if not self.list():
-            raise UserError(f"{self.directory} holds no checkpoint: the run has not kept one yet")
+            raise UserError(f"{self.directory} holds no checkpoint: the run has not saved one yet")
         path, arrays, meta = self._newest()
         entries = state_variables(model)
         wanted = {entry.path for entry in entries}
@@ -111,8 +111,8 @@ class Checkpoints:
         return path, _position(meta)
 
     def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, Any]]:
-        """(path, arrays by path, what `state.json` says) of the newest checkpoint that is sound;
-        warns of those that are newer and are not."""
+        """(path, arrays by path, what `state.json` says) of the newest sound checkpoint; warns
+        about newer ones that are damaged."""
         damaged: list[str] = []
         for path in reversed(self.list()):
             try:
@@ -121,9 +121,9 @@ class Checkpoints:
                 damaged.append(f"checkpoint {path} is damaged ({reason})")
                 continue
             for one in damaged:
-                LOG.warning("%s: going back to %s, what was learned after it is lost", one, path)
+                LOG.warning("%s: going back to %s; what was learned after it is lost", one, path)
             return path, arrays, meta
-        raise UserError(f"{damaged[0]}, and so is every older one: the run cannot be opened")
+        raise UserError(f"{damaged[0]}, and so are all older ones: the run cannot be opened")
 
 
 def _sums(model: keras.Model) -> dict[str, list[Any]]:
@@ -138,13 +138,13 @@ def _position(meta: dict[str, Any]) -> dict[str, int]:
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(arrays by path, what `state.json` says) of a checkpoint, verified.
 
-    Raises Damaged if it is not whole, UserError if it is of another version of this code.
+    Raises Damaged if it is not whole, UserError if another version of this code wrote it.
     """
     try:
         meta = json.loads((path / STATE).read_text())
         content = (path / "state.safetensors").read_bytes()
         if meta["format"] != FORMAT:
-            raise UserError(f"{path} has format {meta['format']}, this code reads {FORMAT}")
+            raise UserError(f"{path} has format {meta['format']}, but this code reads {FORMAT}")
         if hashlib.sha256(content).hexdigest() != meta["sha256"]:
             raise ValueError("its checksum is wrong")
         checked = {**_position(meta), "metrics": dict(meta["metrics"])}
@@ -161,6 +161,7 @@ def _assign(
     optional: Sequence[str] = (),
 ) -> None:
     entries = {e.path: e.variable for e in found if e.kind in SAVED}
+<<<<<<< HEAD
     # A run may be resumed with another compression: what it knows is found out within a step.
     may_differ = {*optional, *(e.path for e in found if e.optional)}
     differing = {
@@ -174,6 +175,19 @@ def _assign(
         raise UserError(
             f"{path} belongs to another model or optimizer: '{wrong[0]}' is missing or has "
             f"another shape ({len(wrong)} such variables). Resume with the run's own config"
+=======
+    differing = sorted(set(entries) ^ set(arrays)) or sorted(
+        name for name, variable in entries.items() if tuple(variable.shape) != arrays[name].shape
+    )
+    # A run may be resumed with another compression, which finds its scales within a step.
+    if differing and all(name.endswith(STARTS_ANEW) for name in differing):
+        entries = {name: entries[name] for name in entries.keys() & arrays.keys()}
+        differing = []
+    if differing:
+        raise UserError(
+            f"{path} belongs to another model or optimizer: '{differing[0]}' is missing or has "
+            f"another shape ({len(differing)} such variable(s)). Resume with the run's own config"
+>>>>>>> w-english2
         )
     for name in entries.keys() - differing:
         entries[name].assign(arrays[name])

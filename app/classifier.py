@@ -17,14 +17,14 @@ class Classifier(keras.Model):
 
     The network's inputs are a tensor or a dict of tensors, with one row for each example.
     `fit()` takes batches `(inputs, labels)`, `(inputs, labels, sample_weight)` or `Batch`; compile
-    it with a `app.distributed.DistributedOptimizer`. Batches may be of different sizes on different
-    ranks, even empty, as long as all ranks have the same number of them.
+    it with an `app.distributed.DistributedOptimizer`. Batches may differ in size between ranks, and
+    even be empty, as long as all ranks have the same number of them.
 
     `label_smoothing`: the share of each target spread over all classes (Szegedy et al. 2015,
-    arXiv:1512.00567); `class_weights`: what an example of each class counts in the loss. Neither
-    is part of a test loss. As everywhere in Keras, `sample_weight` is, and `class_weight` of
-    `fit()` becomes it: the loss is the mean over examples, not over weights, of weight times
-    cross-entropy. Accuracy is not weighed.
+    arXiv:1512.00567); `class_weights`: how much an example of each class counts in the loss.
+    Neither is part of a test loss. `sample_weight` is, as everywhere in Keras, and so is the
+    `class_weight` of `fit()`, which becomes one: the loss is the mean over examples, not over
+    weights, of weight times cross-entropy. Accuracy is not weighted.
     """
 
     # Horovod's collectives cannot be compiled by XLA; this turns off Keras' jit_compile="auto".
@@ -67,7 +67,7 @@ class Classifier(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One update from this rank's part of a global batch.
 
-        Raises ValueError for a tuple that `fit()` would not give a classifier.
+        Raises ValueError for a tuple that `fit()` would not pass to a classifier.
         """
         batch, weights = unpacked(data)
         examples = tf.shape(batch.labels)[0]
@@ -99,8 +99,8 @@ class Classifier(keras.Model):
         return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
     def objectives_of(self, batch: Batch, logits: tf.Tensor) -> tf.Tensor:
-        """What training makes small, float32 (B,): cross-entropy against soft or smoothed
-        targets, weighed by class.
+        """What training minimises, float32 (B,): cross-entropy against soft or smoothed targets,
+        weighted by class.
 
         Its mean is over examples, not over weights, so that the shares of ranks add up to the
         gradient of the whole global batch.
@@ -121,7 +121,7 @@ class Classifier(keras.Model):
         return self.get_metrics_result()
 
     def _unless_empty(self, learn: Callable, batch: Batch) -> tuple[Any, Any, list[Any]]:
-        """`learn()`, or zeros of the same structure if this rank has no example.
+        """`learn()`, or zeros of the same structure if this rank has no examples.
 
         The forward pass is skipped then: the mean of nothing is NaN, and BatchNorm would take it
         into its statistics.
@@ -138,9 +138,9 @@ class Classifier(keras.Model):
         return tf.nest.pack_sequence_as(zeros, flat, expand_composites=True)
 
     def _zeros(self, learn: Callable) -> tuple[tf.Tensor, tf.Tensor, list[Any]]:
-        """What `learn` gives for no example: loss 0, no logits, gradients of 0, sparse or dense.
+        """What `learn` returns for no examples: loss 0, no logits, gradients of 0, sparse or dense.
 
-        All ranks must exchange a gradient in the same way, so its kind is read off a trace.
+        All ranks must exchange a gradient in the same way, so its kind is read from a trace.
         """
         if self._gradient_kinds is None:
             gradients = tf.function(learn).get_concrete_function().structured_outputs[2]
@@ -154,13 +154,13 @@ class Classifier(keras.Model):
 
 
 def unpacked(data: Any) -> tuple[Batch, Any]:
-    """(batch, weights of its examples or None): Lockstep's loop gives a `Batch`, Keras a tuple."""
+    """(batch, weights of its examples or None): Lockstep's loop passes a `Batch`, Keras a tuple."""
     if isinstance(data, Batch):
         return data, None
     if not isinstance(data, tuple | list) or len(data) not in (2, 3) or data[1] is None:
         found = f"{len(data)} parts" if isinstance(data, tuple | list) else type(data).__name__
         raise ValueError(
-            f"a classifier got {found} where it takes (inputs, labels), (inputs, labels, "
+            f"a classifier got {found}: expected (inputs, labels), (inputs, labels, "
             "sample_weight) or an app.data.batches.Batch"
         )
     inputs, labels, *weights = data
@@ -168,7 +168,7 @@ def unpacked(data: Any) -> tuple[Batch, Any]:
 
 
 def weighed(losses: tf.Tensor, weights: Any) -> tf.Tensor:
-    """Losses (B,) times weights (B,) or (B, 1); None: as they are."""
+    """Losses (B,) times weights (B,) or (B, 1); unchanged if the weights are None."""
     if weights is None:
         return losses
     weights = tf.convert_to_tensor(weights)
@@ -180,8 +180,8 @@ def weighed(losses: tf.Tensor, weights: Any) -> tf.Tensor:
 
 
 def _zero_like(gradient: Any, shape: tuple[int, ...]) -> Callable[[], Any]:
-    """A function that makes a zero gradient of the same type and kind, and of its variable's
-    shape, which a trace does not always know of the gradient."""
+    """A function that makes a zero gradient of the same dtype and kind. `shape` is its variable's:
+    a trace does not always know that of the gradient."""
     if gradient is None:
         return lambda: None
     if not isinstance(gradient, tf.IndexedSlices):

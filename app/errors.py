@@ -11,8 +11,8 @@ FAILURE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes
 class UserError(Exception):
     """What was given, what was expected and how to fix it.
 
-    `shared` says that every rank raises this same error at the same point, so that one rank
-    prints it for all; otherwise the rank that raises it prints it.
+    `shared`: every rank raises this same error at the same point, so one rank prints it for all;
+    otherwise the rank that raises it prints it.
     """
 
     def __init__(self, message: str, *, shared: bool = False):

@@ -1,8 +1,8 @@
-"""From a config to data that are ready for the network.
+"""Loads the data that a config names, ready for the network.
 
-Loading has two halves. `decide` looks into every example, once per run, and gives a `DataPlan` that
-is kept with the run; `hold` opens the data by that plan. A run that is resumed, and `evaluate` on
-the run's own data, need only the second.
+Loading has two halves. `decide` looks at every example, once per run, and returns a `DataPlan` that
+is saved with the run; `hold` opens the data by that plan. A resumed run, and `evaluate` on the
+run's own data, need only the second.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ MOST_LEFT_OUT = 12  # lines about what was left out, in the plan of a run
 class LoadedData:
     """A dataset ready for the network, the same on every rank.
 
-    `plan`: what was decided about it; `bad`: the examples that were left out; `notes`: what there
-    is to know about it, for people.
+    `plan`: what was decided about it; `bad`: the examples that were left out; `notes`: facts about
+    it, for people.
     """
 
     dataset: Dataset
@@ -45,7 +45,7 @@ class LoadedData:
 def load_data(config: Config, world: World, plan: DataPlan | None = None) -> LoadedData:
     """Open the dataset as `plan` says, or decide on one first; a collective.
 
-    Raises UserError if it is not the dataset of the plan, which is that of the run's directory.
+    Raises UserError if it is not the dataset of the plan saved in the run directory.
     """
     bad = BadExamples(config.data.on_bad)
     dataset = open_dataset(config, bad, world)
@@ -89,7 +89,7 @@ def open_alike(
             prepare_dataset(wanted)
     with world.together(), bad.shown_before_errors():
         dataset = read()
-        fingerprint = dataset.fingerprint  # asks the sizes of files
+        fingerprint = dataset.fingerprint  # reads the sizes of files
     world.verify_same({"dataset": fingerprint})
     return dataset
 
@@ -103,8 +103,10 @@ def _check_keys(config: Config, dataset: Dataset) -> None:
 def follow(
     plan: DataPlan, wanted: Data, dataset: Dataset, bad: BadExamples, world: World
 ) -> tuple[Dataset, Pixels]:
-    """The dataset without what a plan leaves out, and its images if they are kept in memory, which
-    the ranks of a host decode together; a collective that decides nothing."""
+    """The dataset without what a plan leaves out, and its images if they are kept in memory.
+
+    The ranks of a host decode them together; a collective that decides nothing.
+    """
     with world.together():
         dataset = plan.without_bad(dataset, bad)
     pixels: Pixels = {}

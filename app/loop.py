@@ -1,8 +1,8 @@
 """The training loop: drives `Classifier.train_step` over the epochs of a run, on every rank.
 
-Its own loop and not `fit()`, because it resumes, times and counts what `fit()` hides. Any Keras
-callback works in it: `on_train_batch_*` come once per pass with this rank's own running metrics in
-`logs`; `on_epoch_end` has those of all ranks, and exact `val_*`.
+It is not `fit()`, because it resumes, times and counts what `fit()` hides. Any Keras callback works
+in it: `on_train_batch_*` is called once per pass, with this rank's own running metrics in `logs`;
+`on_epoch_end` gets those of all ranks, and exact `val_*`.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ class Loop:
         state: holds a compiled `Classifier`; advanced in place.
         schedule: the optimizer's learning rate, moved along with the state.
         splits: "train", and "validation" if there is one.
-        shows: what shows it on this rank.
-        save: called on every rank at each commit point, once all ranks were found to agree; gives
+        shows: what shows the run on this rank.
+        save: called on every rank at each commit point, once all ranks are found to agree; returns
             the path of the checkpoint.
         callbacks: Keras callbacks.
     """
@@ -84,7 +84,7 @@ class Loop:
         self.fit_to_world()
 
     def fit_to_world(self) -> None:
-        """Derive all that depends on how many ranks there are, from the state as it is now."""
+        """Derive everything that depends on the number of ranks, from the current state."""
         state, epochs, examples = self.state, self.config.training.epochs, self._examples
         training = with_fitting_batch(self.config, examples, self.world.size).training
         self.passes = training.backward_passes_per_step
@@ -104,7 +104,7 @@ class Loop:
         return len(self.splits["train"])
 
     def _steps_of(self, examples: int) -> int:
-        """The optimizer steps that so many examples of one epoch take."""
+        """How many optimizer steps `examples` of one epoch take."""
         return -(-examples // self.batch_size)
 
     def run(self) -> None:
@@ -115,11 +115,11 @@ class Loop:
         logs: dict[str, float] = {}
         while self.state.epoch < self.config.training.epochs and not self._stops:
             logs = self._epoch()
-        self._compare()  # callbacks may have had a hand in it since
+        self._compare()  # callbacks may have changed something since
         self.callbacks.on_train_end(logs)
 
     def _epoch(self) -> dict[str, float]:
-        """The rest of an epoch; returns the logs of its end, or of where it was stopped."""
+        """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""
         state = self.state
         reseed(self.classifier, state.seed, self.world.rank, state.step)
         if not state.examples_seen:
@@ -150,7 +150,7 @@ class Loop:
         self.callbacks.on_train_batch_end(number, logs)
 
     def _step_of(self, batch: Any, rows: int | None) -> Callable:
-        """The compiled step for batches of so many rows, or of any number.
+        """The compiled step for batches of `rows` rows, or of any number if None.
 
         Which one a batch gets depends on nothing that came before, as it would with TensorFlow's
         `reduce_retracing`: graphs of other shapes differ in the last bits, and so would a run that
@@ -158,13 +158,13 @@ class Loop:
         """
         if rows not in self._traced:
             specs = tf.nest.map_structure(lambda one: _spec_of(one, rows), batch)
-            # A function of its own: one for all would give a trace of any number for this one too.
+            # Its own function: a shared one would give its trace for any number here too.
             step = tf.function(self.classifier.train_step, autograph=False)
             self._traced[rows] = step.get_concrete_function(specs)
         return self._traced[rows]
 
     def _count_step(self) -> None:
-        """A step is done: commit, compare and report where it is time to."""
+        """A step is done: commit, compare or report if it is time to."""
         state = self.state
         state.step += 1
         state.examples_seen = min(state.examples_seen + self.batch_size, self._examples)
@@ -181,7 +181,7 @@ class Loop:
         Settle and compare; at the end of an epoch validate; keep; only then tell callbacks and
         shows, so that none of them can cost what was learned; agree on whether to stop.
 
-        `ended`: how the epoch went that ends here. Returns the logs of its end.
+        `ended`: how the epoch that ends here went. Returns its logs.
         """
         state, validation = self.state, None
         examples, self._own_examples = self._own_examples, 0
@@ -204,7 +204,7 @@ class Loop:
             show.checkpointed(self.state.step, path, seconds)
 
     def _end_epoch(self, ended: Progress, validation: Scores | None) -> dict[str, float]:
-        """Tell callbacks and shows of it; returns the logs."""
+        """Tell callbacks and shows that an epoch has ended; returns its logs."""
         logs = dict(ended.metrics)
         if validation:
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
@@ -226,7 +226,7 @@ class Loop:
                 show.agreed(self.state.step)
 
     def _move_schedule(self) -> None:
-        """The rate of the next step, from how much of the epoch is behind and will be after it."""
+        """Set the rate of the next step from where the epoch is before and after it."""
         seen, examples = self.state.examples_seen, self._examples
         after = min(seen + self.batch_size, examples)
         self.schedule.move_to(
@@ -256,7 +256,7 @@ class Loop:
 
 
 def _spec_of(tensor: tf.Tensor | None, rows: int | None) -> tf.TensorSpec | None:
-    """Of a part of a batch of so many rows; every batch of token ids has a length of its own."""
+    """The spec of a tensor in a batch of `rows` rows; the length of token ids varies by batch."""
     if tensor is None:
         return None
     if not tensor.shape.rank:
@@ -268,7 +268,7 @@ def _spec_of(tensor: tf.Tensor | None, rows: int | None) -> tf.TensorSpec | None
 def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None:
     """Give the chief the sum over ranks of the metrics' states, and the others zeros; a collective.
 
-    So a checkpoint of the chief's holds those of the whole epoch so far.
+    So the chief's checkpoint holds those of the whole epoch so far.
     """
     for variable in [variable for metric in metrics for variable in metric.variables]:
         total = world.sum(variable.numpy())
@@ -276,7 +276,7 @@ def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None
 
 
 def _feed(config: Config, classifier: Classifier, train: Split) -> Feed:
-    """What makes the training batches, augmented if asked for."""
+    """Makes the training batches, augmented if the config asks for it."""
     if not config.augmentation.is_on:
         return Feed(train)
     classes = classifier.network.output_shape[-1]
@@ -290,6 +290,6 @@ def _owners(config: Config, world: World, train: Split) -> np.ndarray | None:
         return None
     seed, alpha = config.training.seed, wanted.dirichlet_alpha
     owners = owners_of(train.labels, wanted.shard_by, world.size, seed, alpha)
-    # The shares of Dirichlet are drawn as floats: another machine could round one differently.
+    # The Dirichlet shares are drawn as floats, which another machine could round differently.
     world.verify_same({"shards": hashlib.blake2b(owners.data, digest_size=8).hexdigest()})
     return owners

@@ -1,6 +1,6 @@
 """Finds the mistakes in a config that can be found before TensorFlow is loaded.
 
-Nobody should wait for imports, or for ranks to join, to learn of a mistake that is plain to see.
+Nobody should wait for imports, or for ranks to join, to learn of an obvious mistake.
 """
 
 import os
@@ -18,7 +18,7 @@ from app.errors import UserError, suggest
 from app.recipe import overlay
 from models.table import MODELS, names_of
 
-# A dataset with more files or bytes is not read twice; its mistakes show when ranks read it.
+# A dataset with more files or bytes is not read twice; its mistakes show up when ranks read it.
 MOST_FILES, MOST_BYTES = 5_000, 20_000_000
 KINDS = {"digits": "image", "pydocs": "text", synthetic.IMAGE: "image", synthetic.TEXT: "text"}
 
@@ -48,7 +48,7 @@ def check(config: Config, resume: bool, world_size: int) -> None:
 
 
 def _is_small(data: Data) -> bool:
-    """Whether the data is so small that reading it twice does not matter."""
+    """Whether the data is small enough to be read twice."""
     place = (data.data_dir or Path()) / data.dataset
     if place.is_file():
         return place.stat().st_size <= MOST_BYTES
@@ -73,8 +73,8 @@ def check_parts(config: Config, world_size: int) -> None:
 
 
 def check_model(config: Config, name: str, kind: str) -> None:
-    """Raise UserError if the model does not read what the dataset `name` holds, or not at the
-    size that images are to have."""
+    """Raise UserError if the model does not read what the dataset `name` holds, or needs larger
+    images."""
     model, pixels = config.model.model, config.data.image_size
     if MODELS[model].kind != kind:
         raise UserError(
@@ -114,8 +114,8 @@ def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
 
 
 def with_fitting_batch(config: Config, examples: int, world_size: int) -> Config:
-    """The same config; if no batch size is given and the default makes a batch of more than all
-    `examples`, the default is halved until it does not."""
+    """The same config, but with the default batch size halved until a global batch holds no more
+    than all `examples`. A batch size that was given stays."""
     training = config.training
     if training.per_rank_batch_size or training.global_batch_size:
         return config

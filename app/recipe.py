@@ -1,4 +1,4 @@
-"""A run's config from defaults, a TOML recipe and flags, in that order; and back to a recipe.
+"""Makes a run's config from defaults, a TOML recipe and flags, in that order; and back to a recipe.
 
 Does not load TensorFlow, so that mistakes are reported at once.
 """
@@ -56,7 +56,7 @@ def _metavar(annotation: Any) -> str:
 def load(recipe: Path | None, overrides: dict[str, Any]) -> Config:
     """Defaults, overlaid by a TOML recipe, overlaid by `overrides` (key -> text or value).
 
-    Raises UserError that names the file or flag, the key and the valid values.
+    Raises a UserError that names the file or flag, the key and the valid values.
     """
     tables = _read_recipe(recipe) if recipe else {}
     for key, value in overrides.items():
@@ -68,7 +68,7 @@ def load(recipe: Path | None, overrides: dict[str, Any]) -> Config:
 
 
 def overlay(saved: Config, given: Config) -> tuple[Config, dict[str, tuple[Any, Any]]]:
-    """`saved` with the keys set in `given`, and what that changes: key -> (old, new).
+    """`saved` overlaid by the keys set in `given`, and what that changes: key -> (old, new).
 
     Raises UserError if they do not fit together.
     """

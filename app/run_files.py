@@ -1,4 +1,4 @@
-"""Where everything lies in a run directory. Knows names only: no config, no TensorFlow."""
+"""Where everything is in a run directory. Knows names only: no config, no TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from app.errors import UserError
 
 CHECKPOINT_PREFIX = "step-"
-OLD_PREFIX = "epoch-"  # of versions that kept one of each epoch
+OLD_PREFIX = "epoch-"  # of versions that kept one per epoch
 STATE = "state.json"  # in a checkpoint: where the run is, and the checksum of the weights
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """The files of a run; each is there only once it has been written."""
+    """The files of a run; each exists only once it has been written."""
 
     directory: Path
 
@@ -25,12 +25,12 @@ class RunFiles:
 
     @property
     def data_plan(self) -> Path:
-        """What was decided about the data; long arrays lie beside it."""
+        """What was decided about the data; long arrays are beside it."""
         return self.directory / "data_plan" / "plan.json"
 
     @property
     def bad_examples(self) -> Path:
-        """The examples that were left out, one a line."""
+        """The examples that were left out, one per line."""
         return self.directory / "bad_examples.jsonl"
 
     @property
@@ -40,7 +40,7 @@ class RunFiles:
 
     @property
     def metrics(self) -> Path:
-        """What came of the run; written at its end."""
+        """The results of the run; written at its end."""
         return self.directory / "metrics.json"
 
     @property
@@ -70,7 +70,7 @@ class RunFiles:
 
     @property
     def lock(self) -> Path:
-        """Who writes here now."""
+        """Says who is writing here now."""
         return self.directory / ".lock"
 
     def rank_log(self, rank: int) -> Path:
@@ -78,7 +78,7 @@ class RunFiles:
         return self.logs / f"rank-{rank:03d}.log"
 
     def left_by_a_start(self) -> set[Path]:
-        """What a first start that was interrupted leaves. What people keep is not among it."""
+        """What an interrupted first start leaves. Nothing that people keep is among it."""
         return {
             *(self.config, self.data_plan.parent, self.bad_examples),
             *(self.checkpoints, self.logs, self.tensorboard, self.timeline),
@@ -86,7 +86,7 @@ class RunFiles:
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
-    """The whole checkpoints in a directory of them, oldest first.
+    """The complete checkpoints in a directory, oldest first.
 
     Raises UserError if it holds only those of an older version of Lockstep.
     """
@@ -94,7 +94,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
     if not found and (old := _numbered(directory, OLD_PREFIX)):
         raise UserError(
             f"{old[-1]} was written by an older version of Lockstep, which named checkpoints by "
-            "epoch: use that version, or train anew with another --run-dir"
+            "epoch: use that version, or train again in another --run-dir"
         )
     return found
 

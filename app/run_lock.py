@@ -1,8 +1,8 @@
-"""One run at a time in a directory: a lock that its process holds. Knows files, no worker.
+"""One run at a time in a directory: a lock held by its process. Knows files, not workers.
 
 The kernel's lock (`flock`) dies with the process, and over NFS with its host. Some network file
-systems lock within a host only, so the holder also writes a growing number into the file: who
-finds a file of another host watches whether the number still grows. No clocks are compared.
+systems lock within a host only, so the holder also writes a growing number into the file: a process
+that finds the file of another host watches whether the number still grows. No clocks are compared.
 """
 
 import contextlib
@@ -37,10 +37,10 @@ class RunLock:
         self._beats = threading.Thread(target=self._beat, name="run lock", daemon=True)
 
     def acquire(self) -> None:
-        """Take the directory, which is made if it does not exist.
+        """Take the directory, which is created if it does not exist.
 
-        Raises UserError if another process holds it, naming host and process, or if it cannot be
-        written.
+        Raises UserError if another process holds it, naming host and process, or if the directory
+        cannot be written.
         """
         try:
             missing = [one for one in (self.path.parent, *self.path.parent.parents)
@@ -75,7 +75,7 @@ class RunLock:
                     break
 
     def _open(self) -> int:
-        """The locked file. It may be removed by who had it while we open it: then once more."""
+        """The locked file. If its last holder removes it while we open it, try once more."""
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -89,7 +89,7 @@ class RunLock:
                     os.close(file)
                     raise
                 LOG.warning(
-                    "%s: this file system has no locks (%s): see to it yourself that no second "
+                    "%s: this file system has no locks (%s): make sure yourself that no second "
                     "run writes there", self.path.parent, error.strerror,
                 )  # fmt: skip
             with contextlib.suppress(FileNotFoundError):
@@ -98,7 +98,7 @@ class RunLock:
             os.close(file)
 
     def _wait_for_life(self, holder: dict[str, Any]) -> None:
-        """Raise UserError if the holder, of another host, is seen to be alive."""
+        """Raise UserError if the holder, on another host, shows that it is alive."""
         assert self._file is not None
         until = time.monotonic() + GONE_AFTER_BEATS * BEAT_S
         while time.monotonic() < until:
@@ -109,7 +109,7 @@ class RunLock:
                 self._file = None
                 raise self._taken(now)
         LOG.warning(
-            "%s was held by process %s on host %s, which shows no life: it is taken over",
+            "%s was held by process %s on host %s, which shows no sign of life: taking it over",
             self.path.parent, holder.get("pid"), holder.get("host"),
         )  # fmt: skip
 
@@ -118,15 +118,15 @@ class RunLock:
         if holder:
             who = f"process {holder.get('pid')} on host {holder.get('host')}"
         return UserError(
-            f"{self.path.parent} is in use: {who} trains there. Wait for its end, stop it, or "
-            "give another --run-dir"
+            f"{self.path.parent} is in use: {who} is training there. Wait for it to end, stop it, "
+            "or give another --run-dir"
         )
 
     def _beat(self) -> None:
         beat = 0
         while not self._stop.wait(BEAT_S):
             beat += 1
-            with contextlib.suppress(OSError):  # a full disk is the checkpoints' to report
+            with contextlib.suppress(OSError):  # the checkpoints report a full disk
                 self._write(beat)
 
     def _write(self, beat: int) -> None:

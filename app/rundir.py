@@ -1,6 +1,6 @@
-"""What a run directory says of its run: read, checked against a new start, written.
+"""What a run directory says about its run: read, checked against a new start, written.
 
-Where its files lie: `app.run_files`."""
+Where its files are: `app.run_files`."""
 
 import dataclasses
 import datetime
@@ -17,14 +17,14 @@ from app.errors import UserError
 from app.recipe import load, to_toml
 from app.run_files import RunFiles, list_checkpoints
 
-# With another value of one of these it would be another run. The seed chose the held-out examples.
+# A different value of one of these makes a different run. The seed chose the held-out examples.
 IDENTITY = {
     "data": None,
     "model": None,
     "training": ("seed", "precision", "imbalance"),
     "optimizer": ("optimizer",),
 }
-# Of these, keys that may differ: where the data lie, and what "auto" and "skip" came to is saved.
+# Keys among these that may differ: where the data is, and choices whose outcome is in the plan.
 MAY_DIFFER = ("data_dir", "hold", "on_bad")
 
 
@@ -38,40 +38,40 @@ def default_directory(config: Config) -> Path:
 def find_run(path: Path, resume: bool) -> Config | None:
     """The config of the run in this directory; None if there is none yet.
 
-    A directory that holds no checkpoint, and nothing that is not ours, is that of a start that was
-    interrupted: it may be begun anew. With `resume` the config that it was begun with counts.
+    A directory that holds no checkpoint, and only files of ours, is left from an interrupted start:
+    the run may start over there. With `resume`, the config that it was started with counts.
 
-    Raises UserError if the directory holds a run and `resume` is off, or something else.
+    Raises UserError if the directory holds a run and `resume` is off, or if it holds other files.
     """
     files = RunFiles(path)
     if not path.is_dir():
         return None
     if has_checkpoint(path):
         if not resume:
-            raise UserError(f"{path} holds a run already: add --resume, or give another --run-dir")
+            raise UserError(f"{path} already holds a run: add --resume, or give another --run-dir")
         if not files.config.exists():
             raise UserError(
-                f"{path} holds checkpoints but no {files.config.name}, so what they belong to is "
-                "not known: bring the file back, or give another --run-dir"
+                f"{path} holds checkpoints but no {files.config.name}, so their config is not "
+                "known: restore the file, or give another --run-dir"
             )
     else:
         for one in sorted(path.iterdir()):
-            # Names that begin with a dot: our lock, and files that were being written.
+            # Names that begin with a dot: our lock, and files that were still being written.
             if one not in files.left_by_a_start() and not one.name.startswith("."):
                 raise UserError(
-                    f"{path} is not empty and holds no run (there is {one.name}): give another "
+                    f"{path} is not empty and holds no run (it contains {one.name}): give another "
                     "--run-dir"
                 )
     return load(files.config, {}) if resume and files.config.exists() else None
 
 
 def has_checkpoint(path: Path) -> bool:
-    """Whether a run in this directory has come to a commit point: there is something to lose."""
+    """Whether a run in this directory has reached a commit point, so there is something to lose."""
     return bool(list_checkpoints(RunFiles(path).checkpoints))
 
 
 def check_same_run(path: Path, old: Config, new: Config) -> None:
-    """Raise UserError if `new` is another run than `old`, whose checkpoints are there."""
+    """Raise UserError if `new` is a different run from `old`, whose checkpoints are there."""
     for section, keys in IDENTITY.items():
         before, now = getattr(old, section), getattr(new, section)
         for key in keys or type(before).model_fields:
@@ -84,31 +84,31 @@ def check_same_run(path: Path, old: Config, new: Config) -> None:
 
 
 def check_same_data(path: Path, plan: DataPlan, fingerprint: str) -> None:
-    """Raise UserError if the data of the run in this directory are others than `plan` is of."""
+    """Raise UserError if the data is not what `plan`, of the run in this directory, was made for."""
     if fingerprint != plan.fingerprint:
         raise UserError(
-            f"the data has changed since {path} was begun (fingerprint {plan.fingerprint}, now "
-            f"{fingerprint}): bring the old data back, or give another --run-dir"
+            f"the data has changed since {path} was started (fingerprint {plan.fingerprint}, now "
+            f"{fingerprint}): restore the old data, or give another --run-dir"
         )
 
 
 def saved_plan(path: Path) -> DataPlan:
     """What was decided about the data of the run in this directory.
 
-    Raises UserError if it cannot be read, or was written by a version of Lockstep that made other
-    examples of the same files.
+    Raises UserError if it cannot be read, or was written by a version of Lockstep that made
+    different examples from the same files.
     """
     file = RunFiles(path).data_plan
     try:
         return read_plan(file)
     except (OtherFormatError, FileNotFoundError) as error:
         raise UserError(
-            f"{path} was trained by another version of Lockstep, which decided otherwise about "
-            f"data ({file}: {getattr(error, 'strerror', None) or error}): use that version, or "
-            "train anew"
+            f"{path} was trained by another version of Lockstep, which treats data differently "
+            f"({file}: {getattr(error, 'strerror', None) or error}): use that version, or train "
+            "again in another --run-dir"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): the run cannot be used") from None
+        raise UserError(f"{file} cannot be read ({error}), so the run cannot be used") from None
 
 
 def keep_run(path: Path, config: Config, plan: DataPlan, bad: Sequence[Bad] = ()) -> None:
@@ -130,7 +130,7 @@ def keep_run(path: Path, config: Config, plan: DataPlan, bad: Sequence[Bad] = ()
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a small file so that it is either the old or the new one, also after a power cut."""
+    """Write a small file so that it is either the old or the new one, even after a power cut."""
     partial = path.with_name(f".{path.name}.partial")
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
@@ -143,7 +143,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def flush_directory(path: Path) -> None:
-    """Have the names in a directory on the disk, as `fsync` has the content of a file."""
+    """Flush the names in a directory to disk, as `fsync` does the content of a file."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

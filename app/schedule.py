@@ -1,8 +1,8 @@
 """The learning rate: scaled with the global batch, warmed up, then constant, cosine or in steps.
 
-It is a function of how much of the training is done, in epochs, and never of the optimizer's count
-of steps: a step is another part of an epoch at another world size, or batch, and a run may be
-resumed at both.
+It depends on how much of the training is done, in epochs, and never on the optimizer's step count:
+a step is a different part of an epoch at another world size or batch size, and a run may be resumed
+with either.
 """
 
 import math
@@ -15,7 +15,7 @@ from app.config import Optimizer
 
 
 def scaled_peak(wanted: Optimizer, global_batch: int) -> float:
-    """The peak for `global_batch`, given the right one for the reference batch.
+    """The peak for `global_batch`, given the one for the reference batch.
 
     linear: Goyal et al. 2017 (arXiv:1706.02677); sqrt: Krizhevsky 2014 (arXiv:1404.5997).
     """
@@ -27,7 +27,7 @@ def scaled_peak(wanted: Optimizer, global_batch: int) -> float:
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up from 0 to `peak` in `warmup_epochs`, then the given shape up to `epochs`.
 
-    `Loop` says before each step how far training is (`move_to`); the optimizer reads the rate of
+    `Loop` says before each step how far training is (`move_to`); the optimizer reads the rate for
     that place, whatever its own step count.
 
     Args:
@@ -52,13 +52,13 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self.epochs = epochs
         self.boundaries = list(boundaries)
         self.factor = factor
-        # Not a Keras variable: it follows from the place in the run, and is no state of it.
+        # Not a Keras variable: it follows from the place in the run, so it is not saved state.
         with tf.init_scope(), tf.device("CPU"):
             self._now = tf.Variable(float(peak), trainable=False)
 
     def rate(self, done: float, after: float) -> float:
         """The rate of the step that takes training from `done` to `after` epochs."""
-        # The first step already learns: the ramp ends at the peak with the last step of warm-up.
+        # The first step already learns, and the last step of warm-up reaches the peak.
         warmup = min(1.0, after / self.warmup_epochs) if self.warmup_epochs else 1.0
         shape = 1.0
         if self.shape == "cosine":
@@ -74,7 +74,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self._now.assign(self.rate(done, after))
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
-        """The rate of the place that `move_to` named, float32 (); `step` does not matter."""
+        """The rate for the place that `move_to` named, float32 (); `step` does not matter."""
         return tf.identity(self._now)
 
     def get_config(self) -> dict:

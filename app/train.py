@@ -55,12 +55,12 @@ def train(
 ) -> dict[str, Any]:
     """Train, evaluate, keep; every rank calls it.
 
-    `resume`: go on from the newest checkpoint in the run's directory, with the config saved there;
-    keys that `config` was told override it.
+    `resume`: continue from the newest checkpoint in the run directory, with the config saved there;
+    keys set in `config` override it.
 
     Returns the final metrics, the run directory and the newest checkpoint (on every rank).
 
-    Raises UserError for what the user can mend, ReplicasDiverged if the ranks drift apart.
+    Raises UserError for what the user can fix, ReplicasDiverged if the ranks drift apart.
     """
     began = time.monotonic()
     monitoring = monitoring or Monitoring()
@@ -87,17 +87,7 @@ def _train(
 ) -> dict[str, Any]:
     """`train` in the directory of the run, which is this process's alone."""
     directory = config.run.run_dir or Path()
-    saved, goes_on = world.from_chief(lambda: _saved_run(config, resume))
-    notes: dict[str, str] = {}
-    if saved is not None:
-        config, changes = overlay(saved.in_directory(directory), config)
-        if changes:
-            notes["changed"] = ", ".join(
-                f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items()
-            )
-    if goes_on:
-        with world.together():
-            rundir.check_same_run(directory, saved, config)
+    config, goes_on, notes = _resolve(config, resume, world)
     plan = world.from_chief(lambda: rundir.saved_plan(directory)) if goes_on else None
     data = load_data(config, world, plan)
     given, config = config, with_fitting_batch(config, len(data.splits["train"]), world.size)
@@ -139,6 +129,24 @@ def _train(
     return {**metrics, "run_dir": str(directory), "checkpoint": newest}
 
 
+def _resolve(config: Config, resume: bool, world: World) -> tuple[Config, bool, dict[str, str]]:
+    """(the config of the run with what was given now, whether a checkpoint is there to go on from,
+    what has changed, for people); a collective.
+
+    Raises UserError if the directory holds another run.
+    """
+    directory = config.run.run_dir or Path()
+    saved, goes_on = world.from_chief(lambda: _saved_run(config, resume))
+    if saved is None:
+        return config, False, {}
+    config, changes = overlay(saved.in_directory(directory), config)
+    if goes_on:
+        with world.together():
+            rundir.check_same_run(directory, saved, config)
+    told = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items())
+    return config, goes_on, {"changed": told} if told else {}
+
+
 def _tensorboard(
     config: Config, data: LoadedData, state: TrainState, directory: Path, world_size: int
 ) -> TensorBoard:
@@ -149,7 +157,7 @@ def _tensorboard(
 
 
 def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
-    """Evaluate the trained model, show and return what came of the run; a collective."""
+    """Evaluate the trained model, show the results and return them; a collective."""
     world, state = loop.world, loop.state
     waited = world.gather(loop.clock.waited_share)
     scores = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
@@ -184,7 +192,7 @@ def _profilers(
 
 
 def _show_report(data: LoadedData, scores: Scores, board: Show, step: int) -> None:
-    """What the test says of classes and mistakes; on the chief."""
+    """Show what the test says about classes and mistakes; on the chief."""
     names, source = data.dataset.class_names, data.dataset.splits["test"]
     texts = data.dataset.kind == "text"
     rows = np.array([mistake.index for mistake in scores.mistakes], np.int64)
@@ -196,7 +204,7 @@ def _show_report(data: LoadedData, scores: Scores, board: Show, step: int) -> No
 
 def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
     """The config of the run in the directory, if there is one to resume; and whether it has a
-    checkpoint, so that it is gone on from and not begun anew."""
+    checkpoint to continue from, instead of starting over."""
     directory = config.run.run_dir or Path()
     saved = rundir.find_run(directory, resume)
     return saved, saved is not None and rundir.has_checkpoint(directory)
@@ -238,7 +246,7 @@ def _plan(
     notes: Mapping[str, str],
     world: World,
 ) -> dict[str, str]:
-    """What will run, for people; `notes`: what else there is to know."""
+    """What will run, for people; `notes`: further facts."""
     training, optimizer, wire = config.training, config.optimizer, config.distribution
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
     batch = training.examples_per_step(world.size)
@@ -261,7 +269,7 @@ def _plan(
 
 
 def _already(state: TrainState) -> str:
-    """How much of the epochs was done before."""
+    """How much of the training was done before."""
     if not state.step:
         return ""
     inside = f" and {state.examples_seen:,} examples" if state.examples_seen else ""
@@ -269,7 +277,7 @@ def _already(state: TrainState) -> str:
 
 
 def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:
-    """The end of the story, for people."""
+    """How the run ended, for people."""
     recall = {name: share for name, share in metrics["test_recall"].items() if share is not None}
     hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
     return {
@@ -287,7 +295,7 @@ def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[s
 
 
 def _left_behind(directory: Path) -> dict[str, str]:
-    """What there is to look at, beside TensorBoard."""
+    """What there is to look at, besides TensorBoard."""
     files = RunFiles(directory)
     places = {"logs": files.logs, "timeline": files.timeline}
     return {name: str(path) for name, path in places.items() if path.exists()}

@@ -1,4 +1,4 @@
-"""Which code computes: compared between ranks, noted in logs and model cards."""
+"""Which code runs: compared between ranks, recorded in logs and model cards."""
 
 import hashlib
 import importlib.metadata

@@ -1,1 +1,1 @@
-"""Exact evaluation over all ranks, its scores, report and figures."""
+"""Exact evaluation over all ranks: scores, report and figures."""

@@ -19,9 +19,9 @@ EVALUATION_BATCH_SIZE = 256
 def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: int = 0) -> Scores:
     """Score a split on all ranks of `world`; a collective.
 
-    The counts equal those of one process over the whole split: each example is scored by one
-    rank, whatever the world size, and integers are summed once. `most_mistakes`: how many of the
-    most confident mistakes of all ranks to return.
+    The counts equal those of one process over the whole split: each example is scored by exactly
+    one rank, whatever the world size, and integers are summed once. `most_mistakes`: how many of
+    the most confident mistakes of all ranks to return.
     """
     tally = Tally(classifier.network.output_shape[-1], most_mistakes)
     own = evaluation_indices(len(split), world.rank, world.size)
@@ -39,7 +39,7 @@ def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: 
 def describe_mistakes(
     scores: Scores, source: Source, class_names: Sequence[str], texts: bool
 ) -> list[dict[str, Any]]:
-    """The most confident mistakes as JSON values, with the place of each, and the text of it.
+    """The most confident mistakes as JSON values, each with its place and, for texts, its text.
 
     Raises UserError if the source can no longer be read.
     """

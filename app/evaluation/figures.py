@@ -1,7 +1,7 @@
 """Figures of an evaluation: confusion matrix, reliability diagram, F1 of each class.
 
 Knows Matplotlib and plain numbers. Figures are drawn without pyplot, so there is no display, no
-global state, and nothing to close.
+global state and nothing to close.
 """
 
 import io
@@ -23,8 +23,8 @@ COLOUR, CONTRAST = "#4878a8", "#d1605e"
 def confusion_figure(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The confusion matrix, coloured by the share of each true class.
 
-    `confusion`: int (classes, classes), row true, column predicted. Of many classes, those with
-    the most mistakes made of them or for them are shown.
+    `confusion`: int (classes, classes), row true, column predicted. If there are many classes, only
+    those most often mistaken for others, or others for them, are shown.
     """
     shown = _most_confused(confusion)
     counts = confusion[np.ix_(shown, shown)]
@@ -59,7 +59,7 @@ def _most_confused(confusion: np.ndarray) -> np.ndarray:
 def reliability_figure(
     bin_examples: np.ndarray, bin_hits: np.ndarray, bin_confidence: np.ndarray
 ) -> Figure:
-    """A reliability diagram: the accuracy of examples of like confidence, and how many there are.
+    """A reliability diagram: the accuracy of examples of similar confidence, and their number.
 
     Args: as in `app.evaluation.scores.Scores`, each (bins,) of equal width from 0 to 1. A
     calibrated model's bars end on the diagonal (Guo et al. 2017, arXiv:1706.04599).
@@ -84,7 +84,7 @@ def reliability_figure(
 
 
 def f1_figure(f1: Sequence[float | None], class_names: Sequence[str]) -> Figure:
-    """F1 of each class, the lowest first; of many classes, the lowest. None is left out."""
+    """F1 of each class, lowest first; if there are many, only the lowest. Skips values of None."""
     known = [(value, number) for number, value in enumerate(f1) if value is not None]
     shown = sorted(known)[:MOST_CLASSES]
     size = (7, 1.2 + 0.28 * max(1, len(shown)))
@@ -97,7 +97,9 @@ def f1_figure(f1: Sequence[float | None], class_names: Sequence[str]) -> Figure:
     axes.set_yticks(range(len(shown)), names, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     whole = len(shown) == len(known)
-    title = "F1 by class" if whole else f"The {len(shown)} classes of {len(known)} with lowest F1"
+    title = (
+        "F1 by class" if whole else f"The {len(shown)} of {len(known)} classes with the lowest F1"
+    )
     axes.set(xlim=(0, 1.1), xlabel="F1", title=title)
     return figure
 
@@ -128,7 +130,7 @@ def to_png(figure: Figure) -> bytes:
     """The content of a PNG file."""
     content = io.BytesIO()
     with warnings.catch_warnings():
-        # A letter that no font here has is drawn as a box.
+        # A letter that is in none of the fonts is drawn as a box.
         warnings.filterwarnings("ignore", message=r"Glyph .* missing")
         figure.savefig(content, format="png")
     return content.getvalue()

@@ -1,26 +1,26 @@
-"""Texts of others in Markdown that shows them as they are: class names, paths, texts of the data.
+"""Escapes foreign text, so that Markdown shows it as it is: class names, paths, texts of the data.
 
-Understood alike by CommonMark, GitHub and TensorBoard, which knows fewer backslashes than they.
+CommonMark, GitHub and TensorBoard all read it alike; TensorBoard knows fewer backslash escapes.
 """
 
 import re
 from collections.abc import Sequence
 
 CELL_CHARACTERS = 160
-# GitHub takes ~~ for deleted and $ for mathematics; TensorBoard has no backslash for these.
+# GitHub reads ~~ as deleted and $ as mathematics; TensorBoard has no backslash escapes for these.
 ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "~": "&#126;", "$": "&#36;"}
 ESCAPES = str.maketrans(ENTITIES | {sign: "\\" + sign for sign in "\\`*[]|"})
-# Within a word it means nothing, and names of keys stay legible.
+# Within a word an underscore means nothing; unescaped, names of keys stay legible.
 UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 
 
 def plain(text: str) -> str:
-    """A text within a line; line breaks become blanks."""
+    """A text within a line; line breaks become spaces."""
     return UNDERSCORE.sub(r"\\_", " ".join(text.split()).translate(ESCAPES))
 
 
 def cell(text: str) -> str:
-    """A text in a cell of a table, cut if it is long."""
+    """A text in a table cell, cut if it is long."""
     line = " ".join(text[: 2 * CELL_CHARACTERS].split())
     return plain(line if len(line) <= CELL_CHARACTERS else line[: CELL_CHARACTERS - 1] + "…")
 
@@ -34,6 +34,6 @@ def code(text: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of cells that are Markdown."""
+    """A table whose cells are Markdown already."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -15,7 +15,7 @@ HARDEST = 3  # classes named on the terminal
 
 
 def write_report(directory: Path, result: dict[str, Any], scores: Scores) -> None:
-    """evaluation.json, evaluation.md and the figures, over those of an earlier evaluation."""
+    """Write evaluation.json, evaluation.md and the figures, over those of an earlier evaluation."""
     from app.evaluation import figures  # Matplotlib takes a while
 
     names = [row["class"] for row in result["classes"]]
@@ -25,7 +25,7 @@ def write_report(directory: Path, result: dict[str, Any], scores: Scores) -> Non
         "reliability.png": figures.reliability_figure(*bins),
         "f1.png": figures.f1_figure(scores.f1, names),
     }
-    # A line for each key: a confusion matrix with a line for each number could not be read.
+    # One line per key: a confusion matrix with one line per number would be unreadable.
     rows = [f" {json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in result.items()]
     files = {
         "evaluation.json": "{\n" + ",\n".join(rows) + "\n}\n",
@@ -36,14 +36,14 @@ def write_report(directory: Path, result: dict[str, Any], scores: Scores) -> Non
         for name, figure in drawn.items():
             (directory / name).write_bytes(figures.to_png(figure))
         for name, text in files.items():
-            # Half a surrogate pair in a text of the data cannot be written.
+            # Texts of the data may hold half a surrogate pair, which cannot be written.
             write_file(directory / name, text.encode("utf-8", "replace").decode("utf-8"))
     except OSError as error:
         raise UserError(f"cannot write the evaluation to {directory}: {error}") from None
 
 
 def to_markdown(result: dict[str, Any]) -> str:
-    """The report of an evaluation for people, from what `evaluate_run` returns."""
+    """The report of an evaluation, for people, from what `evaluate_run` returns."""
     bins = [
         [
             f"{row['above']:.1%} to {row['up_to']:.1%}",
@@ -61,7 +61,7 @@ def to_markdown(result: dict[str, Any]) -> str:
         "## Classes",
         class_table(result),
         "A dash is a share of nothing. Averages are over the classes that occur or are predicted, "
-        "with such a share as 0.",
+        "and count a dash as 0.",
         "![F1 by class](f1.png)",
         "![Confusion matrix](confusion.png)",
         "## Calibration",
@@ -103,10 +103,10 @@ def mistake_table(result: Mapping[str, Any]) -> str:
 
 
 def _facts(result: dict[str, Any]) -> dict[str, str]:
-    """What was scored, and the metrics over all classes, by what they are called."""
+    """What was scored, and the metrics over all classes, by name."""
     examples = f"{result['examples']:,}"
     if result["bad_examples"]:
-        examples += f", and {len(result['bad_examples'])} bad ones of the source left out"
+        examples += f"; {len(result['bad_examples'])} bad example(s) of the source left out"
     facts = {
         "run": f"{result['run']}, {result['checkpoint']}",
         "data": f"{result['data']}, {result['split']} (fingerprint {result['fingerprint']})",
@@ -117,7 +117,7 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
         "macro F1": _share(result["macro_average"]["f1"]),
         "calibration error": f"{_share(result['calibration_error'])} (expected, {BINS} bins)",
     }
-    if result["top5_accuracy"] is None:  # of up to five classes it says nothing
+    if result["top5_accuracy"] is None:  # with at most five classes it says nothing
         del facts["top-5 accuracy"]
     return facts
 

@@ -1,7 +1,7 @@
 """What is counted while a split is scored, and the metrics that follow from the counts.
 
-Pure NumPy. Every metric comes from numbers that can be added up, so ranks that score a part each
-give what one process gives for the whole.
+Pure NumPy. Every metric comes from numbers that can be added up, so ranks that each score a part
+get what one process gets for the whole.
 """
 
 import dataclasses
@@ -12,9 +12,9 @@ import numpy as np
 
 TOP = 5
 BINS = 15  # as in Guo et al. 2017
-# (m/15, (m+1)/15] is bin m; of confidences, which are above 0.
+# Bin m is (m/15, (m+1)/15]; confidences are above 0.
 BIN_EDGES = np.arange(BINS + 1) / BINS
-# Batches of other sizes give logits that differ in the last bits; rounded, equal stays equal.
+# Logits differ in the last bits between batch sizes; once rounded, equal confidences stay equal.
 CONFIDENCE_DIGITS = 6
 
 
@@ -32,11 +32,11 @@ class Mistake:
 
 
 class Tally:
-    """Counts what a classifier says of examples, batch by batch.
+    """Counts what a classifier says about examples, batch by batch.
 
     Args:
         classes: how many there are.
-        most_mistakes: how many mistakes to remember, the most confident ones.
+        most_mistakes: how many of the most confident mistakes to remember.
 
     Attributes:
         counts: int64 (classes**2 + 1 + 2 * BINS,), to be added over ranks.
@@ -56,7 +56,7 @@ class Tally:
         parts, rows = self._parts, np.arange(len(labels))
         logits = logits.astype(np.float64)
         predicted = logits.argmax(axis=1)
-        with np.errstate(invalid="ignore"):  # of a diverged model; the loss says so
+        with np.errstate(invalid="ignore"):  # NaN from a diverged model; the loss shows it
             shifted = logits - logits[rows, predicted, None]
         log_total = np.log(np.exp(shifted).sum(axis=1))
         losses = log_total - shifted[rows, labels]
@@ -86,8 +86,8 @@ class Tally:
 
 
 def _places(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before the true one, int (B,); of equal logits the first class does,
-    as in argmax. A true class of NaN comes last."""
+    """How many classes rank before the true one, int (B,). Of equal logits the first class wins, as
+    in argmax; a true class with logit NaN ranks last."""
     own = logits[np.arange(len(labels)), labels, None]
     earlier = np.arange(logits.shape[1]) < labels[:, None]
     before = (logits > own) | ((logits == own) & earlier)
@@ -114,8 +114,8 @@ def _parts(counts: np.ndarray, sums: np.ndarray, classes: int) -> dict[str, np.n
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Counts over a whole split, and what they say. A share of no examples is None, or NaN where
-    it is a plain float.
+    """Counts over a whole split, and the metrics from them. A share of no examples is None, or NaN
+    where the type is a plain float.
 
     `confusion` int64 (classes, classes): row true class, column predicted class;
     `loss_sum`: cross-entropy summed over the examples, in nats; `top5_hits`: examples whose class
@@ -163,23 +163,23 @@ class Scores:
     @property
     def calibration_error(self) -> float | None:
         """Expected calibration error (Guo et al. 2017, arXiv:1706.04599): the mean distance of
-        confidence from accuracy over bins of equal width, weighed by their examples."""
+        confidence from accuracy over bins of equal width, weighted by their examples."""
         binned = int(self.bin_examples.sum())
         return float(np.abs(self.bin_hits - self.bin_confidence).sum()) / binned if binned else None
 
     @property
     def support(self) -> list[int]:
-        """The examples of each class."""
+        """The number of examples of each class."""
         return self.confusion.sum(axis=1).tolist()
 
     @property
     def precision(self) -> list[float | None]:
-        """The share of what was taken for each class that is one; None for one never predicted."""
+        """For each class, the share of its predictions that are right; None if never predicted."""
         return _ratios(np.diag(self.confusion), self.confusion.sum(axis=0))
 
     @property
     def recall(self) -> list[float | None]:
-        """The share of each class's examples that are recognised; None for a class without any."""
+        """The share of each class's examples that are recognised; None if it has no examples."""
         return _ratios(np.diag(self.confusion), self.confusion.sum(axis=1))
 
     @property
@@ -190,8 +190,8 @@ class Scores:
         return _ratios(2 * np.diag(self.confusion), both)
 
     def average(self, weighted: bool = False) -> dict[str, float | None]:
-        """Precision, recall and F1 over the classes that occur or are predicted, undefined ones
-        as 0; each class counts the same, or as many times as it has examples.
+        """Mean precision, recall and F1 over the classes that occur or are predicted, with undefined
+        ones as 0; each class counts the same or, if `weighted`, as often as it has examples.
 
         This is what scikit-learn's `classification_report` gives.
         """

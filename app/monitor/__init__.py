@@ -1,1 +1,1 @@
-"""What shows a run: terminal, TensorBoard, logs, profiles."""
+"""Shows a run: terminal, TensorBoard, logs, profiles."""

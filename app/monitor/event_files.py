@@ -15,23 +15,23 @@ PATTERN = "events.out.tfevents.*"
 
 
 def events(path: Path) -> Iterator[Any]:
-    """The events of a file, up to the first that is not whole: it may be being written."""
+    """The events of a file, up to the first incomplete one, which may still be being written."""
     return (event for event, _ in _records(path))
 
 
 def event_files(directory: Path) -> list[Path]:
-    """The event files of a run of TensorBoard's, the oldest first: their names begin with the
+    """The event files of one run in TensorBoard's sense, oldest first: their names begin with the
     second in which they were opened."""
     return sorted(directory.glob(PATTERN))
 
 
 def keep_only(directory: Path, stays: Callable[[str, int], bool]) -> None:
-    """Rewrite the event files in `directory` without the values for whose (tag, step) `stays`
-    says no, and without what an interrupted process left half-written.
+    """Rewrite the event files in `directory`, keeping the values for which `stays(tag, step)` is
+    true, and nothing that an interrupted process left half-written.
 
-    A resumed run trains some steps again; a curve is to have each of them once. TensorBoard 2.20
-    does not see to that: neither of its loaders heeds a SessionLog START event. By default a value
-    replaces those of its own tag at the same and later steps, so that other steps and tags of the
+    A resumed run trains some steps again, and a curve should have each of them once. TensorBoard
+    2.20 does not see to that: neither of its loaders heeds a SessionLog START event. By default a
+    value replaces those of its own tag at the same and later steps, so other steps and tags of the
     abandoned part stay; with --load_fast=false everything stays, and curves run back and forth.
     """
     for path in event_files(directory):

@@ -1,8 +1,8 @@
-"""What every rank keeps of its own, RUN/logs/rank-000.log; and which warnings reach the screen.
+"""The log that every rank keeps, RUN/logs/rank-000.log; and which warnings reach the screen.
 
 All of it goes through Python's `logging`: the story of the run through `STORY`, into files only
-(the terminal and command_line.py speak for themselves), and the warnings of Python and of libraries
-through loggers of their own. Knows no TensorFlow: it starts before that does.
+(terminal.py and command_line.py print for themselves), and the warnings of Python and of libraries
+through their own loggers. Knows no TensorFlow: it starts before TensorFlow does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from app.run_files import RunFiles
 
 STORY = logging.getLogger("lockstep")
 STORY.setLevel(logging.INFO)
-STORY.addHandler(logging.NullHandler())  # nothing of it on the screen where no log is kept
-CAPACITY = 10_000  # records before the directory is known; far more than there are
+STORY.addHandler(logging.NullHandler())  # keeps it off the screen where no log is kept
+CAPACITY = 10_000  # records before the directory is known; far more than ever occur
 
 
 class _Once(logging.Filter):
-    """Lets the same warning through once: what is wrong in a step is wrong in all of them."""
+    """Lets each warning through once: what is wrong in one step is wrong in all of them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,14 +40,14 @@ class _Once(logging.Filter):
 
 
 class _Screen(logging.Handler):
-    """Warnings and errors of others on standard error, above the progress bar if there is one."""
+    """Prints warnings and errors to standard error, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(f"{record.levelname.lower()}: {self.format(record)}", file=sys.stderr, flush=True)
 
 
 class _Lines(logging.Formatter):
-    """Time with its zone, as hosts may differ in it, and rank, before each record."""
+    """Puts the time, with its zone since hosts may differ, and the rank before each record."""
 
     def __init__(self, rank: int):
         super().__init__(f"%(asctime)s rank {rank} %(levelname)s %(name)s: %(message)s")
@@ -62,9 +62,9 @@ _file: logging.Handler | None = None
 
 
 def start(rank: int, quiet: bool = False) -> None:
-    """Collect what this process logs, and show what the user has to see of it.
+    """Collect what this process logs, and show the part that the user must see.
 
-    Rank 0 shows warnings, for all ranks warn of the same; every rank shows errors.
+    Only rank 0 shows warnings, since all ranks give the same ones; every rank shows errors.
     """
     global _buffer
     stop()
@@ -79,7 +79,7 @@ def start(rank: int, quiet: bool = False) -> None:
 
 
 def keep(directory: Path, rank: int) -> str | None:
-    """From now on write the log to `directory`/logs, what was collected first.
+    """Write the log to `directory`/logs from now on, beginning with what was collected.
 
     Returns why that is not possible, or None.
     """

@@ -1,6 +1,6 @@
-"""How a run is watched: no part of what it is, so options of a command and no keys of a config.
+"""How a run is watched. That does not change the run, so these are options, not config keys.
 
-Knows no TensorFlow, so that a mistake is answered at once.
+Knows no TensorFlow, so that mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from app.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ProfiledSteps:
-    """The optimizer steps `first` to `last`, both included and counted from 1, on `ranks`; all
-    ranks if that is None."""
+    """The optimizer steps `first` to `last`, counted from 1 and inclusive, on `ranks` (None: all)."""
 
     first: int
     last: int
@@ -32,14 +31,14 @@ class ProfiledSteps:
         found = re.fullmatch(r"(\d+):(\d+)(?:@(all|\d+(?:,\d+)*))?", given, re.ASCII)
         if not found:
             raise UserError(
-                f"--profile {given}: expected the first and the last step, such as 100:110, and "
-                "the ranks if not rank 0 alone: 100:110@0,3 or 100:110@all"
+                f"--profile {given}: expected the first and the last step, such as 100:110, and, "
+                "unless only rank 0 is meant, the ranks: 100:110@0,3 or 100:110@all"
             )
         first, last = int(found[1]), int(found[2])
         if not 1 <= first <= last:
             raise UserError(
-                f"--profile {given}: steps are counted from 1, and the first is no later than the "
-                "last"
+                f"--profile {given}: steps are counted from 1, and the first must not come after "
+                "the last"
             )
         if found[3] == "all":
             return cls(first, last, None)
@@ -50,11 +49,11 @@ class ProfiledSteps:
         return f"{self.first}:{self.last}@{ranks}"
 
     def check(self, world_size: int) -> None:
-        """Raises UserError, the same on every rank, for a rank that there is not."""
+        """Raises UserError, the same on every rank, for a rank that does not exist."""
         for rank in self.ranks or ():
             if rank >= world_size:
                 raise UserError(
-                    f"--profile {self}: there is no rank {rank} among {world_size}; they are "
+                    f"--profile {self}: there is no rank {rank}; the {world_size} rank(s) are "
                     "counted from 0",
                     shared=True,
                 )
@@ -63,7 +62,7 @@ class ProfiledSteps:
 @dataclasses.dataclass(frozen=True)
 class Monitoring:
     """`quiet`: no plan, progress or result on the screen; `profile`: steps for TensorBoard's
-    profiler; `timeline`: have Horovod note its collectives."""
+    profiler; `timeline`: have Horovod record its collectives."""
 
     quiet: bool = False
     profile: ProfiledSteps | None = None
@@ -74,7 +73,7 @@ class Monitoring:
 def only_json(rank: int) -> Iterator[list[Mapping[str, Any]]]:
     """Standard output holds one JSON object: the one that the block adds to the list, on rank 0.
 
-    All else that is printed in the block, also by libraries in C, goes to standard error.
+    Anything else printed in the block, even by C libraries, goes to standard error.
     """
     results: list[Mapping[str, Any]] = []
     sys.stdout.flush()
@@ -88,6 +87,6 @@ def only_json(rank: int) -> Iterator[list[Mapping[str, Any]]]:
         os.dup2(kept, 1)
         os.close(kept)
     if rank == 0 and results:
-        # JSON has no NaN: a loss that is none is null.
+        # JSON has no NaN: such a loss becomes null.
         plain = json.loads(json.dumps(results[0]), parse_constant=lambda name: None)
         print(json.dumps(plain, indent=2, ensure_ascii=False), flush=True)

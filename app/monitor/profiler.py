@@ -18,15 +18,15 @@ LOG = logging.getLogger(__name__)
 class Profiler(keras.callbacks.Callback):
     """On each of the chosen ranks, writes plugins/profile/steps-FIRST-LAST/rank-000.xplane.pb.
 
-    So all ranks, also those of one host, are "hosts" of one profile in TensorBoard. A profile that
+    So all ranks, even those of one host, are "hosts" of one profile in TensorBoard. A profile that
     cannot be written does not end the run.
 
     Args:
-        steps: which, and on which ranks.
-        directory: of TensorBoard.
-        state: of training, which knows the step.
-        passes: forward and backward passes of one step.
-        rank: this one.
+        steps: which steps, and on which ranks.
+        directory: TensorBoard's.
+        state: the training state, which knows the step.
+        passes: forward and backward passes per step.
+        rank: this process's rank.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Profiler(keras.callbacks.Callback):
             self._stop()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Training may end within the steps, or before them."""
+        """Training may end during the steps, or before them."""
         if self._session is not None:
             self._stop()
         if not self._met:
             LOG.warning(
-                "--profile %s recorded nothing: this training was of the steps %d to %d",
+                "--profile %s recorded nothing: this training covered steps %d to %d",
                 self._steps,
                 self._began_with,
                 self._state.step,

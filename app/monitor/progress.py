@@ -1,4 +1,4 @@
-"""What the loop tells about a run, and the interface of what shows it. Knows plain numbers."""
+"""What the loop reports about a run, and the interface of what shows it. Knows plain numbers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ class Place(NamedTuple):
 class Progress:
     """Where training is, with the values of all ranks.
 
-    `epoch`: the number of the epoch that is, or has just been, trained, from 1; `metrics`: means
-    over the epoch so far; `examples`: trained on since the beginning; `examples_per_second`: of all
-    ranks together, since the last report or over the epoch; `skipped_steps`: that changed nothing,
-    since the beginning (an overflow in float16); `times`, `memory_bytes` (float64 (ranks,)) and
-    `facts`: since the last report, None at the end of an epoch; `bytes_sent`: per step and rank,
-    `bytes_uncompressed`: what they would be.
+    `epoch`: the number, from 1, of the epoch that is or has just been trained; `metrics`: means over
+    the epoch so far; `examples`: trained on since the beginning; `examples_per_second`: of all ranks
+    together, since the last report or over the epoch; `skipped_steps`: those since the beginning
+    that changed nothing (an overflow in float16); `times`, `memory_bytes` (float64 (ranks,)) and
+    `facts`: since the last report, None at the end of an epoch; `bytes_sent`: per step and rank;
+    `bytes_uncompressed`: what that would be without compression.
     """
 
     epoch: int
@@ -50,15 +50,15 @@ class Progress:
 class Show:
     """Something that shows a run, with values of all ranks; it calls no collective.
 
-    Every method does nothing here, so that a show has those that it needs; and so a plain `Show()`
-    stands on the other ranks for one of the chief's.
+    Every method does nothing here, so a show implements only those it needs, and a plain `Show()`
+    takes the place of the chief's shows on the other ranks.
     """
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
-        """Names and values, for people: what will run, and what came of it."""
+        """Names and values, for people: what will run, and how it ended."""
 
     def began(self, step: int, total_steps: int) -> None:
-        """Training goes from one step to another."""
+        """Training begins at `step`, of `total_steps`."""
 
     def sees(self, place: Place, network: Any, batch: Any) -> None:
         """The chief's part of the first batch that this process trains on, as the model sees it."""
@@ -78,8 +78,8 @@ class Show:
     def distributions(
         self, step: int, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
     ) -> None:
-        """After each epoch, if `histograms` is on: by path, the weights, and the gradients of the
-        last step that was looked into."""
+        """After each epoch, if `histograms` is on: the weights, and the gradients of the last step
+        that was measured, by path."""
 
     def evaluated(self, split: str, place: Place, scores: Scores) -> None:
         """Exact results on a split."""
@@ -87,7 +87,7 @@ class Show:
     def reported(
         self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None
     ) -> None:
-        """What an evaluation says of classes and mistakes; see `TensorBoard.reported`."""
+        """What an evaluation says about classes and mistakes; see `TensorBoard.reported`."""
 
     def ended(self, step: int, error: BaseException | None = None) -> None:
         """The run is over, or has failed."""

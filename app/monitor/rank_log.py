@@ -23,16 +23,16 @@ LOG = logging.getLogger(__name__)
 def keep_logs(directory: Path, world: World) -> None:
     """Keep the log of each rank in a run directory; a collective.
 
-    A rank that cannot write there goes on: one warning tells of all such.
+    A rank that cannot write there goes on; one warning counts them all.
     """
     reasons = world.gather(logs.keep(directory, world.rank))
     failed = [reason for reason in reasons if reason]
     if failed:
-        LOG.warning("%d rank(s) cannot keep a log, the first: %s", len(failed), failed[0])
+        LOG.warning("%d rank(s) cannot keep a log; the first: %s", len(failed), failed[0])
 
 
 class RankLog(Show):
-    """A show that every rank has."""
+    """The one show that every rank has."""
 
     def __init__(self, world: World):
         self._rank = world.rank
@@ -56,7 +56,7 @@ class RankLog(Show):
         STORY.info(line)
 
     def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
-        """The time that this rank needed, validation included."""
+        """The time that this rank took, validation included."""
         now = time.monotonic()
         line = f"epoch {progress.epoch} in {now - self._last_epoch:.2f} s  {_values(progress)}"
         if validation:

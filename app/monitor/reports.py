@@ -1,4 +1,4 @@
-"""What the loop tells the shows of a run: numbers of all ranks, gathered when it is time to."""
+"""Tells the shows how a run is going: numbers of all ranks, gathered when a report is due."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from app.state import TrainState
 
 
 class Reports:
-    """Counts from where the epoch, and the last report, began.
+    """Counts from the beginning of the epoch, and from the last report.
 
     Args:
-        world, state, clock: of the loop.
+        world, state, clock: the loop's.
         shows: what shows the run on this rank.
-        examples: in the training split.
+        examples: the size of the training split.
         every_steps: optimizer steps between two reports.
     """
 
@@ -53,7 +53,7 @@ class Reports:
         self._look_ahead()
 
     def see(self, batch: Any) -> None:
-        """Show what the model sees, of the first batch."""
+        """Show the first batch, as the model sees it."""
         if not self._seen:
             self._seen = True
             place = place_of(self._state, self._examples)
@@ -61,7 +61,7 @@ class Reports:
                 show.sees(place, self._classifier.network, batch)
 
     def count_step(self, passes: int) -> None:
-        """A step of so many passes is done; a collective, if it is time for a report."""
+        """A step of `passes` passes is done; a collective, if a report is due."""
         if self._state.step % self._every_steps == 0:
             self._report(passes)
         self._look_ahead()
@@ -73,7 +73,7 @@ class Reports:
         return self._progress(metrics, self._epoch_began)
 
     def show_distributions(self) -> None:
-        """The weights, and the gradients of the last step that was looked into."""
+        """Show the weights, and the gradients of the last step that was measured."""
         variables = self._classifier.trainable_variables
         weights = {variable.path: variable.numpy() for variable in variables}
         gradients = dict(zip(weights, self._telemetry.gradients, strict=False))
@@ -81,7 +81,7 @@ class Reports:
             show.distributions(self._state.step, weights, gradients)
 
     def _look_ahead(self) -> None:
-        """Have the next step note its norms, if it is one to be reported."""
+        """Have the next step record its norms, if it will be reported."""
         if (self._state.step + 1) % self._every_steps == 0:
             self._telemetry.look()
 
@@ -125,5 +125,5 @@ class Reports:
 
 
 def place_of(state: TrainState, examples: int) -> Place:
-    """How far a run over so many training examples is."""
+    """How far a run over `examples` training examples is."""
     return Place(state.step, state.epoch, state.epoch * examples + state.examples_seen)

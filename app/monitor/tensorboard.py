@@ -1,9 +1,9 @@
 """What the run shows in TensorBoard. The chief writes; values come from all ranks.
 
-Tags: learning/, speed/ and health/ by optimizer step, learning_by_epoch/ and learning_by_examples/
-once more by those, timeline/ (points) and timeline_texts/ for what happened when. Curves of the
-runs `train`, `validation` and `test` share their tags, and so their charts.
-Otherwise a tag belongs to one plugin: TensorBoard fails where a text and an image share one.
+Tags: learning/, speed/ and health/ by optimizer step; learning_by_epoch/ and learning_by_examples/
+again by those; timeline/ (points) and timeline_texts/ for what happened when. Curves of the runs
+`train`, `validation` and `test` share their tags, and so their charts. Otherwise a tag belongs to
+one plugin: TensorBoard fails where a text and an image share one.
 """
 
 import time
@@ -30,14 +30,14 @@ from app.recipe import to_toml
 
 CONTINUED = ("", "train", "validation")  # folders of event files, "" for their parent
 EVENTS = ("started", "resumed", "checkpointed", "evaluated", "finished", "failed")
-# Written by every process that trains, at the step it begins or ends with.
+# Written by every process that trains, at the step where it begins or ends.
 OF_A_PROCESS = ("config", "samples/") + tuple(
     f"{group}/{event}"
     for group in ("timeline", "timeline_texts")
     for event in ("resumed", "finished", "failed")
 )
 ONE_OF_A_RUN = ("_hparams_", "custom_scalars__config__")
-FIGURES_SHARE = 0.01  # of the time, for figures while the run goes on
+FIGURES_SHARE = 0.01  # of the time, for drawing figures during the run
 
 
 class TensorBoard(Show):
@@ -46,9 +46,9 @@ class TensorBoard(Show):
     Args:
         directory: where they are; the runs `train`, `validation` and `test` are folders in it.
         config: the resolved config.
-        about: what `DataPlan.to_json()` says of the dataset.
+        about: `DataPlan.to_json()` of the dataset.
         world_size: the number of ranks.
-        place: where the run starts, or is resumed; what was written later is dropped.
+        place: where the run starts or is resumed; anything written after it is dropped.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class TensorBoard(Show):
         directory.mkdir(parents=True, exist_ok=True)
         for run in CONTINUED:
             keep_only(directory / run, lambda tag, step: is_kept(tag, step, place))
-        keep_only(directory / "test", lambda tag, step: False)  # results of the end
+        keep_only(directory / "test", lambda tag, step: False)  # final results, written anew
         for summary in (layout_summary(), *hparams_summaries(config, world_size)):
             self._write("", place.step, summary)
         self._text("train", "config", place.step, f"```toml\n{to_toml(config)}```")
         self.marked(place.step, "resumed" if place.step else "started", f"{world_size} rank(s)")
 
     def sees(self, place: Place, network: Any, batch: Any) -> None:
-        """The graph of the network, and samples of the first batch with what was done to them."""
+        """The graph of the network, and samples of the first batch after all processing."""
         inputs = tf.nest.map_structure(
             lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), batch.inputs
         )
         forward = tf.function(lambda x: network(x, training=False), autograph=False)
         with self._writer("train").as_default(step=place.step):
             tf.summary.graph(forward.get_concrete_function(inputs).graph)
-            if not len(batch.labels):  # this rank has none of it
+            if not len(batch.labels):  # this rank's part is empty
                 return
             samples = samples_of(batch, self._about)
             if isinstance(samples, str):
@@ -127,7 +127,7 @@ class TensorBoard(Show):
     def reported(
         self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None
     ) -> None:
-        """What an evaluation says of classes and mistakes.
+        """What an evaluation says about classes and mistakes.
 
         `result`: as in `Scores.to_json`, with `mistakes`; `images`: uint8 (n, height, width,
         channels) of the mistakes, if they are images.
@@ -169,7 +169,7 @@ class TensorBoard(Show):
         self._scalars("train", step, {"health/lockstep_checks_passed": self._checks})
 
     def ended(self, step: int, error: BaseException | None = None) -> None:
-        """The run is over; makes all that was written visible."""
+        """The run is over; closes the files, so that all of it is visible."""
         if error is None:
             self.marked(step, "finished", "all epochs trained")
         else:
@@ -185,7 +185,7 @@ class TensorBoard(Show):
             self._scalars(split, getattr(place, axis), values)
 
     def _scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        """One event for all: an operation for each would take ten times as long."""
+        """Write all in one event: an operation for each would take ten times as long."""
         summary = Summary()
         for tag, value in values.items():
             summary.value.extend(scalar_pb(tag, value).value)
@@ -224,7 +224,7 @@ class TensorBoard(Show):
 
 
 def is_kept(tag: str, step: int, place: Place) -> bool:
-    """Whether a value belongs to the part of a run that one resumed at `place` goes on from."""
+    """Whether a value belongs to the part of a run that is kept when it resumes at `place`."""
     if place.step == 0 or tag.startswith(ONE_OF_A_RUN):
         return False
     axis = {"learning_by_epoch": "epoch", "learning_by_examples": "examples"}

@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import summary as hparams_summary
 
 from app.config import Config, sections
 
-# Regular expressions of tags; a chart has all runs that are chosen: train, validation and test.
+# Regular expressions of tags; a chart shows all selected runs: train, validation and test.
 CHARTS = {
     "Is it learning?": {
         "loss": "learning/loss",
@@ -35,7 +35,7 @@ CHARTS = {
         "events": "timeline/.*",
     },
 }
-# What HParams puts beside the config: (folder of the event files, tag, name).
+# What HParams shows beside the config: (folder of the event files, tag, name).
 METRICS = (
     ("test", "learning/accuracy", "test accuracy"),
     ("test", "learning/loss", "test loss"),
@@ -43,9 +43,9 @@ METRICS = (
     ("train", "learning/loss", "training loss"),
     ("train", "speed/examples_per_second", "examples/s"),
 )
-# The columns that are shown before the user chooses others: TensorBoard shows the first five.
+# The columns shown until the user chooses others: TensorBoard shows the first five.
 FIRST = ("dataset", "learning_rate", "model", "optimizer", "world_size")
-# Where and how often something is written tells no run from another.
+# Where and how often a run writes does not tell it from others.
 NOT_COMPARED = ("run",)
 
 
@@ -65,7 +65,7 @@ def layout_summary() -> Any:
 
 
 def hparams_summaries(config: Config, world_size: int) -> list[Any]:
-    """What makes a run a row of the HParams table, with its config in the columns."""
+    """Makes a run a row of the HParams table, with its config in the columns."""
     values: dict[str, Any] = {"world_size": world_size}
     for name in sections():
         if name not in NOT_COMPARED:
@@ -87,5 +87,5 @@ def end_summary(succeeded: bool) -> Any:
 
 
 def _value(value: Any) -> Any:
-    """A value that HParams knows."""
+    """A value of a type that HParams knows."""
     return value if isinstance(value, bool | int | float | str) else str(value or "none")

@@ -1,4 +1,4 @@
-"""Samples of a batch, for people: what the model sees after decoding, augmentation and tokens."""
+"""Samples of a batch, for people: what the model sees after decoding, augmenting or tokenising."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def samples_of(batch: Any, about: Mapping[str, Any]) -> Any:
     """A contact sheet, uint8 (height, width, 3), of the first images of a batch, or a Markdown
     table of its first texts.
 
-    `batch`: an `app.data.batches.Batch`; `about`: what `DataPlan.to_json()` says.
+    `batch`: an `app.data.batches.Batch`; `about`: `DataPlan.to_json()`.
     """
     inputs, labels = batch.inputs[:MOST_SAMPLES].numpy(), batch.labels[:MOST_SAMPLES].numpy()
     targets = None if batch.targets is None else batch.targets[:MOST_SAMPLES].numpy()

@@ -1,4 +1,4 @@
-"""What the user sees: the plan, one progress bar, a table at the end. Only the chief has one."""
+"""What the user sees: the plan, one progress bar, a table at the end. Only the chief shows it."""
 
 import datetime
 import math
@@ -23,10 +23,10 @@ BAR_WIDTH = 20
 
 
 class Terminal(Show):
-    """Prints to the terminal if there is one, in lines otherwise; tables also to the rank's log.
+    """Shows a bar on a terminal, and prints lines elsewhere; tables also go to the rank's log.
 
-    The output of a rank under a launcher is a pipe; launch/local.sh names the terminal that the
-    user looks at in LOCKSTEP_TERMINAL, so that the bar can move. `quiet`: the log alone.
+    Under a launcher a rank's output is a pipe; launch/local.sh names the user's terminal in
+    LOCKSTEP_TERMINAL, so that the bar can move. `quiet`: only the log.
     """
 
     def __init__(self, epochs: int, quiet: bool = False):
@@ -34,7 +34,7 @@ class Terminal(Show):
         terminal = os.environ.get("LOCKSTEP_TERMINAL")
         if terminal and os.path.exists(terminal):
             self._screen = open(terminal, "w", encoding="utf-8")  # noqa: SIM115 (open for the run)
-        # Open MPI gives its ranks a terminal of its own; a bar there would fill the output.
+        # Open MPI gives its ranks its own terminal; a moving bar there would flood the output.
         moves = (
             None if self._screen is not sys.stdout or read_launcher().launcher is None else False
         )
@@ -56,12 +56,12 @@ class Terminal(Show):
         """Names and values."""
         lines = columns([(name, str(value)) for name, value in rows.items()])
         self._console.print(f"\n[bold]{title}[/bold]")
-        self._console.print(lines + "\n", markup=False)  # one line each, to be copied
+        self._console.print(lines + "\n", markup=False)  # one line each, so it can be copied
         self._screen.flush()
         STORY.info("%s\n%s", title, lines)
 
     def began(self, step: int, total_steps: int) -> None:
-        """Show the bar, if the screen can move it."""
+        """Show the bar, if the screen can show it moving."""
         self._first_step, self._total_steps = step, total_steps
         self._began = time.monotonic()
         if self._has_bar:
@@ -78,7 +78,7 @@ class Terminal(Show):
             self._bar.start()
 
     def trained(self, progress: Progress) -> None:
-        """Move the bar; without one, a line now and then, for epochs may be long."""
+        """Move the bar; without one, print a line now and then, since epochs may be long."""
         self._show(progress, self._line(progress), STEP_EVERY_S)
 
     def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
@@ -104,7 +104,7 @@ class Terminal(Show):
             self._last_line = time.monotonic()
 
     def _left(self, step: int) -> str:
-        """The time to the end at the mean speed so far."""
+        """The time left at the mean speed so far."""
         if step <= self._first_step or step >= self._total_steps:
             return ""
         passed = time.monotonic() - self._began

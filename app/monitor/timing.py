@@ -11,10 +11,10 @@ PARTS = ("input", "compute", "exchange", "other")  # of a step, see RankTimes
 
 
 class Clock:
-    """Counts examples of all ranks, passes, the seconds in which they were trained on, and of
+    """Counts the examples of all ranks, passes, the seconds that training on them took, and of
     those the seconds that this rank waited for input or spent in the step.
 
-    Steps in which TensorFlow compiles, and what happens between epochs, are not counted.
+    Steps in which TensorFlow compiles, and the time between epochs, are not counted.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Clock:
         self._given: float | None = None
 
     def begin(self) -> None:
-        """An epoch begins: its input is prepared from here on."""
+        """An epoch begins: its input is prepared from now on."""
         self._last = time.perf_counter()
         self._waited_now = 0.0
 
@@ -46,7 +46,7 @@ class Clock:
             yield batch
 
     def tick(self, examples: int, compiled: bool) -> None:
-        """A pass over `examples` has been started; it was compiled just now, or not."""
+        """A pass over `examples` has been started; `compiled`: it was compiled first."""
         now = time.perf_counter()
         if self._last is not None and not compiled:
             self.examples += examples
@@ -74,7 +74,7 @@ class Clock:
         return Mark(self.examples, self.passes, self.seconds, self.waited, self.stepped)
 
     def since(self, mark: "Mark | None" = None) -> "Mark":
-        """What was counted since a mark, or on the whole."""
+        """What was counted since a mark, or from the beginning."""
         before = dataclasses.astuple(mark or Mark())
         counts = zip(dataclasses.astuple(self.mark), before, strict=True)
         return Mark(*(now - then for now, then in counts))
@@ -82,7 +82,7 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """Counts of a `Clock`, at a moment or between two."""
+    """Counts of a `Clock`, up to a moment or between two."""
 
     examples: int = 0
     passes: int = 0
@@ -101,7 +101,7 @@ class RankTimes:
     """Seconds per step of each rank, float64 (ranks,) each; they add up to the whole step.
 
     input: waiting for a batch; exchange: from the last local gradient to the last one received;
-    compute: the rest of the step; other: callbacks, reports and what else the loop does.
+    compute: the rest of the step; other: callbacks, reports and whatever else the loop does.
     """
 
     input: np.ndarray
@@ -116,13 +116,13 @@ class RankTimes:
 
     @property
     def work(self) -> np.ndarray:
-        """What a rank needs for itself, without waiting for others: shows the slow ones."""
+        """A rank's own work, without waiting for others: shows the slow ranks."""
         return self.input + self.compute + self.other
 
     @classmethod
     def of(cls, table: np.ndarray) -> "RankTimes":
-        """From (steps, seconds, waited, stepped, exchange) of each rank, float64 (ranks, 5); parts
-        of a step, where passes of it were not timed, included."""
+        """From (steps, seconds, waited, stepped, exchange) of each rank, float64 (ranks, 5); steps
+        are fractions where some of their passes were not timed."""
         steps, seconds, waited, stepped, exchange = table.T
         steps = np.where(steps > 0, steps, 1.0)
         exchange = np.minimum(exchange, stepped)
