@@ -161,7 +161,6 @@ def _assign(
     optional: Sequence[str] = (),
 ) -> None:
     entries = {e.path: e.variable for e in found if e.kind in SAVED}
-<<<<<<< HEAD
     # A run may be resumed with another compression: what it knows is found out within a step.
     may_differ = {*optional, *(e.path for e in found if e.optional)}
     differing = {
@@ -175,19 +174,6 @@ def _assign(
         raise UserError(
             f"{path} belongs to another model or optimizer: '{wrong[0]}' is missing or has "
             f"another shape ({len(wrong)} such variables). Resume with the run's own config"
-=======
-    differing = sorted(set(entries) ^ set(arrays)) or sorted(
-        name for name, variable in entries.items() if tuple(variable.shape) != arrays[name].shape
-    )
-    # A run may be resumed with another compression, which finds its scales within a step.
-    if differing and all(name.endswith(STARTS_ANEW) for name in differing):
-        entries = {name: entries[name] for name in entries.keys() & arrays.keys()}
-        differing = []
-    if differing:
-        raise UserError(
-            f"{path} belongs to another model or optimizer: '{differing[0]}' is missing or has "
-            f"another shape ({len(differing)} such variable(s)). Resume with the run's own config"
->>>>>>> w-english2
         )
     for name in entries.keys() - differing:
         entries[name].assign(arrays[name])
