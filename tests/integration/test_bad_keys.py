@@ -20,7 +20,7 @@ from tests.integration.bad_input import csv_of, load_keys, message_of, picture
         ({"input_key": "label"}, "cannot be both input and label"),
         ({"test": "none.csv"}, "no file none.csv"),
         ({"test": 1.0}, "test = 1.0: expected a share between 0 and 1"),
-        ({"validation": 0.001}, "is none: give a larger share"),
+        ({"validation": 0.001}, "holds out none: give a larger share"),
         ({"flip": "both"}, "[augmentation] is for images, but t holds texts"),
         ({"hold": "stream"}, "write it to files first"),
         ({"model": "cnn"}, "model 'cnn' does not read texts"),

@@ -143,8 +143,8 @@ def test_a_folder_gives_all_its_images_ordered_by_path(digits: Path, tmp_path: P
     wanted = [str(root / name) for name in sorted([*names, "c/up", "linked/e.bmp"])]
     assert [one["input"] for one in found] == wanted
     assert code == 1
-    circles = [one["input"] for one in found if "circle" in one.get("error", "")]
-    assert circles == [f"{root}/c/up"]
+    loops = [one["input"] for one in found if "form a loop" in one.get("error", "")]
+    assert loops == [f"{root}/c/up"]
 
 
 def test_a_folder_says_what_of_it_is_not_predicted(digits, tmp_path, capsys) -> None:

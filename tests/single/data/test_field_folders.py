@@ -262,7 +262,7 @@ CASES = [
     Case(
         "a labelled folder beside splits that is none",
         (*TRAIN, "extra/cat/{}.jpg"),
-        refused=("'extra', which is none of train", "rename it, or move it elsewhere"),
+        refused=("'extra', which is not one of train", "rename it or move it elsewhere"),
     ),
     Case(
         "a folder without images beside splits",
