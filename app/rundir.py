@@ -84,7 +84,7 @@ def check_same_run(path: Path, old: Config, new: Config) -> None:
 
 
 def check_same_data(path: Path, plan: DataPlan, fingerprint: str) -> None:
-    """Raise UserError if the data is not what `plan`, of the run in this directory, was made for."""
+    """Raise UserError if the data is not what the plan of the run in `path` was made for."""
     if fingerprint != plan.fingerprint:
         raise UserError(
             f"the data has changed since {path} was started (fingerprint {plan.fingerprint}, now "

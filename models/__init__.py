@@ -1,10 +1,10 @@
 """The networks: Keras 3 functional models, found by name in `models.table`.
 
-This package knows nothing of the application or of how training is distributed. Every model
-carries its own preprocessing of numbers (pixel rescaling, padding masks), returns float32 logits
-and names every layer, so that a variable has the same path in every process.
+This package knows nothing about the application or how training is distributed. Every model does
+its own numeric preprocessing (pixel rescaling, padding masks), returns float32 logits and names
+every layer, so that a variable has the same path in every process.
 
-Keras is imported when a model is built: the names must be there without it.
+Keras is imported only when a model is built: the names must be available without it.
 """
 
 import importlib
@@ -53,15 +53,15 @@ def build_text_model(
     """Build the text classifier called `name`: int32 token ids (B, T) -> logits (B, classes).
 
     T may differ from batch to batch. Id 0 is padding, at the end of a text; id 1 is an unknown
-    token. Padding never changes the logits. A network may also take a dict of such tensors, where
-    its tokenizer gives one.
+    token. Padding never changes the logits. A network may also take a dict of such tensors, if its
+    tokenizer returns one.
 
     Args:
         name: a text model of `models.table`.
         vocabulary_size: the number of ids, 0 and 1 (and any n-gram ids) included.
         classes: the number of classes.
         max_tokens: the longest text, in tokens; only the transformer has such a limit.
-        width: length of an embedding; None for the builder's own default.
+        width: the length of an embedding; None for the builder's own default.
         dropout: rate, 0 <= dropout < 1; None for the builder's own default.
 
     Raises:
@@ -70,7 +70,7 @@ def build_text_model(
     model = _find(name, kind="text")
     if vocabulary_size < 2:
         raise ValueError(
-            f"vocabulary_size counts padding (id 0) and unknown (id 1) too, so it is at least 2; "
+            f"vocabulary_size includes padding (id 0) and unknown (id 1), so it must be at least 2; "
             f"received {vocabulary_size}"
         )
     if max_tokens < 1:
@@ -92,7 +92,7 @@ def _build(model: Model, *sizes: object, **options: int | float) -> "keras.Model
 
 
 def _chosen(width: int | None, dropout: float | None) -> dict[str, int | float]:
-    """Check and return the options that were given; the builder's signature has the others."""
+    """Check and return the options that were given; the builder has defaults for the others."""
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, received {width}")
     if dropout is not None and not 0 <= dropout < 1:

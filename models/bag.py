@@ -16,8 +16,8 @@ def build_bag(
 ) -> keras.Model:
     """Averaged embeddings of length `width` (Joulin et al. 2016, arXiv 1607.01759).
 
-    The ids may be those of words or of word n-grams: the order of ids means nothing here.
-    Texts may have any length: `max_tokens` is taken, like by every text model, and not needed.
+    The ids may be those of words or of word n-grams: their order means nothing here.
+    Texts may have any length: `max_tokens` is accepted, as by every text model, but ignored.
     Token ids (B, T), 0 is padding -> float32 logits (B, classes).
     """
     tokens = keras.Input((None,), dtype="int32", name="tokens")  # (B, T)

@@ -1,4 +1,4 @@
-"""The small convolutional network of a tutorial: the fastest model to train on small images."""
+"""A small convolutional network, as in tutorials: the fastest model to train on small images."""
 
 import keras
 from keras import layers
@@ -9,9 +9,9 @@ from models.layers import Dropout
 def build_cnn(
     image_shape: tuple[int, int, int], classes: int, *, width: int = 16, dropout: float = 0.0
 ) -> keras.Model:
-    """Two 3x3 convolutions of `width` and `2 * width` filters, each pooled by 2, then one linear.
+    """Two 3x3 convolutions of `width` and `2 * width` filters, each pooled by 2, then a linear layer.
 
-    The shape of LeNet (LeCun et al. 1998) with ReLU and max-pooling; it has no arXiv number.
+    Shaped like LeNet (LeCun et al. 1998; not on arXiv), with ReLU and max-pooling.
     Pixels (B, H, W, C) of 0 to 255 -> float32 logits (B, classes).
     """
     image = keras.Input(image_shape, dtype="float32", name="image")  # (B, H, W, C)

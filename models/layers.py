@@ -11,7 +11,7 @@ class Dropout(keras.layers.Layer):
     """Dropout whose random state has the same variable path in every process.
 
     `keras.layers.Dropout` calls that variable `seed_generator_<n>/seed_generator_state`, where n
-    counts the generators that the process made before; here it is `<layer>/seed_generator_state`.
+    counts the generators made earlier in the process; here it is `<layer>/seed_generator_state`.
     """
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ class KeepTokens(keras.layers.Layer):
 class AverageTokens(keras.layers.Layer):
     """Average the vectors of tokens: (B, T, C) and bool (B, T) -> (B, C).
 
-    A text of only padding gives zeros, where `keras.layers.GlobalAveragePooling1D` gives NaN.
+    A text of nothing but padding gives zeros, where `keras.layers.GlobalAveragePooling1D` gives NaN.
     Give it dtype="float32": under mixed_float16 a long sum would lose digits.
     """
 

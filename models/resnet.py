@@ -12,8 +12,8 @@ from keras import layers
 from models.layers import Dropout
 
 # He et al. use 0.9 where Keras has 0.99. The moving statistics then follow the last 10 or so steps
-# instead of 100: with many workers an epoch is few steps, and slow statistics would describe
-# weights long gone, so that the accuracy measured lags behind the model.
+# instead of 100: with many workers an epoch has few steps, and slow statistics would describe
+# weights long gone, so the measured accuracy would lag behind the model.
 BATCH_NORM_MOMENTUM = 0.9
 
 # From this size up, resnet18 begins as it does for ImageNet, with a stem that divides by four.
@@ -27,7 +27,7 @@ def build_resnet20(
 
     The stages have `width`, `2 * width` and `4 * width` filters. Where the shape changes, the
     shortcut is a 1x1 convolution (type B); the paper's CIFAR networks pad with zero channels
-    (type A). That adds 1 % of parameters, and saves a layer of its own.
+    (type A). That adds 1 % of parameters, and saves a custom layer.
     Pixels (B, H, W, C) of 0 to 255 -> float32 logits (B, classes).
     """
     image, x = _centred_pixels(image_shape)
@@ -67,7 +67,7 @@ def build_resnet50(
         ValueError: for a width other than 64, which `keras.applications` does not offer.
     """
     if width != 64:
-        raise ValueError(f"resnet50 has only width 64, received {width}; leave the width out")
+        raise ValueError(f"resnet50 only has width 64, received {width}; leave out the width")
     image, x = _centred_pixels(image_shape)
     backbone = keras.applications.ResNet50(
         include_top=False, weights=None, input_tensor=x, input_shape=image_shape, name="resnet50"

@@ -1,6 +1,6 @@
-"""The table of models. A new one is a file with its builder, and its line here.
+"""The table of models. A new model is a file with its builder, and a line here.
 
-Free of Keras: the command line reads it.
+Does not import Keras: the command line reads it.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ class Model(NamedTuple):
 
     `kind`: what it reads, "image" or "text"; `module` and `function`: what builds it;
     `smallest_image_pixels`: the total downsampling, since a smaller image would end as an empty
-    map, or as padding alone; 0 for texts.
+    map, or as nothing but padding; 0 for texts.
     """
 
     name: str

@@ -20,7 +20,7 @@ def build_textcnn(
 
     The embeddings and each window's filters are `width` long (Kim: 300 and 100). The convolutions
     are padded, where Kim's are not, so that a text of a single token works too.
-    Texts may have any length: `max_tokens` is taken, like by every text model, and not needed.
+    Texts may have any length: `max_tokens` is accepted, as by every text model, but ignored.
     Token ids (B, T), 0 is padding -> float32 logits (B, classes).
     """
     tokens = keras.Input((None,), dtype="int32", name="tokens")  # (B, T)
@@ -28,10 +28,10 @@ def build_textcnn(
     x = layers.Embedding(
         vocabulary_size,
         width,
-        embeddings_initializer=keras.initializers.RandomUniform(-0.25, 0.25),  # as Kim's code
+        embeddings_initializer=keras.initializers.RandomUniform(-0.25, 0.25),  # as in Kim's code
         name="token_embedding",
     )(tokens)  # (B, T, width)
-    # Zeros, as the convolution itself pads with: a window sees the same beyond the last token,
+    # Zeros, as in the convolution's own padding: a window sees the same beyond the last token,
     # however many padding ids the batch added there.
     x = KeepTokens(name="kept_tokens")(x, is_token)
     strongest = []
@@ -39,7 +39,7 @@ def build_textcnn(
         y = layers.Conv1D(
             width, window, padding="same", activation="relu", name=f"window{window}_conv"
         )(x)  # (B, T, width)
-        # After a ReLU zero is the least there is, so padding set to zero never is the maximum.
+        # After a ReLU nothing is below zero, so padding set to zero never exceeds a token's value.
         y = KeepTokens(name=f"window{window}_kept")(y, is_token)
         strongest.append(layers.GlobalMaxPooling1D(name=f"window{window}_max")(y))  # (B, width)
     x = layers.Concatenate(name="windows")(strongest)  # (B, 3 * width)

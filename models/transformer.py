@@ -1,4 +1,4 @@
-"""A small transformer encoder (Vaswani et al. 2017) with the normalisation first."""
+"""A small pre-norm transformer encoder (Vaswani et al. 2017)."""
 
 from typing import Any
 
@@ -21,12 +21,12 @@ def build_transformer(
 ) -> keras.Model:
     """Two encoder blocks of 4 heads over token and learned position embeddings.
 
-    Attention is that of arXiv 1706.03762. The normalisation stands before each sublayer
-    (pre-norm, arXiv 2002.04745): it trains without a warmup of the learning rate.
+    Attention is that of arXiv 1706.03762. Normalisation comes before each sublayer (pre-norm,
+    arXiv 2002.04745), so it trains without warming up the learning rate.
     Token ids (B, T), 0 is padding, T <= max_tokens -> float32 logits (B, classes).
 
     Raises:
-        ValueError: for a width that the heads do not divide; and, when the model is called, for
+        ValueError: for a width not divisible by the number of heads; and, when the model is called, for
             texts longer than `max_tokens`.
     """
     if width % HEADS:
@@ -36,7 +36,7 @@ def build_transformer(
     x = layers.Embedding(
         vocabulary_size,
         width,
-        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),  # of the positions too
+        embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),  # as for the positions
         name="token_embedding",
     )(tokens)
     x = AddPositions(max_tokens, name="position_embedding")(x)  # (B, T, width)
@@ -51,9 +51,9 @@ def build_transformer(
 
 
 def _attend(x: Any, is_token: Any, width: int, dropout: float, name: str) -> Any:
-    """Add what each token reads from the others, padding excepted: (B, T, C) -> (B, T, C).
+    """Add what each token reads from all but padding: (B, T, C) -> (B, T, C).
 
-    Dropout is on the output alone: that of the attention weights, inside Keras's layer, has a
+    Dropout is only on the output: dropout of the attention weights, inside Keras's layer, has a
     random state whose path differs from process to process (see `models.layers.Dropout`).
     """
     y = layers.LayerNormalization(epsilon=1e-5, name=f"{name}_norm")(x)

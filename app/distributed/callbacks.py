@@ -10,26 +10,26 @@ from app.distributed.world import World, current_world
 
 
 class CommitPoints(keras.callbacks.Callback):
-    """Keeps the ranks of a `fit()` together; put it first in the list of callbacks.
+    """Keeps the ranks of a `fit()` in lockstep; put it first in the list of callbacks.
 
     Before the first step every rank gets rank 0's variables, the optimizer's included. Before each
-    validation, at the end of each epoch and of training, all ranks come to agree on one state:
-    BatchNorm's moving statistics become their mean over ranks, each weighed by its examples, and
-    every other variable must have the same bits everywhere. So no callback behind this one saves a
-    state that ranks do not share. Dropout and augmentation layers draw differently on each rank,
-    from (seed, rank, step).
+    validation, and at the end of each epoch and of training, all ranks are brought to one state:
+    BatchNorm's moving statistics become their mean over ranks, weighted by examples, and every
+    other variable must have the same bits everywhere. So no callback after this one saves a state
+    that the ranks do not share. Dropout and augmentation layers draw differently on each rank, from
+    (seed, rank, step).
 
-    `logs`, and so History, get the metrics of all ranks' examples together, at the end of epochs
-    and of `evaluate()`; see `sum_metrics` for which metrics that is exact.
+    At the end of epochs and of `evaluate()`, `logs`, and so History, hold the metrics over all
+    ranks' examples; see `sum_metrics` for the metrics that this is exact for.
 
     Args:
-        compare_every_steps: compare the variables also every so many optimizer steps; costs one
-            checksum of them all and one allgather of 8 bytes for each.
+        compare_every_steps: how often, in optimizer steps, to compare the variables between commit
+            points; each time costs one checksum and one allgather of 8 bytes per variable.
         seed: of the random generators.
         world: the ranks; default: those of the running Horovod.
 
     Raises ValueError if the model has no variables yet: give it an Input layer, or call it on one
-    batch before `fit()`. ReplicasDiverged, on every rank, if the ranks part.
+    batch before `fit()`. Raises ReplicasDiverged on every rank if the ranks drift apart.
     """
 
     def __init__(self, compare_every_steps: int = 100, seed: int = 0, world: World | None = None):
@@ -40,7 +40,7 @@ class CommitPoints(keras.callbacks.Callback):
         self.seed = seed
         self._given = world
         self._passes = 0
-        self._trains = False  # an evaluation is a validation then
+        self._trains = False  # inside fit(), where an evaluation is a validation
         self._moved = False  # since the last commit point
         self._train: dict[str, float] = {}
         self._test: dict[str, float] = {}
@@ -65,7 +65,7 @@ class CommitPoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Count passes, and compare after the last one of every K-th step.
 
-        The optimizer's own count would not do: where it differs, some ranks would wait for others.
+        The optimizer's own count would not do: if it differed, some ranks would wait forever.
         """
         self._moved = True
         self._passes += 1
@@ -121,6 +121,6 @@ class CommitPoints(keras.callbacks.Callback):
 
 
 def _examples(model: keras.Model) -> float:
-    """How many the epoch's mean loss is of; without such a metric all ranks count alike."""
+    """How many examples the epoch's mean loss covers; without such a metric, 1 on every rank."""
     counts = [float(m.count) for m in model.metrics if isinstance(m, keras.metrics.Mean)]
     return counts[0] if counts else 1.0

@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 def choose_gpu(gpus: Sequence[Any], local_rank: int, local_size: int) -> Any | None:
     """The GPU of this local rank, or None on a host without GPUs.
 
-    Raises UserError for fewer GPUs than local ranks.
+    Raises UserError if there are fewer GPUs than local ranks.
     """
     if not gpus:
         return None
@@ -34,7 +34,7 @@ def choose_gpu(gpus: Sequence[Any], local_rank: int, local_size: int) -> Any | N
 
 
 def choose_cores(cores: Sequence[int], local_rank: int, local_size: int) -> list[int]:
-    """The cores of this local rank: an equal, contiguous part, or one shared one if too few.
+    """The cores of this local rank: an equal, contiguous part, or a shared core if there are few.
 
     The remainder of an uneven division goes to the first ranks.
     """
@@ -50,7 +50,7 @@ def configure(world: World) -> None:
     """Set up TensorFlow for this rank; call it after `connect()` and before any TensorFlow op.
 
     On a GPU host: one GPU per local rank, with memory growth. On a CPU host: the cores divided
-    among local ranks, as many threads as cores. Raises UserError for fewer GPUs than ranks.
+    among local ranks, as many threads as cores. Raises UserError if there are too few GPUs.
     """
     gpus = tf.config.list_physical_devices("GPU")
     gpu = choose_gpu(gpus, world.local_rank, world.local_size)
@@ -61,26 +61,26 @@ def configure(world: World) -> None:
         cores = choose_cores(sorted(os.sched_getaffinity(0)), world.local_rank, world.local_size)
         tf.config.threading.set_intra_op_parallelism_threads(len(cores))
         tf.config.threading.set_inter_op_parallelism_threads(max(2, len(cores)))
-        # Threads that TensorFlow starts from now on inherit this; Horovod's own keep all cores.
+        # Threads that TensorFlow starts from now on inherit this; Horovod's threads keep all cores.
         # Pinning before TensorFlow and Horovod start was slower (NOTES.md).
         os.sched_setaffinity(0, cores)
 
 
 def unused_gpus(world: World, environ: Mapping[str, str]) -> list[str]:
-    """Why ranks of this host leave its GPUs unused, or exchange past them, and what to do about it;
-    nothing where CUDA_VISIBLE_DEVICES hides them all."""
+    """Why ranks of this host leave its GPUs unused, or bypass them when they exchange, and what to
+    do about it; nothing where CUDA_VISIBLE_DEVICES hides them all."""
     if gpus_named(environ.get("CUDA_VISIBLE_DEVICES", "all")) == 0:
         return []
     seen = [gpu.name for gpu in tf.config.list_physical_devices("GPU")]
     tensorflow = {"gpus": seen, "cuda": tf.test.is_built_with_cuda()}
     built = None if world.has_nccl is None else {"NCCL": world.has_nccl}
-    # Where TensorFlow sees some, that it sees no more of them was somebody's choice.
+    # Where TensorFlow sees some of the GPUs, somebody chose to hide the others.
     results = judge_gpus(0 if seen else count_gpus(), tensorflow, built)
-    return [f"{one.found}. To mend it: {one.advice}" for one in results if one.status != OK]
+    return [f"{one.found}. To fix it: {one.advice}" for one in results if one.status != OK]
 
 
 def warn_of_unused_gpus(world: World) -> None:
-    """Have the chief warn once of all hosts whose GPUs are not used; a collective."""
+    """Have the chief warn once about all hosts whose GPUs are not used; a collective."""
     own = unused_gpus(world, os.environ) if world.local_rank == 0 else []
     hosts: dict[str, list[str]] = {}
     for host, found in world.gather((socket.gethostname(), own)):
@@ -93,7 +93,7 @@ def warn_of_unused_gpus(world: World) -> None:
 
 
 def connect_configured(timeline: bool = False) -> World:
-    """The ranks of the launcher, each with its devices; warns of GPUs that are not used."""
+    """The ranks of the launcher, each with its devices; warns about unused GPUs."""
     world = connect(timeline=timeline)
     with world.together():
         configure(world)

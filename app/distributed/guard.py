@@ -17,12 +17,12 @@ class ReplicasDiverged(RuntimeError):  # noqa: N818 (an event, and the field's w
 def agree(
     world: World, model: keras.Model, optimizer: Any, examples: float, seed: int, step: int
 ) -> None:
-    """Bring all ranks to one state, and prove it: how a commit point begins; a collective.
+    """Bring all ranks to one state and prove it, at the beginning of a commit point; a collective.
 
-    Random generators are derived anew from (seed, rank, step), so that a run that is resumed here
-    draws what this one draws. `examples`: those that this rank has trained on since the last time.
+    Random generators are derived again from (seed, rank, step), so a run that resumes here draws
+    what this one draws. `examples`: how many this rank has trained on since the last call.
 
-    Raises ReplicasDiverged, on every rank.
+    Raises ReplicasDiverged on every rank.
     """
     settle(world, model, optimizer, examples)
     compare(world, model, optimizer, step)
@@ -32,7 +32,7 @@ def agree(
 def compare(world: World, model: keras.Model, optimizer: Any, step: int) -> None:
     """Compare the bits of every replicated variable over all ranks; a collective.
 
-    Raises ReplicasDiverged, on every rank, that names the first variable and the ranks.
+    Raises ReplicasDiverged on every rank, naming the first variable and the ranks.
     """
     if world.size == 1:
         return
@@ -53,6 +53,6 @@ def compare(world: World, model: keras.Model, optimizer: Any, step: int) -> None
             f"step {step}: the ranks are no longer in lockstep. First difference: variable "
             f"'{entries[first].path}' ({differing.size} of {len(entries)} variables differ); ranks "
             f"that agree with each other: {sorted(groups)}. Every rank must apply the same "
-            "reduced gradients from the same start: is the optimizer a "
+            "reduced gradients from the same start: is the optimizer an "
             "app.distributed.DistributedOptimizer, and was the initial state broadcast?"
         )

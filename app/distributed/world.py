@@ -1,6 +1,6 @@
 """The workers: who they are, and the collectives that the application needs.
 
-`connect()` gives a `World`: of one process without Horovod, or of all the ranks that a launcher
+`connect()` returns a `World`: of one process without Horovod, or of all the ranks that a launcher
 started. Both have the same interface, so no caller asks which one it has. This is the only file
 that imports Horovod. A collective must be called by every rank of the world.
 """
@@ -28,7 +28,7 @@ class World:
     local_rank = 0
     local_size = 1
     backend = "none"
-    has_nccl: bool | None = None  # None: nothing is exchanged
+    has_nccl: bool | None = None  # None: no exchange at all
 
     @property
     def is_chief(self) -> bool:
@@ -44,7 +44,7 @@ class World:
         return value
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
+        """Wait until every rank has reached this point."""
         self.gather(None)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -63,7 +63,7 @@ class World:
         return tensor
 
     def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        """Row r of the result is rank r's row for this rank; (ranks, ...), as large everywhere."""
+        """Row r of the result is rank r's row for this rank; shape (ranks, ...), equal on all ranks."""
         return tensor
 
     def size_tensor(self) -> tf.Tensor:
@@ -72,13 +72,13 @@ class World:
 
     @contextlib.contextmanager
     def timeline(self, path: Path) -> Iterator[None]:
-        """Have rank 0 note every collective of a block in `path`, for Perfetto; on all ranks."""
-        logging.getLogger(__name__).warning("one process exchanges nothing: there is no timeline")
+        """Record every collective of a block in `path` on rank 0, for Perfetto; all ranks call it."""
+        logging.getLogger(__name__).warning("one process exchanges nothing, so there is no timeline")
         yield
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Run a block that may raise UserError so that all ranks fail, or none does.
+        """Run a block that may raise UserError so that all ranks fail or none does.
 
         The same error is raised on every rank; it names the rank if not all of them failed.
         """
@@ -94,7 +94,7 @@ class World:
             raise UserError(where + errors[failed[0]], shared=True)
 
     def from_chief(self, make: Callable[[], Any]) -> Any:
-        """`make()` is called on the chief alone; its result (picklable) is given to every rank.
+        """Call `make()` on the chief alone, and return its result (picklable) on every rank.
 
         A UserError that it raises is raised on every rank.
         """
@@ -110,13 +110,13 @@ class World:
         return result
 
     def verify_same(self, facts: Mapping[str, str]) -> None:
-        """Raise UserError on every rank if a fact differs between ranks; it names fact and rank."""
+        """Raise UserError on every rank if a fact differs between ranks, naming fact and rank."""
         rows = self.gather(dict(facts))
         for rank, row in enumerate(rows):
             for name in sorted(rows[0].keys() | row.keys()):
                 if row.get(name) != rows[0].get(name):
                     raise UserError(
-                        f"rank {rank} has another {name} than rank 0: {row.get(name)!r} instead of "
+                        f"rank {rank} differs from rank 0 in {name}: {row.get(name)!r} instead of "
                         f"{rows[0].get(name)!r}. Start all ranks with the same command, code, "
                         "package versions and data",
                         shared=True,
@@ -178,12 +178,12 @@ class HorovodWorld(World):
         return self._hvd.alltoall(self._unknown(tensor), **self._called(name))
 
     def _unknown(self, tensor: tf.Tensor) -> tf.Tensor:
-        """The same bits, of which TensorFlow cannot know the value while it optimises a graph.
+        """The same bits, with a value that TensorFlow cannot know while it optimises a graph.
 
-        Horovod does not declare that its collectives have effects, so constant folding runs one
-        that has only constants as input: once, when a graph is made, and only on the ranks that
-        make one then. So the rows are taken from the 0th on, which is a view of them all, but how
-        many ranks there are, and so that it is the 0th, is not known before the graph runs.
+        Horovod does not declare that its collectives have side effects, so constant folding runs
+        one whose inputs are all constants: once, when a graph is made, and only on the ranks that
+        make one then. So the rows are sliced from the 0th on, which is a view of them all; but that
+        it is the 0th follows from the number of ranks, which is not known until the graph runs.
         """
         tensor = tf.convert_to_tensor(tensor)
         if tf.executing_eagerly():
@@ -230,11 +230,11 @@ def connect(
         ) from None
     if launched.launcher == "horovodrun":  # over gloo; Open MPI finds its hosts by itself
         _check_hostname()
-    if timeline:  # to be started and stopped; where to, is not known yet
+    if timeline:  # it is started and stopped later; its path is not known yet
         os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"
-    # Horovod would join tensors that happen to be ready together, and the place of a number in a
-    # joined tensor decides in which order ranks are added: from 3 ranks on, a repeated run would
-    # differ in its last bits. Our buckets are joined gradients already.
+    # Horovod would fuse tensors that happen to be ready together, and the place of a number in a
+    # fused tensor decides the order in which ranks are added: from 3 ranks on, a repeated run would
+    # differ in its last bits. Our buckets are fused gradients already.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
     hvd.init(process_sets=process_sets)
     if hvd.size() != launched.size:
@@ -248,7 +248,7 @@ def connect(
 
 
 def _check_hostname() -> None:
-    """gloo looks its own host up, and crashes without a word if it cannot."""
+    """gloo looks up its own host, and crashes without a message if it cannot."""
     name = socket.gethostname()
     try:
         socket.getaddrinfo(name, None)

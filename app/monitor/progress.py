@@ -24,12 +24,12 @@ class Place(NamedTuple):
 class Progress:
     """Where training is, with the values of all ranks.
 
-    `epoch`: the number, from 1, of the epoch that is or has just been trained; `metrics`: means over
-    the epoch so far; `examples`: trained on since the beginning; `examples_per_second`: of all ranks
-    together, since the last report or over the epoch; `skipped_steps`: those since the beginning
-    that changed nothing (an overflow in float16); `times`, `memory_bytes` (float64 (ranks,)) and
-    `facts`: since the last report, None at the end of an epoch; `bytes_sent`: per step and rank;
-    `bytes_uncompressed`: what that would be without compression.
+    `epoch`: the number, from 1, of the epoch that is or has just been trained; `metrics`: means
+    over the epoch so far; `examples`: trained on since the beginning; `examples_per_second`: of all
+    ranks together, since the last report or over the epoch; `skipped_steps`: those since the
+    beginning that changed nothing (an overflow in float16); `times`, `memory_bytes` (float64
+    (ranks,)) and `facts`: since the last report, None at the end of an epoch; `bytes_sent`: per
+    step and rank; `bytes_uncompressed`: what that would be without compression.
     """
 
     epoch: int

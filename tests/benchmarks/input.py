@@ -1,12 +1,12 @@
-"""Examples/s that the input pipeline gives: each source, each augmentation, by number of cores.
+"""Examples/s of the input pipeline: by source, by augmentation and by number of cores.
 
     python -m tests.benchmarks.input [--tfds-dir DIR] [--rounds 3]
 
-All variants of a table take turns within one process, so that a noisy machine hurts all alike; a
-figure is the median over rounds. "no work" is the same pipeline over the same plan, which hands
-out batches that are made already; "cnn" is what training that model takes in, batches of 64 in
-memory, one process on all cores. Text is measured against `bag`. Images are 32x32x3 unless a size
-is named; JPEG files are made for the purpose.
+All variants of a table take turns within one process, so that a noisy machine slows all alike; a
+figure is the median over rounds. "no work" is the same pipeline over the same plan, with batches
+made in advance; "cnn, training" is the rate at which training that model consumes examples, in
+batches of 64 held in memory, one process on all cores. For text the model is `bag`. Images are
+32x32x3 unless a size is given; the JPEG files are made by the benchmark.
 """
 
 import argparse
@@ -47,7 +47,7 @@ AUGMENTATIONS: dict[str, dict[str, Any]] = {
 
 
 class NoWork:
-    """The same pipeline with one batch that is made already."""
+    """The same pipeline with one batch made in advance."""
 
     files_of = None
     workers = 1
@@ -104,7 +104,7 @@ def train_speed(config: Config, world: World) -> Callable[[], float]:
 
 
 def table(title: str, variants: dict[str, Callable[[], float]], rounds: int) -> None:
-    """Let the variants take turns, and print medians and ratios to the first."""
+    """Let the variants take turns, and print medians and their ratios to the first."""
     rates: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
         for name, measure in variants.items():
@@ -138,7 +138,7 @@ def write_images(folder: Path, number: int, size: int) -> Path:
 
 
 def on_cores(split: Split, cores: int) -> Callable[[], float]:
-    """Consume with so many workers, on as many cores."""
+    """A function that consumes with `cores` workers, on as many cores."""
     consume = consumer(Feed(split))
 
     def measure() -> float:

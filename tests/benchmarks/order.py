@@ -3,8 +3,8 @@
     python -m tests.benchmarks.order [--most 1e8]
 
 "once": what a run prepares once; "epoch": from the end of one epoch to the first batch of the next;
-"batch": each further batch of 256 on one of 8 ranks, in microseconds; "kept": memory that stays,
-beyond the labels and the file of each example. 1,000 classes, files of 2,000 examples.
+"batch": each further batch of 256 on one of 8 ranks, in microseconds; "kept": memory that stays in
+use, besides the labels and the file of each example. 1,000 classes, files of 2,000 examples.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
             break
         for kind in ("shuffled", "streamed", "balanced", "sharded by label"):
             measure(examples, kind)
-        if examples == 10**8:  # the others take ten times as long, once
+        if examples == 10**8:  # the others would take ten times as long
             break
         measure(examples, "dirichlet shards")
         labels = (np.arange(examples, dtype=np.int64) * 7919) % CLASSES

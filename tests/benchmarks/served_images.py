@@ -1,11 +1,11 @@
-"""What an exported model of images takes for a file of each kind: time and peak memory.
+"""Time and peak memory that an exported image model needs for a file of each kind.
 
     python -m tests.benchmarks.served_images SAVEDMODEL [SAVEDMODEL ...]
 
-Each model and kind has a fresh process, and the models take turns, so that two exports can be
-compared, such as that of another version. The time is the CPU's, of one file in a call, the lower
-quartile of 12; the memory what the process holds at its peak over what it holds before the first
-call. Files are photograph-like, 1500x1000 pixels.
+Each model and kind gets a fresh process, and the models take turns, so that exports of two versions
+can be compared. The time is CPU time for a call with one file, the lower quartile of 12 calls; the
+memory is the peak of the process minus what it holds before the first call. Files are like
+photographs, 1500x1000 pixels.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def measure(model: Path, file: bytes) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("models", type=Path, nargs="+", help="exports of runs on images")
+    parser.add_argument("models", type=Path, nargs="+", help="exports of image runs")
     models = parser.parse_args().models
     for kind, make in KINDS.items():
         file = make()

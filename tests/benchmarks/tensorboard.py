@@ -1,8 +1,8 @@
-"""What writing for TensorBoard costs: the share of a run's time, and what it costs once.
+"""What writing for TensorBoard costs: as a share of a run's time, and once per run.
 
     python -m tests.benchmarks.tensorboard [RECIPE.toml [KEY=VALUE ...]]
 
-Trains in one process (default: the digits recipe) with a stop-watch around every call of the board.
+Trains in one process (default: the digits recipe) with a stopwatch around every call to TensorBoard.
 """
 
 import collections

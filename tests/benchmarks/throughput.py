@@ -1,11 +1,11 @@
-"""Examples/s of one fixed convnet: Lockstep against no communication and against stock Horovod.
+"""Examples/s of a fixed convnet: Lockstep against no communication and against stock Horovod.
 
     python -m tests.benchmarks.throughput [--ranks 1 2] [--rounds 6] [--steps 200]
 
 Network: 28x28x1; 3x3 convolutions of 32 and 64 filters, each with ReLU and 2x2 max-pooling; dense
 128; 10 classes; 225,034 parameters; SGD; batch 64 per rank, batches held in memory. All variants
 take turns within one process per rank, with a barrier before and after each stretch of steps, so
-that a noisy machine hurts all alike. A ratio is the median over rounds of (variant / no
+that a noisy machine slows all alike. A ratio is the median over rounds of (variant / no
 communication in the same round).
 """
 

@@ -75,7 +75,7 @@ def test_a_csv_file_trains_under_mpi(tmp_path, texts):
         (["train", "--dataset", "mnist", "--data-dir", "pyproject.toml/x"], "cannot be written"),
         (["train", "--resume", "--recipe", "launch/recipes/digits.toml"], "needs --run-dir"),
         (["train", "--profile", "9:1"], "--profile 9:1: steps are counted from 1"),
-        (["train", "--profile", "1:9@1"], "there is no rank 1 among 1"),
+        (["train", "--profile", "1:9@1"], "there is no rank 1; the 1 rank(s)"),
         (["tran"], "unknown command 'tran': did you mean 'train'?"),
     ],
 )

@@ -82,5 +82,5 @@ def test_a_quiet_run_prints_nothing_and_leaves_everything_behind(tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["epoch"] == 1
     log = (tmp_path / "run" / "logs" / "rank-000.log").read_text()
     assert "test accuracy" in log
-    assert "--profile 900:910@0 recorded nothing: this training was of the steps 1 to 21" in log
+    assert "--profile 900:910@0 recorded nothing: this training covered steps 1 to 21" in log
     assert "quiet =" not in (tmp_path / "run" / "config.toml").read_text()

@@ -46,7 +46,7 @@ def test_all_ranks_fail_together_and_name_the_rank(world):
 def test_a_differing_fact_names_the_fact_and_the_rank(world):
     world.verify_same({"config": "a", "code": "b"})
     last = world.size - 1
-    with pytest.raises(UserError, match=f"rank {last} has another code than rank 0: 'c'"):
+    with pytest.raises(UserError, match=f"rank {last} differs from rank 0 in code: 'c'"):
         world.verify_same({"config": "a", "code": "c" if world.rank == last else "b"})
 
 

@@ -80,5 +80,5 @@ def test_a_run_that_is_there_is_told_before_anything_is_read(table, tmp_path) ->
     run = tmp_path / "run"
     (run / "checkpoints" / "step-00000001").mkdir(parents=True)
     config = load(None, {"dataset": table, "model": "bag", "run_dir": str(run)})
-    with pytest.raises(UserError, match="holds a run already: add --resume"):
+    with pytest.raises(UserError, match="already holds a run: add --resume"):
         check(config, False, 1)

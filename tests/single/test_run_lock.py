@@ -102,7 +102,7 @@ def test_the_lock_of_a_host_that_is_gone_is_taken_over(tmp_path: Path, caplog) -
     with caplog.at_level(logging.WARNING):
         lock.acquire()
     lock.release()
-    assert "process 12 on host gpu7, which shows no life: it is taken over" in caplog.text
+    assert "process 12 on host gpu7, which shows no sign of life: taking it over" in caplog.text
 
 
 def test_a_holder_shows_that_it_lives(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_new_or_empty_directory_holds_no_run(tmp_path: Path, resume: bool) -> 
 
 def test_a_directory_that_holds_a_run_is_refused_unless_resumed(tmp_path: Path) -> None:
     kept = trained(tmp_path, epochs=3)
-    with pytest.raises(UserError, match=f"{tmp_path} holds a run already: add --resume"):
+    with pytest.raises(UserError, match=f"{tmp_path} already holds a run: add --resume"):
         find_run(tmp_path, resume=False)
     assert find_run(tmp_path, resume=True) == kept
 
@@ -83,7 +83,7 @@ def test_a_start_that_was_interrupted_is_begun_anew(tmp_path: Path) -> None:
 def test_a_directory_that_holds_something_else_is_refused(tmp_path, name, resume) -> None:
     begun(tmp_path)
     (tmp_path / name).write_text("years of work")
-    with pytest.raises(UserError, match=rf"is not empty and holds no run \(there is {name}\)"):
+    with pytest.raises(UserError, match=rf"is not empty and holds no run \(it contains {name}\)"):
         find_run(tmp_path, resume)
 
 

@@ -304,7 +304,7 @@ def test_bad_rows_of_another_source_are_left_out_and_listed(tmp_path: Path, pydo
     result = run_on(pydocs[0], dataset=str(tmp_path / "t.csv"), on_bad="skip")
     assert result["examples"] == 40
     assert [row["where"] for row in result["bad_examples"]] == [f"{tmp_path / 't.csv'}, line 42"]
-    assert "40, and 1 bad ones of the source left out" in to_markdown(result)
+    assert "40; 1 bad example(s) of the source left out" in to_markdown(result)
 
 
 def test_a_text_cannot_break_the_report(tmp_path: Path, pydocs) -> None:

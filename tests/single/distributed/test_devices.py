@@ -136,7 +136,7 @@ def test_an_error_of_another_rank_is_raised_here_with_its_number() -> None:
 
 def test_what_differs_between_ranks_is_named() -> None:
     world = ThreeRanks({"config": "a", "code": "1"}, {"config": "a", "code": "2"})
-    with pytest.raises(UserError, match="rank 2 has another code than rank 0: '2' instead of '1'"):
+    with pytest.raises(UserError, match="rank 2 differs from rank 0 in code: '2' instead of '1'"):
         world.verify_same({"config": "a", "code": "1"})
 
 
@@ -166,7 +166,7 @@ def host(monkeypatch):
 def test_gpus_that_tensorflow_does_not_see_are_told_with_what_to_do(host) -> None:
     host(there=8, seen=0)
     (found,) = unused_gpus(World(), {})
-    assert "TensorFlow sees 0 of 8, so ranks compute on CPU cores. To mend it: " in found
+    assert "TensorFlow sees 0 of 8, so ranks compute on CPU cores. To fix it: " in found
     assert unused_gpus(exchanging(nccl=True), {}) == [found]
 
 

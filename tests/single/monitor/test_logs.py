@@ -94,7 +94,7 @@ def test_training_goes_on_where_logs_cannot_be_kept_with_one_warning(
     world = World()
     monkeypatch.setattr(world, "gather", lambda reason: [None, reason, reason])
     keep_logs(tmp_path, world)
-    assert "warning: 2 rank(s) cannot keep a log, the first: " in capsys.readouterr().err
+    assert "warning: 2 rank(s) cannot keep a log; the first: " in capsys.readouterr().err
 
 
 def test_the_story_is_not_on_the_screen_of_a_script_without_logs(capsys) -> None:

@@ -46,7 +46,7 @@ def test_steps_that_cannot_be_are_refused(given: str) -> None:
 def test_a_rank_that_there_is_not_is_refused() -> None:
     ProfiledSteps.parse("1:2@0,3").check(4)
     ProfiledSteps.parse("1:2@all").check(1)
-    with pytest.raises(UserError, match="there is no rank 3 among 3"):
+    with pytest.raises(UserError, match="there is no rank 3; the 3 rank"):
         ProfiledSteps.parse("1:2@0,3").check(3)
 
 
@@ -97,7 +97,7 @@ def test_every_pass_of_the_steps_is_recorded_and_marked(
 def test_steps_that_never_come_are_a_warning(tmp_path: Path, caplog) -> None:
     state = SimpleNamespace(step=2)
     run_steps(Profiler(ProfiledSteps(9, 9), tmp_path, state, 1, 0), state, 3, passes=1)
-    assert "--profile 9:9@0 recorded nothing: this training was of the steps 3 to 5" in caplog.text
+    assert "--profile 9:9@0 recorded nothing: this training covered steps 3 to 5" in caplog.text
     assert not list(tmp_path.iterdir())
 
 
@@ -111,7 +111,7 @@ def test_a_profile_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, c
 def test_one_process_says_that_it_has_no_timeline(tmp_path: Path, caplog) -> None:
     with World().timeline(tmp_path / "timeline.json"):
         pass
-    assert "one process exchanges nothing: there is no timeline" in caplog.text
+    assert "one process exchanges nothing, so there is no timeline" in caplog.text
     assert not list(tmp_path.iterdir())
 
 
