@@ -70,8 +70,8 @@ def build_text_model(
     model = _find(name, kind="text")
     if vocabulary_size < 2:
         raise ValueError(
-            f"vocabulary_size includes padding (id 0) and unknown (id 1), so it must be at least 2; "
-            f"received {vocabulary_size}"
+            f"vocabulary_size includes padding (id 0) and unknown (id 1), so it must be at least "
+            f"2; received {vocabulary_size}"
         )
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, received {max_tokens}")

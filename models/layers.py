@@ -49,7 +49,7 @@ class KeepTokens(keras.layers.Layer):
 class AverageTokens(keras.layers.Layer):
     """Average the vectors of tokens: (B, T, C) and bool (B, T) -> (B, C).
 
-    A text of nothing but padding gives zeros, where `keras.layers.GlobalAveragePooling1D` gives NaN.
+    A text of nothing but padding gives zeros, where Keras' GlobalAveragePooling1D gives NaN.
     Give it dtype="float32": under mixed_float16 a long sum would lose digits.
     """
 

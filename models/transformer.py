@@ -26,8 +26,8 @@ def build_transformer(
     Token ids (B, T), 0 is padding, T <= max_tokens -> float32 logits (B, classes).
 
     Raises:
-        ValueError: for a width not divisible by the number of heads; and, when the model is called, for
-            texts longer than `max_tokens`.
+        ValueError: for a width not divisible by the number of heads; and, when the model is
+            called, for texts longer than `max_tokens`.
     """
     if width % HEADS:
         raise ValueError(f"the transformer's width must be a multiple of {HEADS}, received {width}")

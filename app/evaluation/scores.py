@@ -190,7 +190,7 @@ class Scores:
         return _ratios(2 * np.diag(self.confusion), both)
 
     def average(self, weighted: bool = False) -> dict[str, float | None]:
-        """Mean precision, recall and F1 over the classes that occur or are predicted, with undefined
+        """Mean precision, recall and F1 over the classes that occur or are predicted, undefined
         ones as 0; each class counts the same or, if `weighted`, as often as it has examples.
 
         This is what scikit-learn's `classification_report` gives.

@@ -19,7 +19,7 @@ from app.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ProfiledSteps:
-    """The optimizer steps `first` to `last`, counted from 1 and inclusive, on `ranks` (None: all)."""
+    """The optimizer steps `first` to `last`, from 1 and inclusive, on `ranks` (None: all)."""
 
     first: int
     last: int

@@ -1,8 +1,8 @@
 """How far float16 sums over N ranks are from exact ones: python -m tests.benchmarks.half_sums
 
 Relative errors in the norm of a correctly scaled bucket, in NumPy: from casting the shares alone,
-from a ring that adds in float16 (as Horovod, MPI and NCCL do), and from adding in float32 and casting
-the sum (app/distributed/reducers/half.py).
+from a ring that adds in float16 (as Horovod, MPI and NCCL do), and from adding in float32 and
+casting the sum (app/distributed/reducers/half.py).
 """
 
 import argparse

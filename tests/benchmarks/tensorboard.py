@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.tensorboard [RECIPE.toml [KEY=VALUE ...]]
 
-Trains in one process (default: the digits recipe) with a stopwatch around every call to TensorBoard.
+Trains in one process (default: the digits recipe) with a stopwatch around all calls to TensorBoard.
 """
 
 import collections

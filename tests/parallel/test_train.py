@@ -190,7 +190,8 @@ def test_more_ranks_than_the_batch_is_refused_on_all_ranks(world, directory):
 
 def test_a_rank_with_another_config_is_named(world, directory):
     other = world.rank == world.size - 1
-    with pytest.raises(UserError, match=f"rank {world.size - 1} differs from rank 0 in config key 'seed'"):
+    told = f"rank {world.size - 1} differs from rank 0 in config key 'seed'"
+    with pytest.raises(UserError, match=told):
         train(digits(directory, seed=1 if other else 0), world=world)
 
 
