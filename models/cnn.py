@@ -9,7 +9,7 @@ from models.layers import Dropout
 def build_cnn(
     image_shape: tuple[int, int, int], classes: int, *, width: int = 16, dropout: float = 0.0
 ) -> keras.Model:
-    """Two 3x3 convolutions of `width` and `2 * width` filters, pooled by 2 each, and a linear layer.
+    """Two 3x3 convolutions of `width` and `2 * width` filters, pooled by 2, and a linear layer.
 
     Shaped like LeNet (LeCun et al. 1998; not on arXiv), with ReLU and max-pooling.
     Pixels (B, H, W, C) of 0 to 255 -> float32 logits (B, classes).

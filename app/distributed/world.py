@@ -63,7 +63,7 @@ class World:
         return tensor
 
     def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        """Row r of the result is rank r's row for this rank; (ranks, ...), the same shape everywhere."""
+        """Row r of the result is rank r's row for this rank; (ranks, ...) everywhere."""
         return tensor
 
     def size_tensor(self) -> tf.Tensor:
@@ -73,7 +73,8 @@ class World:
     @contextlib.contextmanager
     def timeline(self, path: Path) -> Iterator[None]:
         """Have rank 0 record every collective of a block in `path`, for Perfetto; on all ranks."""
-        logging.getLogger(__name__).warning("one process exchanges nothing: there is no timeline")
+        log = logging.getLogger(__name__)
+        log.warning("one process exchanges nothing, so there is no timeline")
         yield
 
     @contextlib.contextmanager
