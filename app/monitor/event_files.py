@@ -5,6 +5,7 @@ checksum of 4 bytes.
 """
 
 import os
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +21,13 @@ def events(path: Path) -> Iterator[Any]:
 
 
 def event_files(directory: Path) -> list[Path]:
-    """The event files of one run in TensorBoard's sense, oldest first: their names begin with the
-    second in which they were opened."""
-    return sorted(directory.glob(PATTERN))
+    """The event files of one run in TensorBoard's sense, oldest first: their names hold the second
+    in which they were opened, and a count within the process."""
+    return sorted(directory.glob(PATTERN), key=_numbers)
+
+
+def _numbers(path: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", path.name)]
 
 
 def keep_only(directory: Path, stays: Callable[[str, int], bool]) -> None:

@@ -102,13 +102,13 @@ def test_a_tuple_of_another_length_is_told_what_is_taken(
     make_classifier, batch, parts, step
 ) -> None:
     data = (*batch, WEIGHTS, WEIGHTS)[:parts]
-    with pytest.raises(ValueError, match=rf"got {parts} parts where it takes \(inputs, labels\)"):
+    with pytest.raises(ValueError, match=rf"got {parts} parts: expected \(inputs, labels\)"):
         getattr(plain(make_classifier), step)(data)
 
 
 def test_fit_without_labels_and_weights_of_tokens_are_refused(make_classifier, batch) -> None:
     classifier = plain(make_classifier)
-    with pytest.raises(ValueError, match=r"where it takes \(inputs, labels\)"):
+    with pytest.raises(ValueError, match=r"expected \(inputs, labels\)"):
         classifier.fit(batch[0], verbose=0)
     with pytest.raises(ValueError, match=r"sample_weight of shape \(8, 2\): expected one weight"):
         classifier.train_step((*batch, np.ones((8, 2))))

@@ -216,7 +216,7 @@ def test_data_that_changed_since_are_refused_on_resume_and_by_evaluate(
     changed = next((tmp_path / "images" / "test" / "a").iterdir())
     content = changed.read_bytes()
     changed.write_bytes(content + b"more")
-    with pytest.raises(UserError, match="the data has changed since .* was begun"):
+    with pytest.raises(UserError, match="the data has changed since .* was started"):
         train(config, resume=True, world=World())
     with pytest.raises(UserError, match="the data has changed since .* was trained"):
         evaluate_run(tmp_path / "run", {}, "test", None, World())

@@ -75,7 +75,7 @@ def test_sizes_that_a_model_cannot_have_are_refused():
         build_text_model("bag", VOCABULARY_SIZE, CLASSES, max_tokens=0)
     with pytest.raises(ValueError, match="multiple of 4, received 6"):
         build_text_model("transformer", VOCABULARY_SIZE, CLASSES, max_tokens=MAX_TOKENS, width=6)
-    with pytest.raises(ValueError, match="only width 64, received 32"):
+    with pytest.raises(ValueError, match="only has width 64, received 32"):
         build_image_model("resnet50", (32, 32, 3), CLASSES, width=32)
 
 
