@@ -22,14 +22,14 @@ from app.monitor.timing import Clock
 tick = Clock.tick
 
 
-def noisy(self, *arguments):
+def noisy(self, *arguments, **options):
     warnings.warn("a warning of Python", RuntimeWarning)
     logging.getLogger("tensorflow").warning("a warning of TensorFlow")
     print("printed")
     os.write(1, b"printed by a library\\n")
     if read_launcher().rank == 1:
         logging.getLogger("absl").error("an error of rank 1")
-    return tick(self, *arguments)
+    return tick(self, *arguments, **options)
 
 
 Clock.tick = noisy
