@@ -148,7 +148,7 @@ def _own(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: 
     if dataset.fingerprint != plan.fingerprint:
         raise UserError(
             f"the data has changed since {run.directory} was trained (fingerprint "
-            f"{plan.fingerprint}, now {dataset.fingerprint}): bring the old data back, or give "
+            f"{plan.fingerprint}, now {dataset.fingerprint}): restore the old data, or give "
             "--data to score it as another source",
             shared=True,
         )

@@ -124,7 +124,7 @@ def test_data_that_have_changed_are_refused(tmp_path: Path) -> None:
     train(load(None, keys | {"global_batch_size": 16}), world=World())
     assert run_on(path)["examples"] == 6
     write_table(table, [("another", "yes")], append=True)
-    with pytest.raises(UserError, match="the data has changed since .*bring the old data back"):
+    with pytest.raises(UserError, match="the data has changed since .*restore the old data"):
         run_on(path)
     assert run_on(path, dataset=str(table))["examples"] == 61
 
