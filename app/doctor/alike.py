@@ -130,7 +130,7 @@ def judge_interfaces(by_host: Mapping[str, Mapping[str, str]], wanted: str | Non
     listed = "; ".join(f"{host}: {', '.join(own) or 'none'}" for host, own in by_host.items())
     common = common_interfaces(by_host)
     if wanted and wanted not in common:
-        found = f"'{wanted}' does not have a different address on every host ({listed})"
+        found = f"'{wanted}' is not on every host with an address of its own ({listed})"
         advice = f"give --network-interface {common[0]}" if common else "rename one: ip link"
         return Result(PROBLEM, title, found, advice)
     if not common:
