@@ -5,68 +5,19 @@ sections, so that the key `learning_rate` of `[optimizer]` is the flag `--learni
 reads recipes and flags.
 """
 
-import codecs
-import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
-from PIL import ImageColor
 from pydantic import Field
 
+from app.config_values import Color, Encoding, Positive, Separator, Share, SplitOrShare
 from app.distributed.reducers import COMPRESSIONS
 from app.errors import UserError, suggest
 from models.table import MODELS, names_of
 
-Positive = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-# Flags are text: what reads as a number is a share.
-SplitOrShare = Annotated[str | float, pydantic.BeforeValidator(lambda given: _number_or(given))]
 DEFAULT_PER_RANK_BATCH_SIZE = 32
-Color = Annotated[str, pydantic.AfterValidator(lambda given: _known_color(given))]
-Separator = Annotated[str, pydantic.AfterValidator(lambda given: _one_character(given))]
-Encoding = Annotated[str, pydantic.AfterValidator(lambda given: _codec_name(given))]
 BATCH_SIZES = ("per_rank_batch_size", "global_batch_size")
-
-
-def _number_or(given: Any) -> Any:
-    try:
-        number = float(given)
-    except (TypeError, ValueError):
-        return given
-    return number if math.isfinite(number) else given
-
-
-def _known_color(given: str) -> str:
-    rgb_of(given)
-    return given
-
-
-def rgb_of(color: str) -> tuple[int, int, int]:
-    """Red, green and blue, 0 to 255, of a CSS colour; ValueError for anything else."""
-    try:
-        red, green, blue, *alpha = ImageColor.getrgb(color)
-    except ValueError:
-        alpha = [0]
-    if alpha:
-        raise ValueError("expected the name of a colour, such as white, or '#rrggbb'")
-    return red, green, blue
-
-
-def _one_character(given: str) -> str:
-    found = "\t" if given in ("tab", "\\t") else given
-    if len(found) != 1 or found in '"\r\n\\\0':
-        raise ValueError("expected one character, or 'tab'")
-    return found
-
-
-def _codec_name(given: str) -> str:
-    try:
-        "".encode(given)  # LookupError also for codecs that do not encode text
-        name = codecs.lookup(given).name
-    except (LookupError, ValueError):
-        raise ValueError("unknown encoding: give one such as cp1252, utf-16 or gb18030") from None
-    return "utf-8" if name == "utf-8-sig" else name
 
 
 class Section(pydantic.BaseModel):
@@ -200,6 +151,11 @@ class Model(Section):
         None, description="filters or embedding width (default: the model's own)"
     )
     dropout: Share | None = Field(None, description="dropout rate (default: the model's own)")
+    init_from: Path | None = Field(
+        None,
+        description="begin with the weights of this run, checkpoint or .safetensors file, where "
+        "names and shapes are equal",
+    )
 
 
 class Training(Section):
@@ -225,6 +181,16 @@ class Training(Section):
         "none",
         description="for classes of unequal size: weight each class's loss by examples / (classes "
         "x its examples), or draw every class equally often (not every example once)",
+    )
+    stop_after_bad_steps: Positive = Field(
+        10,
+        description="end the run after so many steps in a row with a loss or gradients that "
+        "are not finite; each is left out on all ranks",
+    )
+    on_loss_spike: Literal["go_on", "go_back"] = Field(
+        "go_on",
+        description="when the loss jumps: only say so, or go back to the last checkpoint and on "
+        "from there at half the learning rate",
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="seed of the initial weights, data order, dropout, augmentation and hold-out"
@@ -313,6 +279,17 @@ class Distribution(Section):
     guard_every_steps: Positive = Field(
         100, description="compare all replicated variables between ranks every so many steps"
     )
+    on_drift: Literal["stop", "repair"] = Field(
+        "stop",
+        description="when ranks differ: end the run, or give all the variables of the majority "
+        "(without one, as with 2 ranks, the run ends)",
+    )
+    step_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        120.0, description="seconds without progress in a step after which a rank counts as stuck"
+    )
+    phase_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        600.0, description="the same outside steps: preparation, first trace, validation, ..."
+    )
 
 
 class Run(Section):
@@ -327,10 +304,19 @@ class Run(Section):
     )
     commit_every_steps: Positive = Field(
         1000,
-        description="optimizer steps between commit points, where ranks agree and a checkpoint is "
-        "kept; every epoch ends with one",
+        description="optimizer steps between commit points, where ranks agree on one state and a "
+        "checkpoint may be kept; every epoch ends with one",
+    )
+    checkpoint_every_commits: Positive = Field(
+        1, description="commit points between checkpoints; every epoch ends with one"
+    )
+    checkpoint_every_minutes: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="also one at the first commit point after so many minutes"
     )
     keep_checkpoints: Positive = Field(2, description="how many of the newest to keep")
+    keep_best: Literal["none", "loss", "accuracy"] = Field(
+        "none", description="keep also the one of the epoch with the best validation of this kind"
+    )
 
 
 class Config(Section):

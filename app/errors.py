@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-FAILURE, USER_ERROR, INTERRUPTED = 1, 2, 130  # exit codes
+# Exit codes. STOPPED is EX_TEMPFAIL of sysexits.h, STUCK that of timeout(1).
+FAILURE, USER_ERROR, STOPPED, STUCK, INTERRUPTED = 1, 2, 75, 124, 130
 
 
 class UserError(Exception):

@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from app.__main__ import main
-from app.config import Data, rgb_of
+from app.config import Data
+from app.config_values import rgb_of
 from app.data import decode
 from app.data.images import ImageSpec, decode_images
 from app.data.orientation import orientation_of
