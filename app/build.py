@@ -8,6 +8,8 @@ import numpy as np
 import models
 from app.classifier import Classifier
 from app.config import Config
+from app.data.augment.augment import Augment
+from app.data.batches import Feed, Split
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
 from app.distributed.optimizer import DistributedOptimizer
@@ -91,6 +93,14 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
         world=world,
         name="distributed",
     )
+
+
+def build_feed(config: Config, classifier: Classifier, train: Split) -> Feed:
+    """What makes the training batches, augmented if the config asks for it."""
+    if not config.augmentation.is_on:
+        return Feed(train)
+    classes = classifier.network.output_shape[-1]
+    return Feed(train, Augment(config.augmentation, classes, config.training.seed))
 
 
 def parameters(classifier: Classifier) -> int:

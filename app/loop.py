@@ -6,36 +6,37 @@ in it: `on_train_batch_*` is called once per pass, with this rank's own running 
 """
 
 import hashlib
-import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from app.build import build_feed
 from app.classifier import Classifier
+from app.commit import Commits
 from app.config import Config
-from app.data.augment.augment import Augment
-from app.data.batches import Feed, Split
+from app.data.batches import Split, spec_of
 from app.data.order import EpochPlan, orders_of, owners_of
-from app.distributed.guard import agree, compare
+from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
-from app.evaluation.evaluate import evaluate
-from app.evaluation.scores import Scores
+from app.health import Health
+from app.keeper import Keeper
 from app.monitor.progress import Place, Progress, Show
 from app.monitor.reports import Reports, place_of
 from app.monitor.timing import Clock
 from app.preflight import with_fitting_batch
+from app.pulse import PULSE
 from app.schedule import Schedule, scaled_peak
 from app.state import TrainState, reseed
+from app.stop import Stop
 
 
 class Loop:
     """Train for the epochs that `state` has not seen yet.
 
-    At a commit point all ranks agree on one state; see `_commit`. It comes after every
+    At a commit point all ranks agree on one state; see app/commit.py. It comes after every
     `commit_every_steps` optimizer steps, and at the end of each epoch.
 
     Args:
@@ -44,9 +45,9 @@ class Loop:
         schedule: the optimizer's learning rate, moved along with the state.
         splits: "train", and "validation" if there is one.
         shows: what shows the run on this rank.
-        save: called on every rank at each commit point, once all ranks are found to agree; returns
-            the path of the checkpoint.
+        keeper: keeps the checkpoints; the chief's, None on other ranks.
         callbacks: Keras callbacks.
+        stop: whether this process has been asked to stop.
     """
 
     def __init__(
@@ -57,16 +58,17 @@ class Loop:
         schedule: Schedule,
         splits: dict[str, Split],
         shows: Sequence[Show],
-        save: Callable[[], Path],
+        keeper: Keeper | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
+        stop: Stop | None = None,
     ):
         self.config = config
         self.world = world
         self.state = state
         self.schedule = schedule
         self.splits = splits
-        self.shows = shows
-        self.save = save
+        self.keeper = keeper
+        self.stop = stop or Stop()
         self.classifier: Classifier = state.model
         self.callbacks = keras.callbacks.CallbackList(
             list(callbacks), add_history=True, add_progbar=False, model=self.classifier
@@ -75,9 +77,16 @@ class Loop:
         state.optimizer.telemetry.keeps_gradients = config.run.histograms
         every = config.run.log_every_steps
         self._reports = Reports(world, state, self.clock, shows, self._examples, every)
-        self._stops = False
+        self.commits = Commits(
+            config, world, state, splits, shows, keeper, self._reports, self.callbacks, self.stop
+        )
+        self._health = Health(world, shows, config.training.stop_after_bad_steps)
+        self._shows = shows
+        self._heard: tf.Tensor | None = None  # what ranks said in the last step
+        self._has_asked = self._is_ending = False
+        self._begins_anew = False  # at another place than the end of this epoch
         self._own_examples = 0  # trained on since the last commit point
-        self._feed = _feed(config, self.classifier, splits["train"])
+        self._feed = build_feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
         self._traced: dict[int | None, Callable] = {}
@@ -89,7 +98,8 @@ class Loop:
         training = with_fitting_batch(self.config, examples, self.world.size).training
         self.passes = training.backward_passes_per_step
         self.batch_size = training.examples_per_step(self.world.size)
-        self.schedule.peak = scaled_peak(self.config.optimizer, self.batch_size)
+        peak = scaled_peak(self.config.optimizer, self.batch_size)
+        self.schedule.peak = peak * self.state.rate
         steps, left = self._steps_of(examples), self._steps_of(examples - state.examples_seen)
         self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
         passes = [len(range(first, self.batch_size, self.passes)) for first in range(self.passes)]
@@ -108,46 +118,64 @@ class Loop:
         return -(-examples // self.batch_size)
 
     def run(self) -> None:
-        """Train to the last epoch, or to the commit point at which a callback on any rank has
-        asked to stop."""
-        self.classifier.stop_training = self._stops = False
+        """Train to the last epoch, or to the commit point at which all ranks have agreed to stop:
+        a callback on any of them wants to, or one has been asked to (`commits.was_asked`)."""
+        self.classifier.stop_training = self.commits.ends = False
         self.callbacks.on_train_begin()
         logs: dict[str, float] = {}
-        while self.state.epoch < self.config.training.epochs and not self._stops:
-            logs = self._epoch()
-        self._compare()  # callbacks may have changed something since
-        self.callbacks.on_train_end(logs)
+        with self.stop.deferred():
+            while self.state.epoch < self.config.training.epochs and not self.commits.ends:
+                logs = self._epoch()
+            self.stop.reached()
+            self.commits.compare()  # callbacks may have changed something since
+            self.callbacks.on_train_end(logs)
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""
         state = self.state
+        self._begins_anew = False
         reseed(self.classifier, state.seed, self.world.rank, state.step)
         if not state.examples_seen:
             self.classifier.reset_metrics()
+        self._health.forget()
         self.callbacks.on_epoch_begin(state.epoch)
         self._reports.begin_epoch()
         self.clock.begin()
+        PULSE.enter("input")
         first = self._steps_of(state.examples_seen) * self.passes
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches()), first):
-            self._pass(number, batch)
+            heard = self._pass(number, batch)
             if last_pass:
-                self._count_step()
-            if self._stops:
+                self._count_step(heard)
+            if self.commits.ends or self._begins_anew:
                 return self._reports.end_epoch().metrics
-        progress = self._reports.end_epoch()
+            PULSE.enter("input")
+        with PULSE.during("reports"):
+            progress = self._reports.end_epoch()
+        if self._jumps(progress, commits=True):
+            return progress.metrics
         state.epoch, state.examples_seen = state.epoch + 1, 0
         return self._commit(progress)
 
-    def _pass(self, number: int, batch: Any) -> None:
-        """Forward and backward; after the last pass of a step, the update too."""
+    def _pass(self, number: int, batch: Any) -> tf.Tensor:
+        """Forward and backward; after the last pass of a step, the update too. Returns what ranks
+        have said in the newest exchange."""
+        PULSE.enter("callbacks")
         self._move_schedule()
         self._reports.see(batch)
         self.callbacks.on_train_batch_begin(number)
+        if self.stop.wanted and not self._has_asked:
+            self._has_asked = True
+            self.state.optimizer.signals.ask_to_stop()
         traces, rows = len(self._traced), len(batch.labels)
-        logs = self._step_of(batch, rows if rows in self._usual_rows else None)(batch)
+        step = self._step_of(batch, rows if rows in self._usual_rows else None)
+        PULSE.enter("step" if len(self._traced) == traces else "first trace")
+        logs, heard = step(batch)
         self.clock.tick(int(batch.total), compiled=len(self._traced) > traces)
         self._own_examples += rows
+        PULSE.enter("callbacks")
         self.callbacks.on_train_batch_end(number, logs)
+        return heard
 
     def _step_of(self, batch: Any, rows: int | None) -> Callable:
         """The compiled step for batches of `rows` rows, or of any number if None.
@@ -156,74 +184,111 @@ class Loop:
         `reduce_retracing`: graphs of other shapes differ in the last bits, and so would a run that
         is resumed.
         """
+
+        def step(batch: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+            return self.classifier.train_step(batch), self.state.optimizer.signals.heard()
+
         if rows not in self._traced:
-            specs = tf.nest.map_structure(lambda one: _spec_of(one, rows), batch)
-            # Its own function: a shared one would give its trace for any number here too.
-            step = tf.function(self.classifier.train_step, autograph=False)
-            self._traced[rows] = step.get_concrete_function(specs)
+            with PULSE.during("first trace"):
+                specs = tf.nest.map_structure(lambda one: spec_of(one, rows), batch)
+                # Its own function: a shared one would give its trace for any number here too.
+                traced = tf.function(step, autograph=False)
+                self._traced[rows] = traced.get_concrete_function(specs)
         return self._traced[rows]
 
-    def _count_step(self) -> None:
-        """A step is done: commit, compare or report if it is time to."""
+    def _count_step(self, heard: tf.Tensor) -> None:
+        """A step is done: report, act on what ranks have said, commit or compare."""
         state = self.state
         state.step += 1
+        PULSE.step = state.step
         state.examples_seen = min(state.examples_seen + self.batch_size, self._examples)
+        with PULSE.during("reports"):
+            progress = self._reports.count_step(self.passes)
         epoch_ends = state.examples_seen == self._examples
-        if state.step % self.config.run.commit_every_steps == 0 and not epoch_ends:
+        commits = state.step % self.config.run.commit_every_steps == 0 and not epoch_ends
+        # Of the step before: reading this one's would wait for it, and leave a GPU idle.
+        before, self._heard = self._heard, heard
+        if self._is_bad(before) or self._jumps(progress, commits):
+            return
+        if commits:
             self._commit()
         elif state.step % self.config.distribution.guard_every_steps == 0:
-            self._compare()
-        self._reports.count_step(self.passes)
+            self.commits.compare()
+        if before is not None and before.numpy()[0] and not self._is_ending:
+            self._is_ending = True
+            if not self.commits.ends:
+                self._end_soon()
+
+    def _is_bad(self, heard: tf.Tensor | None) -> bool:
+        """Whether training has gone back, since steps stay bad; all ranks see it after the same
+        one. Raises UserError where it cannot."""
+        if heard is None:
+            return False
+        said = heard.numpy()
+        first_bad = self.state.optimizer.signals.first_bad() if said[1:].any() else None
+        if not self._health.see_step(self.state.step - 1, said, first_bad):
+            return False
+        if not self._go_back():
+            raise self._health.too_many()
+        return True
+
+    def _jumps(self, progress: Progress | None, commits: bool) -> bool:
+        """Whether training has gone back, since its loss has jumped; a collective. What a commit
+        point keeps must be from before, so the loss is looked at first."""
+        if progress is not None:
+            loss = progress.metrics["loss"]
+        elif commits and self.config.training.on_loss_spike == "go_back":
+            loss = sum_metrics(self.world, [self.classifier.loss_mean])["loss"]
+        else:
+            return False
+        seen = self.state.examples_seen
+        return self._health.see_loss(self.state.step, loss, seen) and self._go_back()
+
+    def _end_soon(self) -> None:
+        """A rank has been asked to stop: end at a commit point, one made for it if none is near.
+
+        One that an undisturbed run would not make may change what ranks hold apart from each other
+        (BatchNorm's statistics, dropout), so that the bits of a resumed run differ from its.
+        """
+        state = self.state
+        for show in self._shows:
+            show.stopping(state.step, f"asked to stop, at step {state.step}")
+        to_end = self._steps_of(self._examples - state.examples_seen)
+        ahead = min(-state.step % self.config.run.commit_every_steps or to_end, to_end)
+        since = self.clock.since()
+        speed = since.passes / self.passes / since.seconds if since.seconds else 0.0
+        if not self.commits.is_near(ahead, speed, ahead == to_end):
+            self._commit()
+
+    def _go_back(self) -> bool:
+        """Go on from the newest checkpoint at half the learning rate, if the config wants it and
+        there is one; a collective.
+
+        Raises UserError if it has been tried too often.
+        """
+        if self.config.training.on_loss_spike != "go_back":
+            return False
+        state, step, halvings = self.state, self.state.step, self.state.halvings + 1
+        if not self.world.from_chief(self._restore):
+            return False
+        if not self.world.is_chief:
+            self.classifier.reset_metrics()  # the chief has the sums over all ranks
+        state.move_to(self.world.broadcast(state.position))
+        state.halvings = halvings
+        broadcast_state(self.world, self.classifier, state.optimizer, state.seed, state.step)
+        self._health.goes_back(step, state.step, state.rate)
+        self.fit_to_world()
+        self._heard, self._own_examples, self._begins_anew = None, 0, True
+        return True
+
+    def _restore(self) -> bool:
+        assert self.keeper is not None
+        self.keeper.wait()
+        return self.keeper.restore_latest(self.state) is not None
 
     def _commit(self, ended: Progress | None = None) -> dict[str, float]:
-        """A commit point, where all ranks agree on one state; a collective.
-
-        Settle and compare; at the end of an epoch validate; keep; only then tell callbacks and
-        shows, so that none of them can cost what was learned; agree on whether to stop.
-
-        `ended`: how the epoch that ends here went. Returns its logs.
-        """
-        state, validation = self.state, None
         examples, self._own_examples = self._own_examples, 0
-        optimizer = self.classifier.optimizer
-        agree(self.world, self.classifier, optimizer, examples, state.seed, state.step)
-        self._show_agreement()
-        move_to_chief(self.world, self.classifier.metrics)
-        if ended is not None and "validation" in self.splits:
-            validation = evaluate(self.classifier, self.splits["validation"], self.world)
-        self._keep()
-        logs = {} if ended is None else self._end_epoch(ended, validation)
-        self._stops = any(self.world.gather(bool(self.classifier.stop_training)))
-        return logs
-
-    def _keep(self) -> None:
-        began = time.monotonic()
-        path = self.save()
-        seconds = time.monotonic() - began
-        for show in self.shows:
-            show.checkpointed(self.state.step, path, seconds)
-
-    def _end_epoch(self, ended: Progress, validation: Scores | None) -> dict[str, float]:
-        """Tell callbacks and shows that an epoch has ended; returns its logs."""
-        logs = dict(ended.metrics)
-        if validation:
-            logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
-        self.callbacks.on_epoch_end(self.state.epoch - 1, logs)
-        for show in self.shows:
-            show.epoch_ended(ended, validation)
-        if self.config.run.histograms:
-            self._reports.show_distributions()
-        return logs
-
-    def _compare(self) -> None:
-        """The guard, between commit points; a collective."""
-        compare(self.world, self.classifier, self.classifier.optimizer, self.state.step)
-        self._show_agreement()
-
-    def _show_agreement(self) -> None:
-        if self.world.size > 1:
-            for show in self.shows:
-                show.agreed(self.state.step)
+        return self.commits.make(examples, ended)
 
     def _move_schedule(self) -> None:
         """Set the rate of the next step from where the epoch is before and after it."""
@@ -253,34 +318,6 @@ class Loop:
     def place(self) -> Place:
         """How far training is."""
         return place_of(self.state, self._examples)
-
-
-def _spec_of(tensor: tf.Tensor | None, rows: int | None) -> tf.TensorSpec | None:
-    """The spec of a tensor in a batch of `rows` rows; the length of token ids varies by batch."""
-    if tensor is None:
-        return None
-    if not tensor.shape.rank:
-        return tf.TensorSpec([], tensor.dtype)
-    is_ids = tensor.shape.rank == 2 and tensor.dtype.is_integer
-    return tf.TensorSpec([rows, None] if is_ids else [rows, *tensor.shape[1:]], tensor.dtype)
-
-
-def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None:
-    """Give the chief the sum over ranks of the metrics' states, and the others zeros; a collective.
-
-    So the chief's checkpoint holds those of the whole epoch so far.
-    """
-    for variable in [variable for metric in metrics for variable in metric.variables]:
-        total = world.sum(variable.numpy())
-        variable.assign(total if world.is_chief else np.zeros_like(total))
-
-
-def _feed(config: Config, classifier: Classifier, train: Split) -> Feed:
-    """Makes the training batches, augmented if the config asks for it."""
-    if not config.augmentation.is_on:
-        return Feed(train)
-    classes = classifier.network.output_shape[-1]
-    return Feed(train, Augment(config.augmentation, classes, config.training.seed))
 
 
 def _owners(config: Config, world: World, train: Split) -> np.ndarray | None:

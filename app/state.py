@@ -12,7 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-POSITION = ("seed", "step", "epoch", "examples_seen")  # the plain numbers of a TrainState
+POSITION = (
+    "seed",
+    "step",
+    "epoch",
+    "examples_seen",
+    "halvings",
+)  # the plain numbers of a TrainState
 
 
 class Kind(enum.Enum):
@@ -108,7 +114,8 @@ class TrainState:
     """A run at one moment: its variables and where it is in the data.
 
     `epoch` counts finished epochs, `step` optimizer updates, `examples_seen` the examples of the
-    current epoch that all ranks have seen together.
+    current epoch that all ranks have seen together, `halvings` how often a jump of the loss has
+    halved the learning rate.
     """
 
     model: keras.Model
@@ -117,6 +124,12 @@ class TrainState:
     step: int = 0
     epoch: int = 0
     examples_seen: int = 0
+    halvings: int = 0
+
+    @property
+    def rate(self) -> float:
+        """What is left of the learning rate."""
+        return 0.5**self.halvings
 
     @property
     def entries(self) -> list[StateVariable]:

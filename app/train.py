@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,15 @@ from app.build import (
     build_classifier,
     build_optimizer,
     build_schedule,
-    parameters,
 )
-from app.checkpoint import Checkpoints
 from app.config import Config
 from app.distributed import devices
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
+from app.errors import UserError
 from app.evaluation.evaluate import describe_mistakes, evaluate
-from app.evaluation.report import HARDEST
 from app.evaluation.scores import Scores
+from app.keeper import Keeper
 from app.load import LoadedData, load_data
 from app.loop import Loop
 from app.monitor.options import Monitoring
@@ -32,14 +31,17 @@ from app.monitor.profiler import Profiler
 from app.monitor.progress import Show
 from app.monitor.rank_log import RankLog, keep_logs
 from app.monitor.reports import place_of
+from app.monitor.tables import plan_of_run, result_of_run
 from app.monitor.tensorboard import TensorBoard
 from app.monitor.terminal import Terminal
 from app.preflight import with_fitting_batch
+from app.pulse import PULSE
 from app.recipe import overlay
 from app.run_files import RunFiles
 from app.run_lock import RunLock
 from app.schedule import Schedule
 from app.state import TrainState
+from app.stop import STOP, Stopped
 from app.version import code_version
 
 MOST_MISTAKES = 16  # shown in TensorBoard
@@ -60,11 +62,29 @@ def train(
 
     Returns the final metrics, the run directory and the newest checkpoint (on every rank).
 
-    Raises UserError for what the user can fix, ReplicasDiverged if the ranks drift apart.
+    Raises UserError for what the user can fix, ReplicasDiverged if the ranks drift apart, Stopped
+    if the run was asked to stop (SIGTERM, SIGINT).
     """
+    with STOP.listening():
+        return _run(config, resume, monitoring or Monitoring(), callbacks, world)
+
+
+def _run(
+    config: Config,
+    resume: bool,
+    monitoring: Monitoring,
+    callbacks: Sequence[keras.callbacks.Callback],
+    world: World | None,
+) -> dict[str, Any]:
+    """`train`, once this process listens to signals."""
     began = time.monotonic()
-    monitoring = monitoring or Monitoring()
-    world = world or devices.connect_configured(monitoring.timeline)
+    wire = config.distribution
+    PULSE.limits(wire.step_timeout_s, wire.phase_timeout_s)
+    world = world or devices.connect_configured(
+        monitoring.timeline, stall_timeout_s=wire.phase_timeout_s + wire.step_timeout_s
+    )
+    STOP.speaks = world.is_chief
+    PULSE.enter("preparation")
     if monitoring.profile:
         monitoring.profile.check(world.size)
     world.verify_same(config.facts() | code_version())
@@ -96,37 +116,67 @@ def _train(
         notes["batch size"] = f"{config.training.examples_per_rank} per rank, since {few}"
     schedule = build_schedule(config, world.size)
     state = _initial_state(config, data, schedule, world)
-    checkpoints = _open_run(given, data, state, goes_on, world)
+    keeper = Keeper(RunFiles(directory).checkpoints, config.run)
+    notes |= _open_run(given, data, state, goes_on, keeper, world)
     keep_logs(directory, world)
-
-    def save() -> Path:
-        return world.from_chief(lambda: checkpoints.save(state, {"world_size": world.size}))
-
     terminal = board = Show()
     if world.is_chief:
         terminal = Terminal(config.training.epochs, monitoring.quiet)
         board = _tensorboard(config, data, state, directory, world.size)
     shows = [terminal, board, RankLog(world)]
     callbacks = [*_profilers(config, monitoring, state, world), *callbacks]
-    loop = Loop(config, world, state, schedule, data.splits, shows, save, callbacks)
-    terminal.table("Lockstep trains", _plan(config, data, state, schedule, notes, world))
+    own_keeper = keeper if world.is_chief else None
+    loop = Loop(config, world, state, schedule, data.splits, shows, own_keeper, callbacks, STOP)
+    terminal.table("Lockstep trains", plan_of_run(config, data, state, schedule, notes, world))
     terminal.began(state.step, loop.total_steps)
     timeline = world.timeline(RunFiles(directory).timeline) if monitoring.timeline else None
     try:
         with timeline or contextlib.nullcontext():
             loop.run()
-    except Exception as error:
+        if loop.commits.was_asked:
+            with STOP.deferred():
+                _stop(loop, directory)
+    except BaseException as error:
         board.ended(state.step, error)
+        with contextlib.suppress(UserError):  # the first error counts
+            keeper.wait()
         raise
     finally:
         terminal.ended(state.step)
 
     metrics = _conclude(loop, data, board)
     metrics["seconds"] = time.monotonic() - began
-    world.from_chief(lambda: rundir.write_metrics(directory, metrics))
-    newest = world.from_chief(lambda: str(checkpoints.list()[-1]))
-    terminal.table("Result", _result(metrics, directory, newest))
+    newest, problem = world.from_chief(lambda: _finish(keeper, directory, metrics))
+    loop.commits.show_written()
+    board.ended(state.step)
+    terminal.table("Result", result_of_run(metrics, directory, newest))
+    if problem is not None:
+        raise UserError(problem, shared=True)
     return {**metrics, "run_dir": str(directory), "checkpoint": newest}
+
+
+def _stop(loop: Loop, directory: Path) -> None:
+    """End a run that was asked to stop, all ranks together; raises Stopped."""
+    PULSE.enter("end")
+    loop.world.from_chief(loop.keeper.wait if loop.keeper else lambda: None)
+    loop.commits.show_written()
+    state, name = loop.state, STOP.signal.name if STOP.signal else "a signal to another rank"
+    raise Stopped(
+        f"stopped by {name} at step {state.step}, with {state.epoch} of "
+        f"{loop.config.training.epochs} epochs done: the same command with --run-dir "
+        f"{shlex.quote(str(directory))} --resume goes on from there"
+    )
+
+
+def _finish(keeper: Keeper, directory: Path, metrics: dict[str, Any]) -> tuple[str, str | None]:
+    """(the newest checkpoint, why not everything could be written, if so); on the chief."""
+    problem = None
+    try:
+        keeper.wait()
+        rundir.write_metrics(directory, metrics)
+    except UserError as error:
+        problem = str(error)
+    return str(next(reversed(keeper.list()), "none")), problem
 
 
 def _resolve(config: Config, resume: bool, world: World) -> tuple[Config, bool, dict[str, str]]:
@@ -159,11 +209,12 @@ def _tensorboard(
 def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
     """Evaluate the trained model, show the results and return them; a collective."""
     world, state = loop.world, loop.state
+    PULSE.enter("test")
     waited = world.gather(loop.clock.waited_share)
     scores = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
     board.evaluated("test", loop.place, scores)
     world.from_chief(lambda: _show_report(data, scores, board, state.step))
-    board.ended(state.step)
+    PULSE.enter("end")
     return {
         "test_accuracy": scores.accuracy,
         "test_loss": scores.loss,
@@ -222,80 +273,22 @@ def _initial_state(
 
 
 def _open_run(
-    config: Config, data: LoadedData, state: TrainState, goes_on: bool, world: World
-) -> Checkpoints:
-    """Bring every rank to the newest checkpoint or the start, then write what the run is.
-
-    The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
-    """
-    directory = config.run.run_dir or Path()
-    checkpoints = Checkpoints(RunFiles(directory).checkpoints, config.run.keep_checkpoints)
-    if goes_on:
-        world.from_chief(lambda: checkpoints.restore_latest(state))
-    world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
-    state.move_to(world.broadcast(state.position))
-    broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
-    return checkpoints
-
-
-def _plan(
     config: Config,
     data: LoadedData,
     state: TrainState,
-    schedule: Schedule,
-    notes: Mapping[str, str],
+    goes_on: bool,
+    keeper: Keeper,
     world: World,
 ) -> dict[str, str]:
-    """What will run, for people; `notes`: further facts."""
-    training, optimizer, wire = config.training, config.optimizer, config.distribution
-    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
-    batch = training.examples_per_step(world.size)
-    if data.bad:
-        sizes += f", {len(data.bad)} bad left out (bad_examples.jsonl)"
-    return {
-        "data": f"{data.dataset.name}: {sizes}, {len(data.dataset.class_names)} classes",
-        **({"read as": "; ".join(data.dataset.notes)} if data.dataset.notes else {}),
-        **data.notes,
-        "model": f"{config.model.model}, {parameters(state.model):,} parameters",
-        "world": f"{world.size} rank(s), {world.backend}, {devices.describe()} each",
-        "batch": f"{batch} examples per step over all ranks",
-        "optimizer": f"{optimizer.optimizer}, peak learning rate {schedule.peak:g}, "
-        f"{optimizer.schedule}",
-        "exchange": f"{wire.aggregation}, compression {wire.compression}",
-        "epochs": f"{training.epochs}{_already(state)}",
-        "run": str(config.run.run_dir),
-        **notes,
-    }
+    """Bring every rank to the newest checkpoint or the start, then write what the run is.
 
-
-def _already(state: TrainState) -> str:
-    """How much of the training was done before."""
-    if not state.step:
-        return ""
-    inside = f" and {state.examples_seen:,} examples" if state.examples_seen else ""
-    return f", from {state.epoch}{inside}"
-
-
-def _result(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:
-    """How the run ended, for people."""
-    recall = {name: share for name, share in metrics["test_recall"].items() if share is not None}
-    hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
-    return {
-        "test accuracy": f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}, "
-        f"loss {metrics['test_loss']:.4f}",
-        "hardest": ", ".join(f"{name} {recall[name]:.0%}" for name in hardest),
-        "examples/s": f"{metrics['examples_per_second']:,.0f}",
-        "input": f"{metrics['input_wait_share']:.1%} of the time waited for, "
-        f"{metrics['input_wait_share_slowest']:.1%} on the slowest rank",
-        "time": f"{metrics['seconds']:.1f} s",
-        "checkpoint": checkpoint,
-        **_left_behind(directory),
-        "TensorBoard": f"tensorboard --logdir {shlex.quote(str(RunFiles(directory).tensorboard))}",
-    }
-
-
-def _left_behind(directory: Path) -> dict[str, str]:
-    """What there is to look at, besides TensorBoard."""
-    files = RunFiles(directory)
-    places = {"logs": files.logs, "timeline": files.timeline}
-    return {name: str(path) for name, path in places.items() if path.exists()}
+    The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
+    Returns what was done, for people.
+    """
+    directory = config.run.run_dir or Path()
+    if goes_on:
+        world.from_chief(lambda: keeper.restore_latest(state))
+    world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
+    state.move_to(world.broadcast(state.position))
+    broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
+    return {}

@@ -20,8 +20,9 @@ from collections.abc import Callable, Sequence
 
 from app.commands.parser import Parser
 from app.distributed.launcher import Launched, read_launcher
-from app.errors import FAILURE, INTERRUPTED, USER_ERROR, UserError, suggest
+from app.errors import FAILURE, INTERRUPTED, STOPPED, USER_ERROR, UserError, suggest
 from app.monitor import logs
+from app.stop import STOP, Stopped
 
 COMMANDS = {
     "train": "train, evaluate and keep a classifier",
@@ -53,6 +54,8 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Stopped as message:
+        return _stopped(str(message), launched)
     except KeyboardInterrupt:
         return _stop("interrupted", INTERRUPTED, launched, speaks=False)
     except Exception as error:
@@ -99,12 +102,25 @@ def _failed(error: Exception, launched: Launched) -> int:
         return _stop(f"error: {error}", FAILURE, launched, speaks=False)
     of_tensorflow = tensorflow and isinstance(error, tensorflow.errors.OpError)
     if launched.size > 1 and of_tensorflow and "Horovod" in str(error):
+        if STOP.wanted:  # so has the other rank been
+            return _stopped(f"stopped by {STOP.signal}", launched)
         reason = str(error).strip().splitlines()[0]
         time.sleep(WAIT_TO_BE_STOPPED_S)  # let the launcher see the other rank's end first
         message = f"rank {launched.rank}: an exchange failed; has another rank ended? {reason}"
         return _stop(message, FAILURE, launched, speaks=False)
     who = f"rank {launched.rank} of {launched.size} failed:\n" if launched.size > 1 else ""
     return _stop(who + traceback.format_exc(), FAILURE, launched, speaks=True)
+
+
+def _stopped(message: str, launched: Launched) -> int:
+    """The end of a run that was asked to stop: all ranks are, and one of them says so."""
+    logs.STORY.info(message)
+    if launched.rank == 0:
+        print(message, file=sys.stderr, flush=True)
+    if launched.size > 1:
+        sys.stdout.flush()
+        os._exit(STOPPED)
+    return STOPPED
 
 
 def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:

@@ -7,6 +7,7 @@ from app.distributed.launcher import read_launcher
 from app.errors import UserError
 from app.monitor.options import Monitoring, ProfiledSteps
 from app.recipe import add_flags, given_keys, load
+from app.stop import STOP
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -44,15 +45,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Rank 0 looks for mistakes before any rank spends time on loading TensorFlow."""
-    config = load(options.recipe, given_keys(options))
-    if options.resume and config.run.run_dir is None:
-        raise UserError("--resume needs --run-dir, the directory of the run to continue")
-    launched = read_launcher()
-    if launched.rank == 0:
-        from app.preflight import check
+    with STOP.listening(), results(options) as found:
+        config = load(options.recipe, given_keys(options))
+        if options.resume and config.run.run_dir is None:
+            raise UserError("--resume needs --run-dir, the directory of the run to continue")
+        launched = read_launcher()
+        if launched.rank == 0:
+            from app.preflight import check
 
-        check(config, options.resume, launched.size)
-    with results(options) as found:
+            check(config, options.resume, launched.size)
         from app.train import train
 
         monitoring = Monitoring(options.quiet, options.profile, options.timeline)

@@ -239,3 +239,13 @@ class Feed:
                     yield ahead.popleft().result()
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def spec_of(tensor: tf.Tensor | None, rows: int | None) -> tf.TensorSpec | None:
+    """The spec of a tensor in a batch of `rows` rows; the length of token ids varies by batch."""
+    if tensor is None:
+        return None
+    if not tensor.shape.rank:
+        return tf.TensorSpec([], tensor.dtype)
+    is_ids = tensor.shape.rank == 2 and tensor.dtype.is_integer
+    return tf.TensorSpec([rows, None] if is_ids else [rows, *tensor.shape[1:]], tensor.dtype)

@@ -18,6 +18,7 @@ from app.data.plan import Found, leave_out, merged
 from app.data.sources.image_files import Header
 from app.data.text.tokenizer import Lengths, Tokenizer
 from app.errors import UserError
+from app.pulse import PULSE
 
 
 class Headers(NamedTuple):
@@ -101,6 +102,7 @@ def decoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, Found]]:
     """(rows, their images as uint8 (m, h, w, c), what cannot be decoded), some at a time."""
     for start in range(0, len(rows), EXAMPLES_AT_ONCE):
+        PULSE.beat()
         some = rows[start : start + EXAMPLES_AT_ONCE]
         content = source.read(some)
         if source.content == "pixels":
@@ -121,6 +123,7 @@ def text_chunks(source: Source, rows: np.ndarray | None = None) -> Iterator[np.n
     """The texts of the rows (None: of all) in order, as object arrays of str."""
     rows = np.arange(len(source)) if rows is None else rows
     for start in range(0, len(rows), EXAMPLES_AT_ONCE * 4):
+        PULSE.beat()
         content = source.read(rows[start : start + EXAMPLES_AT_ONCE * 4])
         if not source.in_memory:
             texts = [text.decode("utf-8", "replace") for text in content]

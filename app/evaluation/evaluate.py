@@ -12,6 +12,7 @@ from app.data.examples import Source
 from app.data.order import evaluation_indices
 from app.distributed.world import World
 from app.evaluation.scores import Scores, Tally, most_confident
+from app.pulse import PULSE
 
 EVALUATION_BATCH_SIZE = 256
 
@@ -27,6 +28,7 @@ def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: 
     own = evaluation_indices(len(split), world.rank, world.size)
     score, done = _scorer(classifier), 0
     for batch in Feed(split).evaluation(world.rank, world.size, EVALUATION_BATCH_SIZE):
+        PULSE.beat()
         labels = batch.labels.numpy()
         tally.add(score(batch.inputs).numpy(), labels, np.array(own[done : done + len(labels)]))
         done += len(labels)

@@ -60,11 +60,12 @@ class Reports:
             for show in self._shows:
                 show.sees(place, self._classifier.network, batch)
 
-    def count_step(self, passes: int) -> None:
-        """A step of `passes` passes is done; a collective, if a report is due."""
-        if self._state.step % self._every_steps == 0:
-            self._report(passes)
+    def count_step(self, passes: int) -> Progress | None:
+        """A step of `passes` passes is done; a collective, and its report, if one is due."""
+        due = self._state.step % self._every_steps == 0
+        progress = self._report(passes) if due else None
         self._look_ahead()
+        return progress
 
     def end_epoch(self) -> Progress:
         """How the epoch went; stops the clock; a collective."""
@@ -85,7 +86,7 @@ class Reports:
         if (self._state.step + 1) % self._every_steps == 0:
             self._telemetry.look()
 
-    def _report(self, passes: int) -> None:
+    def _report(self, passes: int) -> Progress:
         """Show what happened since the last report; a collective."""
         metrics = sum_metrics(self._world, self._classifier.metrics)
         progress = self._progress(metrics, self._reported)
@@ -108,6 +109,7 @@ class Reports:
         self._reported_step = self._state.step
         for show in self._shows:
             show.trained(progress)
+        return progress
 
     def _progress(self, metrics: dict[str, float], since: Mark) -> Progress:
         state, optimizer = self._state, self._state.optimizer

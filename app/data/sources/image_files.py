@@ -16,6 +16,7 @@ from PIL import Image
 from app.data.examples import Content, add_texts
 from app.data.orientation import orientation_of
 from app.errors import UserError
+from app.pulse import PULSE
 
 Result = TypeVar("Result")
 
@@ -197,6 +198,7 @@ class ImageFiles:
             return [result for results in pool.map(run, parts) for result in results]
 
     def _open(self, index: int, function: Callable[[str], Result]) -> Result:
+        PULSE.beat()
         try:
             return function(os.path.join(self.root, self.paths[index]))
         except OSError as error:

@@ -1,6 +1,7 @@
 """Any TensorFlow Datasets dataset that has an image or a text and a class label."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from app.data.examples import Dataset
 from app.data.sources.classes import clean_class_name, merges
 from app.data.sources.records import RecordFiles, index_files
 from app.errors import UserError, suggest
+from app.pulse import PULSE
 
 PREPARED = "dataset_info.json"
 
@@ -85,7 +87,8 @@ def _download(builder: tfds.core.DatasetBuilder, data: Data) -> None:
     except OSError as error:
         raise UserError(f"--data-dir {data.data_dir} cannot be written: {error}") from None
     try:
-        builder.download_and_prepare()
+        with PULSE.during("download", math.inf):
+            builder.download_and_prepare()
     except Exception as error:  # downloads fail in every way there is
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(

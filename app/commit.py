@@ -1,0 +1,159 @@
+"""What happens at a commit point, where all ranks agree on one state."""
+
+import time
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from app.classifier import Classifier
+from app.config import Config
+from app.data.batches import Split
+from app.distributed.guard import agree, compare
+from app.distributed.world import World
+from app.evaluation.evaluate import evaluate
+from app.evaluation.scores import Scores
+from app.keeper import Keeper
+from app.monitor.progress import Progress, Show
+from app.monitor.reports import Reports
+from app.pulse import PULSE
+from app.state import TrainState
+from app.stop import Stop
+
+# A commit point at most so many seconds ahead is waited for by a run that is to stop.
+NEAR_S = 5.0
+
+
+class Commits:
+    """The commit points of a run.
+
+    Args:
+        config, world, state, splits, shows: the loop's.
+        keeper: the chief's, which writes checkpoints; None on other ranks.
+        reports, callbacks: what is told of the end of an epoch.
+        stop: this process's wish to stop.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        world: World,
+        state: TrainState,
+        splits: dict[str, Split],
+        shows: Sequence[Show],
+        keeper: Keeper | None,
+        reports: Reports,
+        callbacks: keras.callbacks.CallbackList,
+        stop: Stop,
+    ):
+        self._config = config
+        self._world = world
+        self._state = state
+        self._validation = splits.get("validation")
+        self._shows = shows
+        self._keeper = keeper
+        self._reports = reports
+        self._callbacks = callbacks
+        self._stop = stop
+        self._classifier: Classifier = state.model
+        # Seconds that the last validation took; unknown before the first.
+        self._validation_s = 0.0 if self._validation is None else float("inf")
+        self.ends = False  # at the newest commit point all ranks agreed to stop,
+        self.was_asked = False  # since a rank was asked to
+
+    def make(self, examples: int, ended: Progress | None = None) -> dict[str, float]:
+        """A commit point; a collective.
+
+        Settle and compare; agree on whether to stop; keep, so that nothing that comes later can
+        cost what was learned; at the end of an epoch validate, then tell callbacks and shows.
+
+        `examples`: trained on by this rank since the last one; `ended`: how the epoch that ends
+        here went. Returns its logs.
+        """
+        state, world = self._state, self._world
+        with PULSE.during("agreement"):
+            optimizer, on_drift = self._classifier.optimizer, self._config.distribution.on_drift
+            repaired = agree(
+                world, self._classifier, optimizer, examples, state.seed, state.step, on_drift
+            )
+            self._show_agreement(repaired)
+            move_to_chief(world, self._classifier.metrics)
+            self._agree_to_stop()
+        self._keep(ended is not None or self.ends)
+        logs = {} if ended is None else self._end_epoch(ended)
+        if ended is not None:
+            self._agree_to_stop()  # callbacks may want to by now
+        return logs
+
+    def compare(self) -> None:
+        """The guard, between commit points; a collective."""
+        with PULSE.during("agreement"):
+            on_drift = self._config.distribution.on_drift
+            optimizer, step = self._classifier.optimizer, self._state.step
+            self._show_agreement(compare(self._world, self._classifier, optimizer, step, on_drift))
+
+    def is_near(self, steps: int, steps_per_second: float, ends_epoch: bool) -> bool:
+        """Whether the next commit point, `steps` ahead, is worth waiting for; a collective."""
+        ahead_s = steps / steps_per_second if steps_per_second else float("inf")
+        ahead_s += self._validation_s if ends_epoch else 0.0
+        return self._world.broadcast(ahead_s <= NEAR_S)
+
+    def show_written(self) -> None:
+        """Tell the shows which checkpoints were written since the last time."""
+        for written in self._keeper.written() if self._keeper else ():
+            for show in self._shows:
+                show.checkpointed(written.step, written.path, written.seconds)
+
+    def _keep(self, surely: bool) -> None:
+        if self._keeper is not None:
+            with PULSE.during("checkpoint"):
+                self._keeper.keep(self._state, {"world_size": self._world.size}, surely)
+        self.show_written()
+
+    def _end_epoch(self, ended: Progress) -> dict[str, float]:
+        """Validate, and tell callbacks and shows that an epoch has ended; returns its logs."""
+        validation = None
+        if self._validation is not None:
+            validation = self._validate(self._validation)
+        logs = dict(ended.metrics)
+        if validation:
+            logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+        with PULSE.during("callbacks"):
+            self._callbacks.on_epoch_end(self._state.epoch - 1, logs)
+        with PULSE.during("reports"):
+            for show in self._shows:
+                show.epoch_ended(ended, validation)
+            if self._config.run.histograms:
+                self._reports.show_distributions()
+        return logs
+
+    def _validate(self, split: Split) -> Scores:
+        """Score the model; who is asked to stop here does so at once: the state is kept."""
+        began = time.monotonic()
+        with PULSE.during("validation"), self._stop.deferred(False):
+            scores = evaluate(self._classifier, split, self._world)
+        self._validation_s = time.monotonic() - began
+        if self._keeper is not None:
+            self._keeper.scored(self._state.step, scores.loss, scores.accuracy)
+        return scores
+
+    def _agree_to_stop(self) -> None:
+        wishes = self._world.gather((self._stop.wanted, bool(self._classifier.stop_training)))
+        self.was_asked = any(asked for asked, _ in wishes)
+        self.ends = self.was_asked or any(wants for _, wants in wishes)
+
+    def _show_agreement(self, repaired: Sequence[str]) -> None:
+        for show in self._shows if self._world.size > 1 else ():
+            for text in repaired:
+                show.drifted(self._state.step, text)
+            show.agreed(self._state.step)
+
+
+def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None:
+    """Give the chief the sum over ranks of the metrics' states, and the others zeros; a collective.
+
+    So the chief's checkpoint holds those of the whole epoch so far.
+    """
+    for variable in [variable for metric in metrics for variable in metric.variables]:
+        total = world.sum(variable.numpy())
+        variable.assign(total if world.is_chief else np.zeros_like(total))

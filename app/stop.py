@@ -1,0 +1,118 @@
+"""A wish to stop: SIGTERM or SIGINT, from Kubernetes, a scheduler, a host that goes, or Ctrl-C.
+
+While training runs, a wish is only noted: the loop passes it on to all ranks inside a step, and all
+stop at the same one (app/loop.py). At any other time it ends what is being done at once, by raising
+`Stopped`; the newest checkpoint stands. Kubernetes gives 30 seconds, and a stop takes at most 20.
+
+Knows nothing of workers and loads no TensorFlow, so that a process listens from its first moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+from app.errors import STOPPED
+from app.monitor.logs import STORY
+from app.pulse import PULSE
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME_WISH_S = 2.0  # launchers and terminals often send two signals for one wish
+REACH_S = 15.0  # to bring training to a commit point; then the newest checkpoint stands
+END_S = 20.0  # to have it on disk as well
+
+
+class Stopped(BaseException):
+    """The run has ended because it was asked to.
+
+    Not an Exception: it may be raised anywhere, and nobody may take it for a fault of what was
+    being done.
+    """
+
+
+class Stop:
+    """Whether this process has been asked to stop. `listening()` comes first."""
+
+    def __init__(self, reach_s: float = REACH_S, end_s: float = END_S) -> None:
+        self.signal: signal.Signals | None = None
+        self.speaks = True  # whether this process may print
+        self._reach_s, self._end_s = reach_s, end_s
+        self._listens = self._deferred = False
+        self._asked_at = 0.0
+        self._reached = threading.Event()
+        self._over = threading.Event()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a wish."""
+        return self.signal is not None
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take signals in the block; those of another thread than the main one are Python's own."""
+        if self._listens or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._listens, self.signal = True, None
+        self._over.clear()
+        self._reached.clear()
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._listens = False
+            self._over.set()
+
+    @contextlib.contextmanager
+    def deferred(self, is_deferred: bool = True) -> Iterator[None]:
+        """In the block a wish is only noted, or, if False, raises `Stopped` again."""
+        before, self._deferred = self._deferred, is_deferred
+        try:
+            yield
+        finally:
+            self._deferred = before
+
+    def reached(self) -> None:
+        """Training has ended at a commit point; what is left is to write it."""
+        self._reached.set()
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.signal is not None:
+            if now - self._asked_at > SAME_WISH_S:  # it is urgent
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        self.signal, self._asked_at = signal.Signals(number), now
+        PULSE.ask_to_stop()
+        threading.Thread(target=self._give_up, name="stop", daemon=True).start()
+        if not self._deferred:
+            raise Stopped(f"stopped by {self.signal.name} in {PULSE.phase}")
+
+    def _give_up(self) -> None:
+        """End this process if the orderly end takes too long."""
+        until = self._asked_at + self._reach_s
+        while time.monotonic() < until:
+            if self._over.wait(0.05):
+                return
+            if self._reached.is_set():
+                until = self._asked_at + self._end_s
+        message = (
+            f"asked to stop, but still in {PULSE.phase} after "
+            f"{time.monotonic() - self._asked_at:.0f} s: ending now; the newest checkpoint stands"
+        )
+        STORY.error(message)
+        if self.speaks:
+            print(message, file=sys.stderr, flush=True)
+        os._exit(STOPPED)
+
+
+STOP = Stop()

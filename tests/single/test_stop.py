@@ -1,0 +1,103 @@
+"""What a process does that is asked to stop: in the middle of anything, twice, too late."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from app.errors import STOPPED
+from app.pulse import PULSE
+from app.stop import Stop, Stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_what_is_being_done_and_says_in_which_phase(number) -> None:
+    stop, before = Stop(), signal.getsignal(number)
+    with pytest.raises(Stopped, match=f"stopped by {number.name} in preparation"), stop.listening():
+        PULSE.enter("preparation")
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+    assert stop.wanted and signal.getsignal(number) is before
+
+
+def test_nobody_takes_a_stop_for_a_fault_of_what_was_being_done() -> None:
+    with pytest.raises(Stopped), Stop().listening():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        except Exception:  # as libraries do
+            pytest.fail("swallowed")
+
+
+def test_in_training_a_signal_is_only_noted() -> None:
+    stop = Stop()
+    with stop.listening(), stop.deferred():
+        assert not stop.wanted
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wanted
+        with pytest.raises(Stopped), stop.deferred(False):  # an evaluation
+            stop._asked_at -= 10
+            stop.signal = None
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+
+
+def test_two_signals_for_one_wish_are_one() -> None:
+    stop = Stop()
+    with stop.listening(), stop.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGINT
+
+
+def test_outside_the_main_thread_python_keeps_its_signals() -> None:
+    found = []
+
+    def run() -> None:
+        with Stop().listening():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+def run(body: str) -> subprocess.Popen:
+    """A process that is asked to stop while it does `body`."""
+    code = f"""
+        import os, signal, sys, time
+        import app.stop
+        from app.stop import Stop, Stopped
+        stop = Stop(reach_s=0.5, end_s=1.5)
+        def kill(): os.kill(os.getpid(), signal.SIGTERM)
+        with stop.listening(), stop.deferred():
+            {body}
+        print("over", flush=True)
+        time.sleep(2.5)
+    """
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("kill(); time.sleep(20)", STOPPED, "the newest checkpoint stands"),
+        ("kill(); stop.reached(); time.sleep(20)", STOPPED, "the newest checkpoint stands"),
+        ("kill(); stop.reached(); time.sleep(0.8)", 0, ""),
+        ("kill()", 0, ""),
+        ("kill(); app.stop.SAME_WISH_S = 0; kill(); time.sleep(20)", -signal.SIGTERM, ""),
+    ],
+)
+def test_a_stop_has_an_end(body, code, said) -> None:
+    done = run(body)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert ("over" in done.stdout) == (code == 0)
