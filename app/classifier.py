@@ -79,11 +79,22 @@ class Classifier(keras.Model):
                 objective = self.optimizer.scale_loss(loss)
             return loss, logits, tape.gradient(objective, self.trainable_variables)
 
+        statistics = self._statistics()
         loss, logits, gradients = self._unless_empty(learn, batch)
+        self._undo_statistics(statistics, loss)
         self.optimizer.apply(
-            gradients, self.trainable_variables, weight=examples, total_weight=batch.total
+            gradients,
+            self.trainable_variables,
+            weight=examples,
+            total_weight=batch.total,
+            loss=loss,
         )
-        return self._update_metrics(loss, logits, batch.labels, examples)
+        tf.cond(
+            tf.math.is_finite(loss),
+            lambda: self._update_metrics(loss, logits, batch.labels, examples),
+            self.get_metrics_result,
+        )
+        return self.get_metrics_result()
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss and accuracy of one batch, with what training adds (dropout) turned off."""
@@ -119,6 +130,33 @@ class Classifier(keras.Model):
         self.loss_mean.update_state(loss, sample_weight=tf.cast(examples, tf.float32))
         self.accuracy.update_state(labels, logits)
         return self.get_metrics_result()
+
+    def _statistics(self) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """The moving statistics of BatchNorm that the forward pass will change, and their values;
+        in the graph of a step."""
+        layers = [
+            layer
+            for layer in self._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        ]
+        variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
+        return [(variable, tf.convert_to_tensor(variable.value)) for variable in variables]
+
+    def _undo_statistics(
+        self, before: list[tuple[keras.Variable, tf.Tensor]], loss: tf.Tensor
+    ) -> None:
+        """Set the moving statistics back if the pass had numbers that are not finite."""
+        if not before:
+            return
+
+        def restore() -> bool:
+            for variable, value in before:
+                variable.assign(value)
+            return True
+
+        now = tf.concat([tf.convert_to_tensor(variable.value) for variable, _ in before], axis=0)
+        fine = tf.math.is_finite(loss) & tf.math.is_finite(tf.reduce_sum(now))
+        tf.cond(fine, lambda: True, restore)
 
     def _unless_empty(self, learn: Callable, batch: Batch) -> tuple[Any, Any, list[Any]]:
         """`learn()`, or zeros of the same structure if this rank has no examples.

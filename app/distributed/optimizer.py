@@ -7,14 +7,16 @@ gradient, in order:
    gradients of the same kinds;
 2. `strategy.apply` (strategies/): `Accumulate` keeps the weighted sum of several passes,
    `EveryStep` goes on at once;
-3. `Parts.mean` (strategies/strategy.py): what this rank counts for, its share n_r / sum(n);
-4. `reducer.reduce` (reducers/): `SparseRows` and `DenseBuckets` scale by the share, compress, sum
-   over ranks by the collectives of `World`, and decompress;
-5. `Parts.update`: the wrapped optimizer, with its loss scale, clipping and weight decay, sees
-   sum(n_r * g_r) / sum(n_r), which is the gradient of the mean loss over the global batch.
+3. `Parts.mean` (strategies/strategy.py): scales by what this rank counts for, its share
+   n_r / sum(n), and tells all ranks if a number is not finite (signals.py);
+4. `reducer.reduce` (reducers/): `SparseRows` and `DenseBuckets` compress, sum over ranks by the
+   collectives of `World`, and decompress;
+5. `Parts.update`, unless numbers have gone bad: the wrapped optimizer, with its loss scale,
+   clipping and weight decay, sees sum(n_r * g_r) / sum(n_r), which is the gradient of the mean loss
+   over the global batch.
 
-It is outermost on purpose: every rank takes part in every exchange, and an overflow on one rank
-reaches all of them in the sum, so all skip the same step of a loss-scaling optimizer.
+It is outermost on purpose: every rank takes part in every exchange, and hears of an overflow on
+any of them, so all skip the same step of a loss-scaling optimizer.
 """
 
 import itertools
@@ -28,6 +30,7 @@ from tensorflow.python.ops import control_flow_util
 from app.distributed.reducers import make_reducer
 from app.distributed.reducers.codec import Compressor
 from app.distributed.reducers.reducer import Reducer
+from app.distributed.signals import Signals
 from app.distributed.strategies import make_strategy
 from app.distributed.strategies.accumulate import Accumulate
 from app.distributed.strategies.strategy import Parts
@@ -99,14 +102,19 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self.bucket_mb = bucket_mb
         self.strategy_name = strategy
         self.telemetry = Telemetry()
+        self.signals = Signals()
         self.world = world or current_world(process_set)
         # Sums of passes are dense.
         self._all_dense = sparse_as_dense or backward_passes_per_step > 1
         self.reducer = make_reducer(compression, int(bucket_mb * MEGABYTE), self._all_dense)
-        parts = Parts(optimizer, self.reducer, self.world, self.telemetry, name or "lockstep")
-        self.strategy = make_strategy(strategy, parts)
+        self._parts = Parts(
+            optimizer, self.reducer, self.world, self.telemetry, self.signals, name or "lockstep"
+        )
+        self.strategy = make_strategy(strategy, self._parts)
         if backward_passes_per_step > 1:
-            self.strategy = Accumulate(self.strategy, self.world, backward_passes_per_step)
+            self.strategy = Accumulate(
+                self.strategy, self.world, self.signals, backward_passes_per_step
+            )
         self._agreed_kinds: dict[tuple[int, ...], list[str]] = {}
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -114,7 +122,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         if self.built:
             return
         self.strategy.build(variables, self.add_variable)
-        self.reducer.build(variables, self.add_variable)
+        self._parts.build(variables, self.add_variable)
         if not self.inner_optimizer.built:
             with keras.name_scope(self.inner_optimizer.name, caller=self.inner_optimizer):
                 self.inner_optimizer.build(variables)
@@ -137,8 +145,12 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         trainable_variables: Sequence[keras.Variable] | None = None,
         weight: Any = None,
         total_weight: Any = None,
+        loss: Any = None,
     ) -> None:
         """Exchange this rank's gradients and update the variables.
+
+        If a gradient or the loss of any rank is not finite, the step is skipped on all ranks: no
+        variable changes, `iterations` included, and `signals` says so.
 
         Args:
             grads: per variable a float `tf.Tensor`, `tf.IndexedSlices` or None: the gradient of
@@ -149,6 +161,8 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             total_weight: the sum of all ranks' weights of this pass, where the caller knows it, in
                 every pass or in none. None: one float32 scalar is summed over ranks, started
                 before the forward pass because it depends on nothing else.
+            loss: the mean loss over this rank's examples, a scalar, without its loss scale. None:
+                only the gradients are looked at.
         """
         _refuse_xla()
         if trainable_variables is None:
@@ -160,6 +174,8 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         if self.op == "average":
             weight = total_weight = None
         self._check_kinds(grads, trainable_variables)
+        if loss is not None:
+            self.signals.note_loss(loss, weight)
         self.strategy.apply(grads, trainable_variables, weight, total_weight)
 
     def _check_kinds(self, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:

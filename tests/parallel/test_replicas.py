@@ -95,10 +95,10 @@ class HalfNow:
             for number, v in enumerate(variables)
         ]
 
-    def reduce(self, gradients, variables, share, world, name):
+    def reduce(self, gradients, variables, world, name):
         sums = []
         for number, (gradient, owed) in enumerate(zip(gradients, self.owed, strict=True)):
-            half = (gradient * share + owed.value) / 2
+            half = (gradient + owed.value) / 2
             owed.assign(half)
             sums.append(world.allreduce(half, f"{name}.{number}"))
         return Reduced(sums, [])

@@ -7,7 +7,7 @@ what `reducer.Reducer` describes:
 - `build(variables, add_variable)`: makes what it keeps from step to step. `add_variable` is that
   of Keras optimizers, with the kind of state besides: `add_variable(shape, name=..., kind=...)`,
   such as `Kind.SUMMED` for an error-feedback residual (app/state.py says what becomes of it);
-- `reduce(gradients, variables, share, world, name) -> Reduced`: calls the collectives. It sees
+- `reduce(gradients, variables, world, name) -> Reduced`: calls the collectives. It sees
   dense gradients only where `SparseRows`, around it, takes those of embeddings.
 
 What only changes how a number is written (a cast, a scale) is a codec instead (codec.py), of the

@@ -34,12 +34,12 @@ class Codec(Protocol):
         """Create a state of so many rows, if it needs one."""
         ...
 
-    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
-        """The sums over ranks of `share * tensor`, each of them 1-D."""
+    def sum(self, parts: Sequence[Part], world: World) -> Results:
+        """The sums over ranks of the tensors, each of them 1-D."""
         ...
 
-    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
-        """All ranks' rows of `share * tensor`, in the order of ranks."""
+    def gather(self, parts: Sequence[Part], world: World) -> Results:
+        """All ranks' rows of the tensors, in the order of ranks."""
         ...
 
 
@@ -77,20 +77,18 @@ class Stateless:
     def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
         """There is nothing to keep."""
 
-    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
-        return [self._exchange(world.allreduce, part, share) for part in parts]
+    def sum(self, parts: Sequence[Part], world: World) -> Results:
+        return [self._exchange(world.allreduce, part) for part in parts]
 
-    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
-        return [self._exchange(world.allgather, part, share) for part in parts]
+    def gather(self, parts: Sequence[Part], world: World) -> Results:
+        return [self._exchange(world.allgather, part) for part in parts]
 
-    def _exchange(self, collective, part, share) -> tuple[tf.Tensor, Sent]:
-        # A rank without examples may hold NaN (the mean of nothing); 0 * NaN must be 0 here.
-        scaled = tf.math.multiply_no_nan(part.tensor, tf.cast(share, part.tensor.dtype))
-        payload, context = self.compressor.compress(scaled)
+    def _exchange(self, collective, part) -> tuple[tf.Tensor, Sent]:
+        payload, context = self.compressor.compress(part.tensor)
         restored = self.compressor.decompress(collective(payload, part.name), context)
         sent = Sent(
-            tf.cast(tf.size(scaled), tf.float64) * scaled.dtype.size,
+            tf.cast(tf.size(part.tensor), tf.float64) * part.tensor.dtype.size,
             tf.cast(tf.size(payload), tf.float64) * payload.dtype.size,
-            lambda: (scaled, self.compressor.decompress(payload, context)),
+            lambda: (part.tensor, self.compressor.decompress(payload, context)),
         )
         return restored, sent

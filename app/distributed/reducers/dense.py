@@ -2,7 +2,7 @@
 
 Buckets are filled from the last variable to the first, the order in which backpropagation
 produces gradients, so that the first bucket leaves while earlier layers still compute (Li et al.
-2020, arXiv:2006.15704). Phases: bucket -> the codec scales, compresses, sums over ranks and
+2020, arXiv:2006.15704). Phases: bucket -> the codec compresses, sums over ranks and
 decompresses -> unbucket.
 """
 
@@ -34,7 +34,6 @@ class DenseBuckets:
         self,
         gradients: Sequence[Any],
         variables: Sequence[Any],
-        share: tf.Tensor,
         world: World,
         name: str,
     ) -> Reduced:
@@ -57,7 +56,7 @@ class DenseBuckets:
             )
             for number, bucket in enumerate(buckets)
         ]
-        sums = self.codec.sum(parts, share, world)
+        sums = self.codec.sum(parts, world)
         for bucket, (flat, _) in zip(buckets, sums, strict=True):
             pieces = unflatten(flat, [reduced[index].shape for index in bucket])
             for index, piece in zip(bucket, pieces, strict=True):

@@ -47,26 +47,24 @@ class ScaledHalf:
         """
         self._state = add_variable((rows, 2), dtype="float32", name="fp16_scales", optional=True)
 
-    def sum(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
-        """The sums over ranks of `share * tensor`, each of them 1-D."""
+    def sum(self, parts: Sequence[Part], world: World) -> Results:
+        """The sums over ranks of the tensors, each of them 1-D."""
         halves = functools.partial(_sum_halves, world)
-        sums = self._exchange_all(halves, world.allreduce, parts, share)
+        sums = self._exchange_all(halves, world.allreduce, parts)
         return [
             (tf.ensure_shape(total, part.tensor.shape), sent)
             for part, (total, sent) in zip(parts, sums, strict=True)
         ]
 
-    def gather(self, parts: Sequence[Part], share: tf.Tensor, world: World) -> Results:
-        """All ranks' rows of `share * tensor`, in the order of ranks."""
-        return self._exchange_all(world.allgather, world.allgather, parts, share)
+    def gather(self, parts: Sequence[Part], world: World) -> Results:
+        """All ranks' rows of the tensors, in the order of ranks."""
+        return self._exchange_all(world.allgather, world.allgather, parts)
 
-    def _exchange_all(self, half_collective, collective, parts, share):
+    def _exchange_all(self, half_collective, collective, parts):
         # The state is read once and written once per step. Parts that read and wrote rows of their
         # own would wait for each other, since TensorFlow keeps the order of accesses to a variable.
         before = tf.convert_to_tensor(self._state.value)
-        done = [
-            _exchange(half_collective, collective, part, share, before[part.row]) for part in parts
-        ]
+        done = [_exchange(half_collective, collective, part, before[part.row]) for part in parts]
         if parts:
             rows, after = [[part.row] for part in parts], tf.stack([row for _, _, row in done])
             self._state.assign(tf.tensor_scatter_nd_update(before, rows, after))
@@ -83,29 +81,22 @@ def _sum_halves(world: World, half: tf.Tensor, name: str) -> tf.Tensor:
     return world.allgather(tf.cast(mine, tf.float16), f"{name}.sums")[:length]
 
 
-def _exchange(
-    half_collective, collective, part, share, before
-) -> tuple[tf.Tensor, Sent, tf.Tensor]:
+def _exchange(half_collective, collective, part, before) -> tuple[tf.Tensor, Sent, tf.Tensor]:
     """(the part's result, what it took, its row of state from `before` to after this step)."""
     tensor, name = part.tensor, part.name
-    exact_type = tensor.dtype if tensor.dtype.size >= 4 else tf.float32
-    wide, share = tf.cast(tensor, exact_type), tf.cast(share, exact_type)
+    exact_type = tensor.dtype
     scale = tf.cast(before[0], exact_type)
-    elements = tf.cast(tf.size(wide), tf.float64)
-
-    def scaled(by: tf.Tensor) -> tf.Tensor:
-        # A rank without examples may hold NaN (the mean of nothing); 0 * NaN must be 0 here.
-        return tf.math.multiply_no_nan(wide, by)
+    elements = tf.cast(tf.size(tensor), tf.float64)
 
     def exact(more_headroom, bytes_before):
-        total = collective(scaled(share), name)
+        total = collective(tensor, name)
         largest, finite = _range(total)
-        # No finite sum: the gradients themselves have overflowed, and say nothing of a scale.
+        # No finite sum: float32 itself has overflowed, which says nothing of a scale.
         after = tf.where(finite, _scale(largest, before[1] + more_headroom), before)
         return total, after, bytes_before + elements * exact_type.size, tf.constant(False)
 
     def halved():
-        half = tf.cast(scaled(share * scale), tf.float16)
+        half = tf.cast(tensor * scale, tf.float16)
         total = tf.cast(half_collective(half, f"{name}.half"), exact_type)
         largest, finite = _range(total)
         after = _scale(largest / before[0], before[1] - RECOVERY)
@@ -120,11 +111,11 @@ def _exchange(
     total, after, sent, was_half = tf.cond(unknown, lambda: exact(0.0, none), halved)
 
     def versions() -> tuple[tf.Tensor, tf.Tensor]:
-        sent_as_half = tf.cast(tf.cast(scaled(share * scale), tf.float16), exact_type) / scale
-        return scaled(share), tf.where(was_half, sent_as_half, scaled(share))
+        sent_as_half = tf.cast(tf.cast(tensor * scale, tf.float16), exact_type) / scale
+        return tensor, tf.where(was_half, sent_as_half, tensor)
 
     took = Sent(elements * tensor.dtype.size, sent, versions)
-    return tf.cast(total, tensor.dtype), took, after
+    return total, took, after
 
 
 def _range(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -28,25 +28,27 @@ class Reducer(Protocol):
     and its collectives."""
 
     def build(self, variables: Sequence[Any], add_variable: Callable[..., Any]) -> None:
-        """Create what is kept from step to step; called once, by the optimizer's `build`."""
+        """Create what is kept from step to step; called once, by the optimizer's `build`.
+
+        What `add_variable` makes is set back after a step that all ranks skip.
+        """
         ...
 
     def reduce(
         self,
         gradients: Sequence[Any],
         variables: Sequence[Any],
-        share: tf.Tensor,
         world: World,
         name: str,
     ) -> Reduced:
-        """The sum over ranks of `share * gradient`; a collective, in the graph of a step.
+        """The sum over ranks; a collective, in the graph of a step.
 
         Args:
-            gradients: per variable a float `tf.Tensor`, `tf.IndexedSlices` or None (stays None).
-                All ranks have None in the same places.
+            gradients: this rank's shares of the mean: per variable a float `tf.Tensor`,
+                `tf.IndexedSlices` or None (stays None), in float32 or float64. All values are
+                finite: a rank whose gradient is not has zeros here. All ranks have None in the
+                same places.
             variables: those of `build`, or some of them.
-            share: what this rank counts for, float32 (); the shares of all ranks add up to 1.
-                With share 0 a gradient may be NaN, and counts as zeros.
             name: how the names of its collectives begin, the same on every rank.
         """
         ...

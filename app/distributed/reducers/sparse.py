@@ -32,7 +32,6 @@ class SparseRows:
         self,
         gradients: Sequence[Any],
         variables: Sequence[Any],
-        share: tf.Tensor,
         world: World,
         name: str,
     ) -> Reduced:
@@ -42,9 +41,9 @@ class SparseRows:
             Part(g.values, self._rows[id(variables[i])], f"{name}.sparse.{i}.values")
             for i, g in sparse.items()
         ]
-        gathered = self.codec.gather(parts, share, world)
+        gathered = self.codec.gather(parts, world)
         rest = [None if index in sparse else g for index, g in enumerate(gradients)]
-        reduced, sent = self.dense.reduce(rest, variables, share, world, name)
+        reduced, sent = self.dense.reduce(rest, variables, world, name)
         for (index, gradient), (values, _) in zip(sparse.items(), gathered, strict=True):
             indices = world.allgather(gradient.indices, f"{name}.sparse.{index}.indices")
             # Duplicate indices are added up, as optimizers need them.

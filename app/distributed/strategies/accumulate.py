@@ -5,17 +5,22 @@ from typing import Any
 
 import tensorflow as tf
 
+from app.distributed.signals import Signals
 from app.distributed.strategies.strategy import Strategy
 from app.distributed.world import World
 from app.state import Kind
 
 
 class Accumulate:
-    """Hands the weighted mean of every `passes` passes on to another strategy."""
+    """Hands the weighted mean of every `passes` passes on to another strategy.
 
-    def __init__(self, strategy: Strategy, world: World, passes: int):
+    A gradient that is not finite does not enter a sum; its step is skipped when its turn comes.
+    """
+
+    def __init__(self, strategy: Strategy, world: World, signals: Signals, passes: int):
         self.strategy = strategy
         self.world = world
+        self.signals = signals
         self.passes = passes
         self._knows_total: bool | None = None  # in the passes so far
         self._flush: Callable[[], Any] | None = None  # that of the last trace
@@ -53,10 +58,10 @@ class Accumulate:
             self._total.assign_add(tf.cast(total, tf.float32))
         sums = [self._sums[id(variable)] for variable in variables]
         there = [gradient is not None for gradient in gradients]
-        for gradient, added in zip(gradients, sums, strict=True):
+        weighted = self.signals.scaled(gradients, variables, weight)
+        for gradient, added in zip(weighted, sums, strict=True):
             if gradient is not None:
-                dense = tf.convert_to_tensor(gradient)
-                added.assign_add(tf.math.multiply_no_nan(dense, tf.cast(weight, dense.dtype)))
+                added.assign_add(tf.cast(tf.convert_to_tensor(gradient), added.dtype))
         self._weight.assign_add(weight)
         self._passed.assign_add(1)
 

@@ -19,8 +19,8 @@ class EveryStep:
         self, gradients: Sequence[Any], variables: Sequence[Any], weight: Any, total: Any
     ) -> None:
         """See `Strategy`."""
-        reduced, total = self.parts.mean(gradients, variables, weight, total)
-        self.parts.update(reduced, variables, None if weight is None else total)
+        reduced, applies = self.parts.mean(gradients, variables, weight, total)
+        self.parts.update(reduced, variables, applies)
 
     def settle(self) -> None:
         """Nothing is ever pending."""
