@@ -5,7 +5,6 @@ A checkpoint stores it, resume restores it, the lockstep guard compares its repl
 
 import dataclasses
 import enum
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,12 +91,6 @@ def _optimizer_variables(optimizer: Any) -> Sequence[keras.Variable]:
         return optimizer.variables
     except TypeError:  # Horovod's own Keras optimizer: its `.variables` calls a list
         return []
-
-
-def fingerprints(entries: Sequence[StateVariable]) -> np.ndarray:
-    """CRC-32 of the bits of each variable's value, int64 (variables,)."""
-    checksums = [zlib.crc32(np.ascontiguousarray(entry.variable.numpy()).data) for entry in entries]
-    return np.array(checksums, dtype=np.int64)
 
 
 def reseed(model: keras.Model, seed: int, rank: int, step: int) -> None:

@@ -27,17 +27,30 @@ class CommitPoints(keras.callbacks.Callback):
             points; each time costs one checksum and one allgather of 8 bytes per variable.
         seed: of the random generators.
         world: the ranks; default: those of the running Horovod.
+        on_drift: "stop", or "repair" to give ranks that differ the variables of the majority, with
+            a warning (without a majority, as with 2 ranks, training stops).
 
     Raises ValueError if the model has no variables yet: give it an Input layer, or call it on one
-    batch before `fit()`. Raises ReplicasDiverged on every rank if the ranks drift apart.
+    batch before `fit()`. Raises ValueError on every rank if ranks have different numbers of steps
+    per epoch, where Keras knows them. Raises ReplicasDiverged on every rank if the ranks drift
+    apart.
     """
 
-    def __init__(self, compare_every_steps: int = 100, seed: int = 0, world: World | None = None):
+    def __init__(
+        self,
+        compare_every_steps: int = 100,
+        seed: int = 0,
+        world: World | None = None,
+        on_drift: str = "stop",
+    ):
         super().__init__()
         if compare_every_steps < 1:
             raise ValueError(f"compare_every_steps={compare_every_steps}: expected at least 1")
+        if on_drift not in ("stop", "repair"):
+            raise ValueError(f"on_drift={on_drift!r}: expected 'stop' or 'repair'")
         self.compare_every_steps = compare_every_steps
         self.seed = seed
+        self.on_drift = on_drift
         self._given = world
         self._passes = 0
         self._trains = False  # inside fit(), where an evaluation is a validation
@@ -46,7 +59,8 @@ class CommitPoints(keras.callbacks.Callback):
         self._test: dict[str, float] = {}
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Build the optimizer, then broadcast."""
+        """Compare the numbers of steps; build the optimizer, then broadcast."""
+        _check_same_steps(self._world.gather(self.params.get("steps")))
         if not self.model.built:
             raise ValueError(
                 "the model has no variables to broadcast yet: give it an Input layer, or call it "
@@ -71,7 +85,7 @@ class CommitPoints(keras.callbacks.Callback):
         self._passes += 1
         passes_per_step = getattr(self.model.optimizer, "backward_passes_per_step", 1)
         if self._passes % (self.compare_every_steps * passes_per_step) == 0:
-            compare(self._world, self.model, self.model.optimizer, self._step)
+            compare(self._world, self.model, self.model.optimizer, self._step, self.on_drift)
 
     def on_test_begin(self, logs: Any = None) -> None:
         """A commit point before a validation, which resets the metrics: take them first."""
@@ -100,7 +114,8 @@ class CommitPoints(keras.callbacks.Callback):
         examples = _examples(self.model) if self._moved else 0.0
         if self._moved:
             self._train = self._summed()
-        agree(self._world, self.model, self.model.optimizer, examples, self.seed, self._step)
+        optimizer = self.model.optimizer
+        agree(self._world, self.model, optimizer, examples, self.seed, self._step, self.on_drift)
         self._moved = False
 
     @property
@@ -118,6 +133,22 @@ class CommitPoints(keras.callbacks.Callback):
         for metric in self.model.metrics:
             leaves += list(getattr(metric, "metrics", None) or [metric])
         return sum_metrics(self._world, leaves)
+
+
+def _check_same_steps(steps: list[int | None]) -> None:
+    """`steps`: an epoch's on each rank, None where Keras will know only after the first epoch.
+
+    Steps of a validation may differ, since they exchange nothing.
+    """
+    if None in steps or len(set(steps)) == 1:
+        return
+    numbers = ", ".join(
+        f"{n} on rank(s) {[r for r, s in enumerate(steps) if s == n]}" for n in sorted(set(steps))
+    )
+    raise ValueError(
+        f"ranks have different numbers of steps in an epoch: {numbers}. Those with more would wait "
+        f"for the others for ever: give every rank as many batches, or steps_per_epoch={min(steps)}"
+    )
 
 
 def _examples(model: keras.Model) -> float:

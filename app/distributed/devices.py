@@ -92,9 +92,12 @@ def warn_of_unused_gpus(world: World) -> None:
             LOG.warning("GPUs of %s%s: %s", names[0], more, found)
 
 
-def connect_configured(timeline: bool = False) -> World:
-    """The ranks of the launcher, each with its devices; warns about unused GPUs."""
-    world = connect(timeline=timeline)
+def connect_configured(timeline: bool = False, stall_timeout_s: float = 600.0) -> World:
+    """The ranks of the launcher, each with its devices; warns about unused GPUs.
+
+    Arguments: as those of `connect`.
+    """
+    world = connect(timeline=timeline, stall_timeout_s=stall_timeout_s)
     with world.together():
         configure(world)
     warn_of_unused_gpus(world)

@@ -7,6 +7,7 @@ that imports Horovod. A collective must be called by every rank of the world.
 
 import contextlib
 import logging
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ import tensorflow as tf
 
 from app.distributed.launcher import Launched, read_launcher
 from app.errors import UserError
+from app.pulse import PULSE
+
+STALL_WARNING_S = 60  # Horovod's own HOROVOD_STALL_CHECK_TIME_SECONDS
 
 
 class World:
@@ -51,8 +55,8 @@ class World:
         """Elementwise sum over ranks; int64 and float64 stay exact and keep their dtype."""
         return values
 
-    def broadcast_variables(self, variables: Sequence[Any]) -> None:
-        """Overwrite Keras variables with the chief's values, in place."""
+    def broadcast_variables(self, variables: Sequence[Any], root: int = 0) -> None:
+        """Overwrite Keras variables with those of rank `root`, in place."""
 
     def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         """Sum over ranks, inside or outside a graph; shape and dtype must agree."""
@@ -140,31 +144,37 @@ class HorovodWorld(World):
         self.has_nccl = bool(hvd.nccl_built())
 
     def gather(self, value: Any) -> list[Any]:
-        return self._hvd.allgather_object(value, name="world.gather", process_set=self._set)
+        with PULSE.waiting():
+            return self._hvd.allgather_object(value, name="world.gather", process_set=self._set)
 
     def broadcast(self, value: Any) -> Any:
-        return self._hvd.broadcast_object(
-            value, root_rank=self._root(), name="world.broadcast", process_set=self._set
-        )
+        with PULSE.waiting():
+            return self._hvd.broadcast_object(
+                value, root_rank=self._global(0), name="world.broadcast", process_set=self._set
+            )
 
-    def _root(self) -> int:
-        return self._set.ranks[0] if self._set.ranks else 0
+    def _global(self, rank: int) -> int:
+        """What Horovod calls this rank of the set."""
+        return self._set.ranks[rank] if self._set.ranks else rank
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        total = self._hvd.allreduce(
-            tf.constant(values), op=self._hvd.Sum, name="world.sum", process_set=self._set
-        )
-        return total.numpy()
-
-    def broadcast_variables(self, variables: Sequence[Any]) -> None:
-        for index, variable in enumerate(variables):
-            value = self._hvd.broadcast(
-                tf.convert_to_tensor(variable.value),
-                root_rank=self._root(),
-                name=f"world.variable.{index}",
-                process_set=self._set,
+        with PULSE.waiting():
+            total = self._hvd.allreduce(
+                tf.constant(values), op=self._hvd.Sum, name="world.sum", process_set=self._set
             )
-            variable.assign(value)
+            return total.numpy()
+
+    def broadcast_variables(self, variables: Sequence[Any], root: int = 0) -> None:
+        with PULSE.waiting():
+            for index, variable in enumerate(variables):
+                value = self._hvd.broadcast(
+                    tf.convert_to_tensor(variable.value),
+                    root_rank=self._global(root),
+                    name=f"world.variable.{index}",
+                    process_set=self._set,
+                )
+                variable.assign(value)
+                PULSE.beat()
 
     def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         tensor = tf.convert_to_tensor(tensor)
@@ -209,11 +219,17 @@ class HorovodWorld(World):
 
 
 def connect(
-    launched: Launched | None = None, timeline: bool = False, process_sets: Any = None
+    launched: Launched | None = None,
+    timeline: bool = False,
+    process_sets: Any = None,
+    stall_timeout_s: float = 600.0,
 ) -> World:
     """Join the ranks that the launcher started; without a launcher, a world of one.
 
     `timeline`: `World.timeline` will be used. `process_sets`: as `hvd.init` takes them.
+    `stall_timeout_s`: over MPI, how long an exchange waits for a missing rank before it fails;
+    infinity for ever. Over gloo Horovod does not notice. HOROVOD_STALL_SHUTDOWN_TIME_SECONDS and
+    HOROVOD_STALL_CHECK_TIME_SECONDS, which are read here, come first.
 
     Raises UserError when a launcher started several ranks that Horovod cannot join: they would
     otherwise train as separate runs.
@@ -237,6 +253,7 @@ def connect(
     # fused tensor decides the order in which ranks are added: from 3 ranks on, a repeated run would
     # differ in its last bits. Our buckets are fused gradients already.
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
+    _limit_stalls(stall_timeout_s)
     hvd.init(process_sets=process_sets)
     if hvd.size() != launched.size:
         raise UserError(
@@ -246,6 +263,18 @@ def connect(
             shared=True,
         )
     return HorovodWorld()
+
+
+def _limit_stalls(timeout_s: float) -> None:
+    """Tell Horovod, which counts in whole seconds and takes 0 for no limit."""
+    if not math.isfinite(timeout_s):
+        return
+    shutdown = os.environ.setdefault(
+        "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", str(max(2, math.ceil(timeout_s)))
+    )
+    if shutdown.isdigit() and 0 < int(shutdown) <= STALL_WARNING_S:
+        # It fails nothing that it has not warned of before.
+        os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", str(max(1, int(shutdown) // 2)))
 
 
 def _check_hostname() -> None:

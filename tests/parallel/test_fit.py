@@ -245,3 +245,40 @@ def test_forward_and_backward_may_be_compiled_while_the_exchange_is_not(world):
     step(tf.constant(inputs[:8]), tf.constant(labels[:8]))
     weights = world.gather([v.numpy() for v in model.trainable_variables])
     assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[-1], strict=True))
+
+
+def test_ranks_with_different_numbers_of_steps_end_before_the_first(world):
+    classifier = Classifier(image_network())
+    classifier.compile(DistributedOptimizer(keras.optimizers.SGD(0.1)))
+    inputs, labels = shard(world)
+    with pytest.raises(ValueError) as caught:
+        classifier.fit(inputs, labels, batch_size=8, verbose=0, callbacks=[CommitPoints()])
+    message = str(caught.value)
+    assert "5 on rank(s) [0], 6 on rank(s) [1]" in message and "steps_per_epoch=5" in message
+    assert int(classifier.optimizer.iterations) == 0
+
+
+def test_steps_that_keras_does_not_know_and_those_of_validations_may_differ(world):
+    classifier = Classifier(image_network())
+    classifier.compile(DistributedOptimizer(keras.optimizers.SGD(0.1)))
+    inputs, labels = shard(world)
+
+    def batches():
+        yield from ((inputs[i : i + 8], labels[i : i + 8]) for i in range(0, 40, 8))
+
+    data = tf.data.Dataset.from_generator(
+        batches,
+        output_signature=(
+            tf.TensorSpec((None, 8, 8, 1), tf.float32),
+            tf.TensorSpec((None,), tf.int64),
+        ),
+    )
+    validation = tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(8)
+    classifier.fit(
+        data if world.rank else data.apply(tf.data.experimental.assert_cardinality(5)),
+        validation_data=validation,
+        epochs=2,
+        verbose=0,
+        callbacks=[CommitPoints()],
+    )
+    assert int(classifier.optimizer.iterations) == 10

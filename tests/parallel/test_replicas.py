@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from app.distributed import callbacks, guard
 from app.distributed.callbacks import CommitPoints
-from app.distributed.guard import ReplicasDiverged, compare
+from app.distributed.guard import ReplicasDiverged, agree, compare
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.reducers.reducer import Reduced
 from app.distributed.replicas import broadcast_state, settle, sum_metrics
@@ -173,6 +173,77 @@ def test_moving_statistics_may_differ(world):
     compare(world, model, optimizer, step=0)
 
 
+def drifted(world, ranks):
+    """A model and its optimizer in lockstep but for two variables on these ranks."""
+    model, optimizer = built(world)
+    broadcast_state(world, model, optimizer, seed=0, step=0)
+    if world.rank in ranks:
+        last = model.layers[-1]
+        last.kernel.assign(last.kernel + 1 + world.rank)  # on each its own
+        last.bias.assign(last.bias + np.nan)
+    return model, optimizer
+
+
+def test_a_minority_gets_the_values_of_the_majority(world, caplog):
+    if world.size == 2:
+        pytest.skip("two ranks have no majority")
+    minority = list(range((world.size - 1) // 2))  # the chief among them
+    model, optimizer = drifted(world, minority)
+    before = world.gather(values(model, optimizer, Kind.REPLICATED))
+    (text,) = compare(world, model, optimizer, 7, "repair")
+    assert text.startswith(f"step 7: rank(s) {minority} had left lockstep in 2 of ")
+    assert (
+        f"logits/kernel', and got the values of the majority, rank(s) {[len(minority)]}"[:-1]
+        in text
+    )
+    assert len(set(world.gather(text))) == 1
+    assert (text in caplog.text) == world.is_chief
+    mine = values(model, optimizer, Kind.REPLICATED)
+    assert [v.tobytes() for v in mine] == [v.tobytes() for v in before[-1]]
+    assert compare(world, model, optimizer, 8, "repair") == []
+
+
+def test_half_of_the_ranks_are_no_majority(world):
+    drifting = list(range(1, 1 + world.size // 2)) if world.size % 2 == 0 else [1, 2]
+    model, optimizer = drifted(world, drifting)  # with 3 ranks: each on its own
+    kernel = model.layers[-1].kernel.numpy()
+    with pytest.raises(ReplicasDiverged, match=r"step 7: .*2 of .* variables differ"):
+        compare(world, model, optimizer, 7, "repair")
+    np.testing.assert_array_equal(model.layers[-1].kernel.numpy(), kernel)
+
+
+def test_in_fit_a_rank_that_drifts_is_repaired_and_goes_on(world):
+    class Drift(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 3 and world.rank == world.size - 1:
+                self.model.layers[-1].bias.assign(self.model.layers[-1].bias + 1e-6)
+
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1))
+    guards = CommitPoints(compare_every_steps=5, on_drift="repair"), Drift()
+    if world.size == 2:
+        with pytest.raises(ReplicasDiverged, match="step 5: .*bias"):
+            fit_with(world, optimizer, *guards)
+    else:
+        assert fit_with(world, optimizer, *guards).batches == 24
+
+
+def test_ranks_with_other_numbers_of_variables_are_not_repaired(world):
+    model, optimizer = drifted(world, [])
+    if world.rank == 1:
+        optimizer = None
+    with pytest.raises(ReplicasDiverged, match="step 7: ranks hold different numbers"):
+        compare(world, model, optimizer, 7, "repair")
+
+
+def test_what_a_checkpoint_holds_of_statistics_is_compared_at_commit_points(world, monkeypatch):
+    model, optimizer = drifted(world, [])
+    assert agree(world, model, optimizer, 1.0, seed=0, step=1) == []
+    monkeypatch.setattr(guard, "settle", lambda *_: None)
+    model.layers[1].moving_mean.assign(np.full(6, world.rank, np.float32))
+    with pytest.raises(ReplicasDiverged, match="norm/moving_mean"):
+        agree(world, model, optimizer, 1.0, seed=0, step=2)
+
+
 class CountBatches(keras.callbacks.Callback):
     batches = 0
 
@@ -216,9 +287,9 @@ def test_the_guard_counts_steps_and_not_the_passes_that_one_takes(world, monkeyp
     optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1), backward_passes_per_step=2)
     agreed_at = []
 
-    def compare_and_note(world, model, optimizer, step):
-        compare(world, model, optimizer, step)
+    def compare_and_note(world, model, optimizer, step, *options):
         agreed_at.append(step)
+        return compare(world, model, optimizer, step, *options)
 
     for module in (callbacks, guard):
         monkeypatch.setattr(module, "compare", compare_and_note)

@@ -53,7 +53,14 @@ def test_imports_are_absolute() -> None:
 
 
 # Rooms that get plain numbers and plain plans, and are the same for any number of workers.
-LOCAL = ["app/data", "app/classifier.py", "app/checkpoint.py", "app/state.py", "models"]
+LOCAL = [
+    "app/data",
+    "app/classifier.py",
+    "app/checkpoint.py",
+    "app/state.py",
+    "app/fingerprints.py",
+    "models",
+]
 
 
 def sources_of(room: str) -> list[Path]:

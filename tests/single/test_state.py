@@ -1,4 +1,4 @@
-"""Which variable is of which kind, its fingerprint, and the random generators of a rank."""
+"""Which variable is of which kind, and the random generators of a rank."""
 
 import keras
 import numpy as np
@@ -6,10 +6,8 @@ import pytest
 
 from app.state import (
     Kind,
-    StateVariable,
     TrainState,
     declare,
-    fingerprints,
     reseed,
     state_variables,
 )
@@ -100,31 +98,6 @@ def test_two_variables_of_one_name_are_refused() -> None:
 
     with pytest.raises(ValueError, match="two variables are called 'same/kernel'"):
         state_variables(Both())
-
-
-def entry(value: np.ndarray) -> StateVariable:
-    return StateVariable("some", keras.Variable(value), Kind.REPLICATED)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int32", "int64"])
-def test_one_bit_of_one_element_changes_the_fingerprint(dtype: str) -> None:
-    value = np.ones((3, 4), dtype)
-    before = fingerprints([entry(value)])
-    assert before.dtype == np.int64
-    np.testing.assert_array_equal(before, fingerprints([entry(value.copy())]))
-    value.view(f"u{value.itemsize}")[2, 1] ^= 1
-    assert fingerprints([entry(value)]) != before
-
-
-def test_minus_zero_is_not_zero_and_a_scalar_has_a_fingerprint() -> None:
-    zero, minus_zero = fingerprints([entry(np.float32(0.0)), entry(np.float32(-0.0))])
-    assert zero != minus_zero
-
-
-def test_a_fingerprint_is_that_of_its_own_variable() -> None:
-    one, two = entry(np.zeros(3, np.float32)), entry(np.ones(3, np.float32))
-    together = fingerprints([one, two])
-    assert together.tolist() == [int(fingerprints([one])[0]), int(fingerprints([two])[0])]
 
 
 def seeds(classifier) -> np.ndarray:
