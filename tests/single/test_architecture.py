@@ -53,7 +53,10 @@ def test_imports_are_absolute() -> None:
 
 
 # Rooms that get plain numbers and plain plans, and are the same for any number of workers.
-LOCAL = ["app/data", "app/classifier.py", "app/checkpoint.py", "app/state.py", "models"]
+LOCAL = [
+    *("app/data", "app/classifier.py", "app/state.py", "models"),
+    *("app/snapshot.py", "app/checkpoint_files.py", "app/checkpoint.py", "app/keeper.py"),
+]
 
 
 def sources_of(room: str) -> list[Path]:
