@@ -180,7 +180,8 @@ class Checkpoints:
 
         Raises UserError if there is none, it is damaged, or it belongs to another model.
         """
-        path, (arrays, meta, sha256) = self.newest() if which == "newest" else self._chosen(which)
+        chosen = self.newest() if which == "newest" or not self.list() else self._chosen(which)
+        path, (arrays, meta, sha256) = chosen
         entries = state_variables(model)
         wanted = {entry.path for entry in entries}
         of_model = {path: array for path, array in arrays.items() if path in wanted}

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from app import checkpoint, checkpoint_files
 from app.checkpoint import SAVED, Checkpoints
+from app.checkpoint_files import Score
 from app.errors import UserError
 from app.state import Kind, TrainState
 
@@ -340,3 +341,51 @@ def test_the_weights_alone_are_put_into_a_model(make_classifier, make_state, tmp
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     with pytest.raises(UserError, match="holds no checkpoint"):
         Checkpoints(tmp_path / "none", keep=1).restore_model(fresh)
+
+
+def test_a_model_gets_the_checkpoint_that_was_asked_for(
+    make_classifier, make_state, tmp_path
+) -> None:
+    checkpoints, state = Checkpoints(tmp_path, 9, "loss"), make_state()
+    for step, loss in ((1, 0.5), (2, 0.3), (3, 0.4)):
+        state.step = step
+        state.model.network.get_layer("hidden").bias.assign(np.full(5, step, np.float32))
+        checkpoints.save(state, {})
+        checkpoints.score(step, Score(loss, 0.5))
+    fresh = make_classifier(seed=9)
+    for which, step in (("newest", 3), ("best", 2), ("step-00000001", 1)):
+        path, position, _ = checkpoints.restore_model(fresh, which)
+        assert position["step"] == step and path.name == f"step-0000000{step}"
+        assert fresh.network.get_layer("hidden").bias.numpy().tolist() == [step] * 5
+
+
+@pytest.mark.parametrize(
+    ("best", "which", "message"),
+    [
+        (
+            "loss",
+            "step-00000003",
+            "no such checkpoint: did you mean 'step-00000002'? Valid: newest, step-00000001, "
+            "step-00000002",
+        ),
+        ("loss", "bset", "no such checkpoint: Valid: newest, step-00000001, step-00000002"),
+        ("loss", "best", "has no score yet; there are: newest, step-00000001, step-00000002"),
+        ("none", "best", "trained without --keep-best; there are: newest, step-00000001"),
+        ("none", "step-00000001", "is damaged .*SHA256SUMS.*: give another .*: step-00000002"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_an_error_that_lists_the_others(
+    make_state, tmp_path, best, which, message
+) -> None:
+    checkpoints, state = Checkpoints(tmp_path, 9, best), make_state()
+    for state.step in (1, 2):
+        checkpoints.save(state, {})
+    (tmp_path / "step-00000001" / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match=message.replace("?", "[?]")):
+        checkpoints.restore_model(state.model, which)
+
+
+@pytest.mark.parametrize("which", ["best", "newest", "step-00000001"])
+def test_a_run_without_checkpoints_says_so(make_state, tmp_path, which) -> None:
+    with pytest.raises(UserError, match="holds no checkpoint: the run has not saved one yet"):
+        Checkpoints(tmp_path, 1, "loss").restore_model(make_state().model, which)
