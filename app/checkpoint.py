@@ -1,85 +1,160 @@
 """Checkpoints: one directory each, whole or absent.
 
-    checkpoints/step-00001234/
-        state.safetensors   every saved variable, keyed by its path
-        state.json          where the run is, in which world, the sums behind the metrics of the
-                            epoch so far, and the SHA-256 of the arrays
+    checkpoints/step-00001234/    its files: `app.checkpoint_files`
 
-A checkpoint is written under another name, flushed to disk and renamed. Knows a `TrainState` and
-files, but no workers. Which variables are saved, and why not the others: `app.state.Kind`.
+A checkpoint is written under another name, flushed to disk and renamed; before one is removed it
+loses its name first. So the process may end at any moment. Knows a `TrainState` and files, but no
+workers. Which variables are saved, and why not the others: `app.state.Kind`.
 """
 
-import hashlib
-import json
 import logging
-import os
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from app.errors import UserError
-from app.run_files import CHECKPOINT_PREFIX, STATE, list_checkpoints
+from app.checkpoint_files import (
+    Content,
+    Damaged,
+    Score,
+    read_files,
+    read_score,
+    write_files,
+    write_score,
+)
+from app.errors import UserError, suggest
+from app.run_files import CHECKPOINT_PREFIX, list_checkpoints
 from app.rundir import flush_directory
+from app.snapshot import Snapshot, take
 from app.state import POSITION, SAVED, StateVariable, TrainState, state_variables
 
 LOG = logging.getLogger(__name__)
-FORMAT = 2
 
 
-class Damaged(Exception):  # noqa: N818 (what it is, not what went wrong with us)
-    """A checkpoint that cannot be read, with the reason."""
+class Opened(NamedTuple):
+    """The checkpoint that a model was restored from, and the SHA-256 of its arrays.
+
+    `position`: seed, step, epoch and examples_seen.
+    """
+
+    path: Path
+    position: dict[str, int]
+    sha256: str
 
 
 class Checkpoints:
-    """The checkpoints of one run directory; only the newest `keep` stay."""
+    """The checkpoints of one run directory.
 
-    def __init__(self, directory: Path, keep: int):
+    The newest `keep` stay, and the one with the best validation "loss" or "accuracy" if `best` is
+    one of these (of several, the oldest).
+    """
+
+    def __init__(self, directory: Path, keep: int, best: str = "none"):
         self.directory = directory
         self.keep = keep
+        self.best = best
 
     def save(self, state: TrainState, about: dict[str, Any]) -> Path:
         """Write the state, and `about` (plain JSON values) beside it; returns the directory.
 
         Raises UserError if writing fails; nothing half-written is left under a final name.
         """
-        final = self.directory / f"{CHECKPOINT_PREFIX}{state.step:08d}"
-        partial = self.directory / f".{final.name}.partial"
-        arrays = {e.path: np.asarray(e.variable.numpy()) for e in state.entries if e.kind in SAVED}
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            content = safetensors.numpy.save(arrays)
-            meta = {"format": FORMAT, **state.position, "metrics": _sums(state.model), **about}
-            meta["optional"] = [e.path for e in state.entries if e.path in arrays and e.optional]
-            meta["sha256"] = hashlib.sha256(content).hexdigest()
-            _write(partial / "state.safetensors", content)
-            _write(partial / STATE, json.dumps(meta, indent=2).encode())
-            flush_directory(partial)
-            shutil.rmtree(final, ignore_errors=True)
+            path = self.write(take(state, about))
+            self.forget(path)
+        except OSError as error:
+            raise UserError(
+                f"cannot write checkpoint {self.path_of(state.step)}: {error}"
+            ) from None
+        return path
+
+    def path_of(self, step: int) -> Path:
+        """Where the checkpoint of this step is, or would be."""
+        return self.directory / f"{CHECKPOINT_PREFIX}{step:08d}"
+
+    def write(self, snapshot: Snapshot) -> Path:
+        """Write a snapshot; returns its directory. No other checkpoint is touched.
+
+        Raises OSError if writing fails; nothing half-written is left.
+        """
+        final = self.path_of(snapshot.step)
+        partial = final.with_name(f".{final.name}.partial")
+        if not self.directory.is_dir():
+            self.directory.mkdir(parents=True)
+            flush_directory(self.directory.parent)
+        self._clear()
+        try:
+            partial.mkdir()
+            write_files(partial, snapshot)
+            if final.exists():
+                final.rename(final.with_name(f".{final.name}.old"))
             partial.rename(final)
             flush_directory(self.directory)
-            self._forget(final)
-        except OSError as error:
-            raise UserError(f"cannot write checkpoint {final}: {error}") from None
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        self._clear()
         return final
+
+    def _clear(self) -> None:
+        """Remove what interrupted writes and removals have left."""
+        for left in [*self.directory.glob(".*.partial"), *self.directory.glob("*/.*.partial")]:
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        for replaced in self.directory.glob(".*.old"):
+            if replaced.with_name(replaced.name[1:].removesuffix(".old")).exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+
+    def score(self, step: int, score: Score) -> None:
+        """Note how the checkpoint of this step did in validation, if there is one.
+
+        Raises OSError if that cannot be written.
+        """
+        if (path := self.path_of(step)).is_dir():
+            write_score(path, score)
 
     def list(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
         return list_checkpoints(self.directory)
 
-    def _forget(self, saved: Path) -> None:
-        """Remove all but the newest; also any with a higher number than the one just saved, which
-        was damaged when this run was resumed from an earlier one."""
+    def find_best(self) -> Path | None:
+        """The checkpoint with the best validation; None if none is to be kept, or has a score."""
+        if self.best == "none":
+            return None
+        scores = {path: read_score(path) for path in self.list()}
+        values = {path: getattr(score, self.best) for path, score in scores.items() if score}
+        sound = [path for path, value in values.items() if math.isfinite(value)]
+        choose = min if self.best == "loss" else max
+        return choose(sound, key=values.__getitem__, default=None)
+
+    def forget(self, saved: Path) -> None:
+        """Remove all but the newest and the best; also any with a higher number than the one just
+        saved, which was damaged when this run was resumed from an earlier one.
+
+        Raises OSError if one cannot be removed.
+        """
         found = self.list()
+        if saved not in found:  # someone has removed it
+            return
         last = found.index(saved)
-        for old in [*found[: max(0, last + 1 - self.keep)], *found[last + 1 :]]:
-            shutil.rmtree(old)
+        for gone in found[last + 1 :]:
+            self._remove(gone)
+        best = self.find_best()
+        for old in found[: max(0, last + 1 - self.keep)]:
+            if old != best:
+                self._remove(old)
+
+    def _remove(self, path: Path) -> None:
+        """Whoever reads it now finds no name, rather than half of its files."""
+        nameless = path.with_name(f".{path.name}.partial")
+        path.rename(nameless)
+        shutil.rmtree(nameless)
 
     def restore_latest(self, state: TrainState) -> Path | None:
         """Put the newest sound checkpoint into `state`, in place; None if there is none at all.
@@ -88,7 +163,7 @@ class Checkpoints:
         """
         if not self.list():
             return None
-        path, arrays, meta = self._newest()
+        path, (arrays, meta, _) = self.newest()
         _assign(path, arrays, state.entries, meta["optional"])
         for metric in state.model.metrics:
             for variable, value in zip(metric.variables, meta["metrics"][metric.name], strict=True):
@@ -96,62 +171,87 @@ class Checkpoints:
         state.move_to(_position(meta))
         return path
 
-    def restore_model(self, model: keras.Model) -> tuple[Path, dict[str, int]]:
-        """Put the newest sound checkpoint's model variables into `model`; its path and position.
+    def restore_model(self, model: keras.Model, which: str = "newest") -> Opened:
+        """Put a checkpoint's model variables into `model`.
 
-        Raises UserError if there is none, all are damaged, or it belongs to another model.
+        Args:
+            model: of the run, built.
+            which: "newest" (that is sound), "best", or the name of one.
+
+        Raises UserError if there is none, it is damaged, or it belongs to another model.
         """
-        if not self.list():
-            raise UserError(f"{self.directory} holds no checkpoint: the run has not saved one yet")
-        path, arrays, meta = self._newest()
+        chosen = self.newest() if which == "newest" or not self.list() else self._chosen(which)
+        path, (arrays, meta, sha256) = chosen
         entries = state_variables(model)
         wanted = {entry.path for entry in entries}
         of_model = {path: array for path, array in arrays.items() if path in wanted}
         _assign(path, of_model, entries)
-        return path, _position(meta)
+        return Opened(path, _position(meta), sha256)
 
-    def _newest(self) -> tuple[Path, dict[str, np.ndarray], dict[str, Any]]:
-        """(path, arrays by path, what `state.json` says) of the newest sound checkpoint; warns
-        about newer ones that are damaged."""
-        damaged: list[str] = []
-        for path in reversed(self.list()):
+    def newest(self) -> tuple[Path, Content]:
+        """The newest sound checkpoint; warns about newer ones that are damaged.
+
+        Raises UserError if there is none, or all are damaged.
+        """
+        damaged: dict[Path, str] = {}
+        seen: set[Path] = set()
+        # Listed again after each: a run that goes on writes newer ones and removes old ones.
+        while found := [path for path in self.list() if path not in seen]:
+            path = found[-1]
+            seen.add(path)
             try:
-                arrays, meta = _read(path)
+                content = read_files(path)
             except Damaged as reason:
-                damaged.append(f"checkpoint {path} is damaged ({reason})")
+                if path.is_dir():  # not removed while it was read
+                    damaged[path] = f"checkpoint {path} is damaged ({reason})"
                 continue
-            for one in damaged:
+            for one in damaged.values():
                 LOG.warning("%s: going back to %s; what was learned after it is lost", one, path)
-            return path, arrays, meta
-        raise UserError(f"{damaged[0]}, and so are all older ones: the run cannot be opened")
+            return path, content
+        if damaged:
+            first = next(iter(damaged.values()))
+            raise UserError(f"{first}, and so are all older ones: the run cannot be opened")
+        raise UserError(f"{self.directory} holds no checkpoint: the run has not saved one yet")
+
+    def _chosen(self, which: str) -> tuple[Path, Content]:
+        """The best checkpoint, or the one of this name."""
+        path = self._find(which)
+        try:
+            return path, read_files(path)
+        except Damaged as reason:
+            if not path.is_dir() and which == "best":  # there is a better one now
+                return self._chosen(which)
+            others = ", ".join(one.name for one in self.list() if one != path) or "none"
+            raise UserError(
+                f"checkpoint {path} is damaged ({reason}): give another --checkpoint (there are: "
+                f"{others})"
+            ) from None
+
+    def _find(self, which: str) -> Path:
+        paths = {f"{CHECKPOINT_PREFIX}{_step_of(path):08d}": path for path in self.list()}
+        if which == "best" and (best := self.find_best()):
+            return best
+        if which in paths:
+            return paths[which]
+        if which == "best":
+            why = "was trained without --keep-best" if self.best == "none" else "has no score yet"
+            raise UserError(
+                f"--checkpoint best: the run in {self.directory.parent} {why}; there are: "
+                f"{', '.join(['newest', *paths])}"
+            )
+        best_too = ["best"] if self.find_best() else []
+        raise UserError(
+            f"--checkpoint {which}: {self.directory} has no such checkpoint: "
+            f"{suggest(which, [*paths, 'newest', *best_too])}"
+        )
 
 
-def _sums(model: keras.Model) -> dict[str, list[Any]]:
-    """The state of each metric, by its name."""
-    return {m.name: [v.numpy().tolist() for v in m.variables] for m in model.metrics}
+def _step_of(path: Path) -> int:
+    return int("".join(filter(str.isdigit, path.name)))
 
 
 def _position(meta: dict[str, Any]) -> dict[str, int]:
-    return {name: int(meta[name]) for name in POSITION}
-
-
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays by path, what `state.json` says) of a checkpoint, verified.
-
-    Raises Damaged if it is not whole, UserError if another version of this code wrote it.
-    """
-    try:
-        meta = json.loads((path / STATE).read_text())
-        content = (path / "state.safetensors").read_bytes()
-        if meta["format"] != FORMAT:
-            raise UserError(f"{path} has format {meta['format']}, but this code reads {FORMAT}")
-        if hashlib.sha256(content).hexdigest() != meta["sha256"]:
-            raise ValueError("its checksum is wrong")
-        checked = {**_position(meta), "metrics": dict(meta["metrics"])}
-        checked["optional"] = list(meta["optional"])
-        return safetensors.numpy.load(content), {**meta, **checked}
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise Damaged(str(error)) from None
+    return {name: meta[name] for name in POSITION}
 
 
 def _assign(
@@ -177,10 +277,3 @@ def _assign(
         )
     for name in entries.keys() - differing:
         entries[name].assign(arrays[name])
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

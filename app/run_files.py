@@ -88,18 +88,24 @@ class RunFiles:
 def list_checkpoints(directory: Path) -> list[Path]:
     """The complete checkpoints in a directory, oldest first.
 
+    One that was set aside counts until another has taken its name.
+
     Raises UserError if it holds only those of an older version of Lockstep.
     """
-    found = _numbered(directory, CHECKPOINT_PREFIX)
-    if not found and (old := _numbered(directory, OLD_PREFIX)):
+    aside = _numbered(directory, f".{CHECKPOINT_PREFIX}", ".old")
+    by_step = aside | _numbered(directory, CHECKPOINT_PREFIX)
+    found = [by_step[step] for step in sorted(by_step)]
+    if not found and (by_epoch := _numbered(directory, OLD_PREFIX)):
+        newest = by_epoch[max(by_epoch)]
         raise UserError(
-            f"{old[-1]} was written by an older version of Lockstep, which named checkpoints by "
+            f"{newest} was written by an older version of Lockstep, which named checkpoints by "
             "epoch: use that version, or train again in another --run-dir"
         )
     return found
 
 
-def _numbered(directory: Path, prefix: str) -> list[Path]:
-    numbers = {path: path.name.removeprefix(prefix) for path in directory.glob(f"{prefix}*")}
-    found = [path for path, number in numbers.items() if number.isdigit()]
-    return sorted(found, key=lambda path: int(numbers[path]))
+def _numbered(directory: Path, prefix: str, suffix: str = "") -> dict[int, Path]:
+    """By their numbers, the paths whose names are the prefix, a number and the suffix."""
+    names = {path: path.name[len(prefix) :] for path in directory.glob(f"{prefix}*{suffix}")}
+    numbers = {path: name.removesuffix(suffix) for path, name in names.items()}
+    return {int(number): path for path, number in numbers.items() if number.isdigit()}

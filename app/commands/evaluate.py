@@ -2,7 +2,7 @@
 
 import argparse
 
-from app.commands.parser import add_json, add_output, add_run, results
+from app.commands.parser import add_checkpoint, add_json, add_output, add_run, results
 from app.recipe import add_flags, given_keys
 
 
@@ -12,8 +12,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "Score a run exactly, on all ranks of the launcher or in this process alone."
     )
     parser.usage = (
-        "python -m app evaluate RUN [--split NAME] [--data SOURCE] [--output DIR] [--json] "
-        "[--KEY VALUE]"
+        "python -m app evaluate RUN [--split NAME] [--data SOURCE] [--checkpoint NAME] "
+        "[--output DIR] [--json] [--KEY VALUE]"
     )
     add_run(parser)
     parser.add_argument(
@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="score another source (default: the run's own data)",
     )
+    add_checkpoint(parser)
     add_output(parser, "DIR", "where to write (default RUN/evaluations/SPLIT or SOURCE)")
     add_json(parser, "the content of evaluation.json")
     add_flags(parser, only="data")
@@ -39,5 +40,13 @@ def run(options: argparse.Namespace) -> None:
         from app.commands.evaluate_run import evaluate_run
         from app.distributed.devices import connect_configured
 
-        split, output, world = options.split, options.output, connect_configured()
-        found.append(evaluate_run(options.run, given_keys(options), split, output, world))
+        found.append(
+            evaluate_run(
+                options.run,
+                given_keys(options),
+                options.split,
+                options.output,
+                connect_configured(),
+                options.checkpoint,
+            )
+        )

@@ -2,7 +2,6 @@
 source, as JSON, Markdown and figures."""
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.report import show_report, write_report
 from app.load import follow, open_alike, open_dataset
 from app.recipe import load
-from app.run_files import STATE, RunFiles
+from app.run_files import RunFiles
 from app.rundir import MAY_DIFFER
 from app.version import code_version
 
@@ -60,6 +59,7 @@ def evaluate_run(
     split: str | None,
     output: Path | None,
     world: World,
+    checkpoint: str = "newest",
 ) -> dict[str, Any]:
     """Score a run; every rank calls it. Returns what `evaluation.json` holds, on every rank.
 
@@ -68,15 +68,15 @@ def evaluate_run(
         overrides: `[data]` keys of another source; none for the run's own data.
         split: "train", "validation" or "test"; None for test, or all of a source without splits.
         output: where to write; None for RUN/evaluations/SPLIT or RUN/evaluations/SOURCE.
+        checkpoint: "newest", "best", or the name of one.
 
     Raises UserError if the run's own data are not those that it was trained on, or if another
     source has examples of a class that the run does not know.
     """
     with world.together():
-        run = open_run(run_dir)
-        weights = json.loads((run.checkpoint / STATE).read_text())["sha256"]
+        run = open_run(run_dir, checkpoint)
         data = _data_config(run, overrides)
-    world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {weights}"})
+    world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {run.weights}"})
     world.verify_same({"data and split": repr((data, split))})
     bad = BadExamples(data.on_bad)
     choose_split = _own if _is_own(overrides) else _other
@@ -88,7 +88,7 @@ def evaluate_run(
     scores = evaluate(run.classifier, examples, world, MOST_MISTAKES)
     directory = output or RunFiles(run_dir).evaluations / choice.name
     about = {
-        "command": _command(run_dir, overrides, split, output),
+        "command": _command(run_dir, overrides, split, output, checkpoint),
         "run": str(run_dir),
         "checkpoint": run.checkpoint.name,
         "epoch": run.position["epoch"],
@@ -252,10 +252,15 @@ def _fitted(run: SavedRun, dataset: Dataset) -> Dataset:
 
 
 def _command(
-    run_dir: Path, overrides: dict[str, Any], split: str | None, output: Path | None
+    run_dir: Path,
+    overrides: dict[str, Any],
+    split: str | None,
+    output: Path | None,
+    checkpoint: str,
 ) -> str:
     """The command line that gives this evaluation again."""
-    given = {"split": split, "output": output, **overrides}
+    named = None if checkpoint == "newest" else checkpoint
+    given = {"split": split, "checkpoint": named, "output": output, **overrides}
     flags = [
         text
         for key, value in given.items()

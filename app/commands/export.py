@@ -2,7 +2,7 @@
 
 import argparse
 
-from app.commands.parser import add_output, add_run, refuse_launcher
+from app.commands.parser import add_checkpoint, add_output, add_run, refuse_launcher
 from app.errors import UserError, suggest
 
 NAMES = {"keras": "model.keras", "savedmodel": "savedmodel", "tflite": "model.tflite"}
@@ -17,13 +17,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     formats, precisions = "|".join(NAMES), "|".join(QUANTIZE)
     parser.usage = (
-        f"python -m app export RUN --format {formats} [--quantize {precisions}] [--output PATH]"
+        f"python -m app export RUN --format {formats} [--quantize {precisions}] "
+        "[--checkpoint NAME] [--output PATH]"
     )
     add_run(parser)
     parser.add_argument("--format", required=True, metavar=formats, help="what to write")
     parser.add_argument(
         "--quantize", metavar=precisions, help="for tflite: store the weights in fewer bits"
     )
+    add_checkpoint(parser)
     add_output(parser, "PATH", "where to write (default RUN/export/NAME)")
 
 
@@ -33,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
     refuse_launcher("export")
     from app.commands.export_model import export
 
-    export(options.run, options.format, options.output, options.quantize)
+    export(options.run, options.format, options.output, options.quantize, options.checkpoint)
 
 
 def _check_choice(format: str, quantize: str | None) -> None:

@@ -43,7 +43,13 @@ REFUSED = {
 }
 
 
-def export(run_dir: Path, format: str, output: Path | None, quantize: str | None) -> Path:
+def export(
+    run_dir: Path,
+    format: str,
+    output: Path | None,
+    quantize: str | None,
+    checkpoint: str = "newest",
+) -> Path:
     """Write the run in `run_dir` as `format`, with a model card beside it; returns its path.
 
     Args:
@@ -51,12 +57,13 @@ def export(run_dir: Path, format: str, output: Path | None, quantize: str | None
         format: "keras", "savedmodel" or "tflite"; see SIGNATURES for what each takes.
         output: the new file or directory; None for RUN/export/NAME.
         quantize: for tflite, "float16" or "int8" (dynamic range) weights; None for float32.
+        checkpoint: "newest", "best", or the name of one.
 
     Raises:
         UserError: the run or the output cannot be used, this kind of model cannot be exported in
             this format, or the export's predictions differ from the run's. Nothing is left then.
     """
-    run = open_run(run_dir)
+    run = open_run(run_dir, checkpoint)
     if (format, run.kind) not in SIGNATURES:
         raise UserError(
             f"--format {format}: {run_dir} holds a model of texts, and {REFUSED[format]}: use "

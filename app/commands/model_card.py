@@ -179,7 +179,14 @@ def _results(run: SavedRun) -> str:
     if not metrics:
         return "No metrics.json yet: the run has not ended.\n"
     rows = [[plain(name), plain(_shown(value))] for name, value in metrics.items()]
-    return table(["metric", "value"], rows) + "\n"
+    shown = table(["metric", "value"], rows) + "\n"
+    if metrics.get("step") == run.position["step"]:
+        return shown
+    return (
+        f"These are of the end of the run, but this export is checkpoint {run.checkpoint.name}: "
+        f"`python -m app evaluate RUN --checkpoint {run.checkpoint.name}` scores that one.\n\n"
+        + shown
+    )
 
 
 def _metrics(run: SavedRun) -> dict[str, Any]:

@@ -47,6 +47,16 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the directory of a run")
 
 
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint`, of commands that use a trained run's weights."""
+    parser.add_argument(
+        "--checkpoint",
+        default="newest",
+        metavar="NAME",
+        help="newest, best (with --keep-best), or a name such as step-00000630 [newest]",
+    )
+
+
 def add_output(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
     """`--output`."""
     parser.add_argument("--output", type=Path, metavar=metavar, help=text)

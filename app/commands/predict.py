@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from app.commands.parser import add_output, add_run, refuse_launcher, whole_number
+from app.commands.parser import add_checkpoint, add_output, add_run, refuse_launcher, whole_number
 from app.errors import UserError
 
 
@@ -25,7 +25,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "one that holds its error, and the command goes on. '-' reads JSON Lines from standard "
         "input."
     )
-    parser.usage = "python -m app predict RUN INPUT ... [--top K] [--batch-size N] [--output FILE]"
+    parser.usage = (
+        "python -m app predict RUN INPUT ... [--top K] [--batch-size N] [--checkpoint NAME] "
+        "[--output FILE]"
+    )
     add_run(parser)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or -")
     number = whole_number(1)
@@ -35,19 +38,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--top", type=number, metavar="K", help="probabilities of the first K classes [all]"
     )
+    add_checkpoint(parser)
     add_output(parser, "FILE", "where to write [standard output]")
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict in this process."""
     refuse_launcher("predict")
-    return predict(options.run, options.inputs, options.batch_size, options.top, options.output)
+    return predict(
+        options.run,
+        options.inputs,
+        options.batch_size,
+        options.top,
+        options.output,
+        options.checkpoint,
+    )
 
 
 def predict(
-    run_dir: Path, inputs: Sequence[str], batch_size: int, top: int | None, output: Path | None
+    run_dir: Path,
+    inputs: Sequence[str],
+    batch_size: int,
+    top: int | None,
+    output: Path | None,
+    checkpoint: str = "newest",
 ) -> int:
-    """Predict every input with the run's newest weights and write one JSON object per line.
+    """Predict every input with a run's weights and write one JSON object per line.
 
     `{"input": ..., "class": name, "probability": p, "probabilities": {name: p, ...}}`, the most
     probable class first, or `{"input": ..., "error": reason}`; in the order of the inputs, written
@@ -63,6 +79,7 @@ def predict(
         batch_size: how many inputs are predicted, and written, at a time.
         top: how many classes to give probabilities of; None for all.
         output: a file to write to; None for standard output.
+        checkpoint: "newest", "best", or the name of one.
 
     Returns:
         The exit code: 0 if all were predicted, 1 if some were not.
@@ -75,7 +92,7 @@ def predict(
     from app.commands.predictor import Predictor
     from app.commands.saved_run import open_run
 
-    opened = open_run(run_dir)
+    opened = open_run(run_dir, checkpoint)
     answer, items = Predictor(opened, top), read_items(opened, inputs)
     done = failed = 0
     try:

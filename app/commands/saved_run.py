@@ -19,9 +19,10 @@ from app.run_files import RunFiles
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """A run directory's config, what was decided about its data, and its newest weights.
+    """A run directory's config, what was decided about its data, and the weights of a checkpoint.
 
-    `position`: seed, step, epoch and examples_seen of the checkpoint.
+    `position`: seed, step, epoch and examples_seen of the checkpoint; `weights`: the SHA-256 of its
+    arrays.
     """
 
     directory: Path
@@ -30,6 +31,7 @@ class SavedRun:
     classifier: Classifier
     checkpoint: Path
     position: dict[str, int]
+    weights: str
 
     @property
     def kind(self) -> str:
@@ -62,10 +64,10 @@ class SavedRun:
         return spec_of(self.config.data, self.image_shape)
 
 
-def open_run(directory: Path) -> SavedRun:
-    """The run in `directory`, with the weights of its newest checkpoint.
+def open_run(directory: Path, checkpoint: str = "newest") -> SavedRun:
+    """The run in `directory`, with the weights of a checkpoint: "newest", "best", or its name.
 
-    Raises UserError if there is no run, no checkpoint, or one of its files is damaged.
+    Raises UserError if there is no run, no such checkpoint, or one of its files is damaged.
     """
     files = RunFiles(directory)
     if not files.config.is_file():
@@ -77,6 +79,6 @@ def open_run(directory: Path) -> SavedRun:
         classifier = build_classifier(config, plan)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{files.data_plan} cannot be read: {error!r}") from None
-    checkpoints = Checkpoints(files.checkpoints, config.run.keep_checkpoints)
-    checkpoint, position = checkpoints.restore_model(classifier)
-    return SavedRun(directory, config, plan, classifier, checkpoint, position)
+    kept = Checkpoints(files.checkpoints, config.run.keep_checkpoints, config.run.keep_best)
+    opened = kept.restore_model(classifier, checkpoint)
+    return SavedRun(directory, config, plan, classifier, *opened)

@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, restored to the bit."""
 
 import errno
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from app import checkpoint
+from app import checkpoint, checkpoint_files
 from app.checkpoint import SAVED, Checkpoints
+from app.checkpoint_files import Score
 from app.errors import UserError
 from app.state import Kind, TrainState
 
@@ -193,12 +195,20 @@ def test_a_missing_file_is_damage(make_state, tmp_path, name) -> None:
     assert f"checkpoint {path} is damaged" in restore_message(checkpoints, make_state())
 
 
-@pytest.mark.parametrize("content", ["[]", '{"format": 2, "sha256": "?"}'])
+def rewrite(path: Path, name: str, content: bytes) -> None:
+    """Another content, with its checksum."""
+    (path / name).write_bytes(content)
+    names = ("state.safetensors", "state.json")
+    sums = {one: hashlib.sha256((path / one).read_bytes()).hexdigest() for one in names}
+    lines = [f"{sha256}  {name}\n" for name, sha256 in sums.items()]
+    (path / "SHA256SUMS").write_text("".join(lines))
+
+
+@pytest.mark.parametrize("content", ["[]", '{"format": 3}', '{"format": 3, "seed": null}'])
 def test_a_position_that_is_no_position_is_damage(make_state, tmp_path, content) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     path = checkpoints.save(make_state(), {})
-    sha256 = json.loads((path / "state.json").read_text())["sha256"]
-    (path / "state.json").write_text(content.replace("?", sha256))
+    rewrite(path, "state.json", content.encode())
     assert f"checkpoint {path} is damaged" in restore_message(checkpoints, make_state(seed=1))
 
 
@@ -206,7 +216,7 @@ def test_an_unknown_format_is_named(make_state, tmp_path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
     path = checkpoints.save(make_state(), {})
     meta = json.loads((path / "state.json").read_text())
-    (path / "state.json").write_text(json.dumps({**meta, "format": 99}))
+    rewrite(path, "state.json", json.dumps({**meta, "format": 99}).encode())
     assert f"{path} has format 99" in restore_message(checkpoints, make_state())
 
 
@@ -252,7 +262,7 @@ def fail(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("where", [(Path, "rename"), (checkpoint, "_write")])
+@pytest.mark.parametrize("where", [(Path, "rename"), (checkpoint_files, "_write")])
 def test_a_crash_while_saving_leaves_the_one_before(
     make_state, tmp_path, monkeypatch, where
 ) -> None:
@@ -288,7 +298,10 @@ def test_a_damaged_newest_gives_way_to_the_one_before_with_a_warning(
     fresh = make_state(seed=1)
     assert checkpoints.restore_latest(fresh) == older
     assert (fresh.epoch, fresh.step) == (3, 30)
-    assert f"{damaged} is damaged (its checksum is wrong): going back to {older}" in caplog.text
+    assert (
+        f"{damaged} is damaged (the checksum of state.safetensors is wrong): going back to {older}"
+        in caplog.text
+    )
     assert checkpoints.restore_model(fresh.model)[0] == older  # as evaluate and predict do
     fresh.step = 40
     newest = checkpoints.save(fresh, {})
@@ -300,7 +313,8 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     done = []
     rename = Path.rename
-    monkeypatch.setattr(checkpoint, "flush_directory", lambda path: done.append(path.name))
+    for module in (checkpoint, checkpoint_files):
+        monkeypatch.setattr(module, "flush_directory", lambda path: done.append(path.name))
     monkeypatch.setattr(Path, "rename", lambda *names: (done.append("named"), rename(*names)))
     Checkpoints(tmp_path, keep=1).save(make_state(), {})
     assert done == [".step-00000000.partial", "named", tmp_path.name]
@@ -317,11 +331,61 @@ def test_the_weights_alone_are_put_into_a_model(make_classifier, make_state, tmp
     checkpoints, state = Checkpoints(tmp_path, keep=2), make_state()
     checkpoints.save(state, {})
     fresh = make_classifier(seed=9)
-    path, position = checkpoints.restore_model(fresh)
+    path, position, sha256 = checkpoints.restore_model(fresh)
     assert (path, position) == (checkpoints.list()[-1], state.position)
+    content = (path / "state.safetensors").read_bytes()
+    assert sha256 == hashlib.sha256(content).hexdigest()
     for ours, theirs in zip(
         fresh.trainable_variables, state.model.trainable_variables, strict=True
     ):
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
     with pytest.raises(UserError, match="holds no checkpoint"):
         Checkpoints(tmp_path / "none", keep=1).restore_model(fresh)
+
+
+def test_a_model_gets_the_checkpoint_that_was_asked_for(
+    make_classifier, make_state, tmp_path
+) -> None:
+    checkpoints, state = Checkpoints(tmp_path, 9, "loss"), make_state()
+    for step, loss in ((1, 0.5), (2, 0.3), (3, 0.4)):
+        state.step = step
+        state.model.network.get_layer("hidden").bias.assign(np.full(5, step, np.float32))
+        checkpoints.save(state, {})
+        checkpoints.score(step, Score(loss, 0.5))
+    fresh = make_classifier(seed=9)
+    for which, step in (("newest", 3), ("best", 2), ("step-00000001", 1)):
+        path, position, _ = checkpoints.restore_model(fresh, which)
+        assert position["step"] == step and path.name == f"step-0000000{step}"
+        assert fresh.network.get_layer("hidden").bias.numpy().tolist() == [step] * 5
+
+
+@pytest.mark.parametrize(
+    ("best", "which", "message"),
+    [
+        (
+            "loss",
+            "step-00000003",
+            "no such checkpoint: did you mean 'step-00000002'? Valid: newest, step-00000001, "
+            "step-00000002",
+        ),
+        ("loss", "bset", "no such checkpoint: Valid: newest, step-00000001, step-00000002"),
+        ("loss", "best", "has no score yet; there are: newest, step-00000001, step-00000002"),
+        ("none", "best", "trained without --keep-best; there are: newest, step-00000001"),
+        ("none", "step-00000001", "is damaged .*SHA256SUMS.*: give another .*: step-00000002"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_an_error_that_lists_the_others(
+    make_state, tmp_path, best, which, message
+) -> None:
+    checkpoints, state = Checkpoints(tmp_path, 9, best), make_state()
+    for state.step in (1, 2):
+        checkpoints.save(state, {})
+    (tmp_path / "step-00000001" / "SHA256SUMS").unlink()
+    with pytest.raises(UserError, match=message.replace("?", "[?]")):
+        checkpoints.restore_model(state.model, which)
+
+
+@pytest.mark.parametrize("which", ["best", "newest", "step-00000001"])
+def test_a_run_without_checkpoints_says_so(make_state, tmp_path, which) -> None:
+    with pytest.raises(UserError, match="holds no checkpoint: the run has not saved one yet"):
+        Checkpoints(tmp_path, 1, "loss").restore_model(make_state().model, which)

@@ -1,7 +1,6 @@
 """`python -m app evaluate`: the run's own splits, other sources, and what is written about them."""
 
 import csv
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import tensorflow as tf
 from PIL import Image
 
 from app import rundir
 from app.__main__ import main
+from app.checkpoint_files import read_files, write_files
 from app.commands.evaluate_run import MOST_MISTAKES, evaluate_run
 from app.commands.saved_run import open_run
 from app.data.bad import BadExamples
@@ -36,6 +35,7 @@ from app.evaluation.scores import Scores
 from app.load import load_data
 from app.recipe import load
 from app.run_files import list_checkpoints
+from app.snapshot import Snapshot
 from app.train import train
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
@@ -78,6 +78,22 @@ def test_the_test_split_scores_as_at_the_end_of_training(kind: str, request) -> 
     assert {file.name for file in folder.iterdir()} == FILES
     assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) == result
     assert (folder / "evaluation.md").read_text(encoding="utf-8") == to_markdown(result)
+
+
+def test_another_checkpoint_than_the_newest_can_be_chosen(digits, tmp_path, capsys) -> None:
+    path, metrics = digits
+    older, newest = (one.name for one in list_checkpoints(path / "checkpoints"))
+    command = ["evaluate", str(path), "--checkpoint", older, "--output", str(tmp_path / "older")]
+    assert main(command) == 0
+    result = json.loads((tmp_path / "older" / "evaluation.json").read_text())
+    assert (result["checkpoint"], result["epoch"]) == (older, 1)
+    assert f"--checkpoint {older}" in result["command"]
+    assert result["loss"] > metrics["test_loss"]
+    assert f"{path}, {older}" in (tmp_path / "older" / "evaluation.md").read_text()
+    capsys.readouterr()
+    assert main(["evaluate", str(path), "--checkpoint", "step-00000001"]) == 2
+    assert f"no such checkpoint: did you mean '{older}'?" in capsys.readouterr().err
+    assert run_on(path)["checkpoint"] == newest
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -358,14 +374,10 @@ def copy_of(path: Path, folder: Path) -> Path:
 def set_weights(path: Path, bias_of_first: float) -> None:
     """Make the network say one thing of everything."""
     checkpoint = max((path / "checkpoints").glob("step-*"))
-    arrays = safetensors.numpy.load_file(checkpoint / "state.safetensors")
+    arrays, meta, _ = read_files(checkpoint)
     arrays = {name: np.zeros_like(array) for name, array in arrays.items()}
     arrays["logits/bias"][0] = bias_of_first
-    content = safetensors.numpy.save(arrays)
-    (checkpoint / "state.safetensors").write_bytes(content)
-    meta = json.loads((checkpoint / "state.json").read_text())
-    meta["sha256"] = hashlib.sha256(content).hexdigest()
-    (checkpoint / "state.json").write_text(json.dumps(meta))
+    write_files(checkpoint, Snapshot(meta["step"], arrays, json.dumps(meta).encode()))
 
 
 def open_test_labels(path: Path) -> np.ndarray:

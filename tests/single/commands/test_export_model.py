@@ -3,6 +3,7 @@
 import functools
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
+from app.checkpoint import Checkpoints
 from app.commands import export_model as export_module
 from app.commands.export_model import export
 from app.commands.saved_run import open_run
 from app.errors import UserError
+from app.snapshot import Snapshot
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
 
@@ -204,6 +207,22 @@ def test_the_card_tells_data_results_world_versions_and_config(
         "32 rows",
     ):
         assert part in card, part
+
+
+def test_the_card_of_another_checkpoint_says_of_which_the_results_are(
+    run: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run("characters"), tmp_path / "copy"))
+    checkpoints = Checkpoints(copy / "checkpoints", 2)
+    arrays, meta, _ = checkpoints.newest()[1]
+    newest, other = checkpoints.list()[-1].name, meta["step"] - 1
+    about = json.dumps({**meta, "step": other}).encode()
+    checkpoints.write(Snapshot(other, arrays, about))
+    for name, foreign in ((newest, False), (f"step-{other:08d}", True)):
+        path = export(copy, "savedmodel", tmp_path / name, None, name)
+        card = path.with_name(f"{name}.md").read_text(encoding="utf-8")
+        assert f"checkpoint {name}, step" in card
+        assert (f"of the end of the run, but this export is checkpoint {name}" in card) == foreign
 
 
 @pytest.mark.parametrize("format", ["keras", "tflite"])
