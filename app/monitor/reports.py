@@ -1,6 +1,7 @@
 """Tells the shows how a run is going: numbers of all ranks, gathered when a report is due."""
 
 import dataclasses
+import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +13,13 @@ from app.classifier import Classifier
 from app.distributed.replicas import sum_metrics
 from app.distributed.world import World
 from app.monitor.progress import Place, Progress, Show
+from app.monitor.stragglers import Stragglers
 from app.monitor.timing import Clock, Mark, RankTimes
 from app.state import TrainState
 
 
 class Reports:
-    """Counts from the beginning of the epoch, and from the last report.
+    """Counts from the beginning of the epoch, and from the last report; made on every rank.
 
     Args:
         world, state, clock: the loop's.
@@ -44,6 +46,7 @@ class Reports:
         self._classifier: Classifier = state.model
         self._telemetry = state.optimizer.telemetry
         self._seen = False
+        self.stragglers = Stragglers(world.gather(socket.gethostname()))
 
     def begin_epoch(self) -> None:
         """Count from here."""
@@ -95,10 +98,10 @@ class Reports:
         timed_steps = passed.passes / passes
         row = (timed_steps, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
         table = self._world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
-        steps = self._state.step - self._reported_step
+        times, steps = RankTimes.of(table[:, :5]), self._state.step - self._reported_step
         progress = dataclasses.replace(
             progress,
-            times=RankTimes.of(table[:, :5]),
+            times=times,
             memory_bytes=table[:, 5],
             facts=self._telemetry.facts,
             bytes_sent=in_bytes / steps,
@@ -106,8 +109,11 @@ class Reports:
         )
         self._reported, self._sent = self._clock.mark, sent
         self._reported_step = self._state.step
+        slow = self.stragglers.see(times, steps)
         for show in self._shows:
             show.trained(progress)
+            for text in slow:
+                show.straggles(progress.step, text)
 
     def _progress(self, metrics: dict[str, float], since: Mark) -> Progress:
         state, optimizer = self._state, self._state.optimizer
