@@ -2,6 +2,9 @@
 
 import json
 import logging
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -27,11 +30,11 @@ class Machine:
         self.wall += seconds
         self.monotonic += seconds
 
-    def process(self) -> Goodput:
+    def process(self, alive_s: float = 0.0) -> Goodput:
         """A new process, which has just imported the application."""
         self._patch.setattr(Goodput, "_is_first", True)
-        created = self.wall
-        self._patch.setattr("psutil.Process.create_time", lambda process: created, raising=True)
+        created = self.monotonic - alive_s
+        self._patch.setattr(goodput, "_process_age_s", lambda: self.monotonic - created)
         self.passes(BEFORE)
         self.pulse = Pulse()
         self._patch.setattr(goodput, "PULSE", self.pulse)
@@ -170,12 +173,16 @@ def test_a_clock_that_is_set_back_makes_no_negative_time(machine: Machine, jump_
     assert seconds(ledger) == {STEPS: 10.0, "start": 2 * BEFORE}
 
 
-def test_a_clock_that_is_set_while_a_process_starts_is_no_hour_of_start(machine: Machine) -> None:
-    machine.process()
-    created = machine.wall - 3600
-    machine._patch.setattr("psutil.Process.create_time", lambda process: created)
-    machine._patch.setattr(Goodput, "_is_first", True)
-    assert Goodput(None).summary().seconds["start"] <= goodput.MOST_BEFORE_S + BEFORE
+def test_the_age_of_a_process_is_that_of_a_process() -> None:
+    code = "import sys, time; from app.monitor import goodput; time.sleep(1); "
+    code += "print(goodput._process_age_s())"
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 1.0 <= float(done.stdout) <= time.monotonic() - began + 0.02  # a tick of the system
+
+
+def test_a_shell_that_became_the_process_later_is_no_hour_of_start(machine: Machine) -> None:
+    assert seconds(machine.process(alive_s=3600.0)) == {"start": goodput.MOST_BEFORE_S}
 
 
 def test_a_second_run_of_a_process_counts_from_its_own_beginning(machine: Machine) -> None:
