@@ -2,6 +2,7 @@
 
 import dataclasses
 import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ class Reports:
         """Count from here."""
         self._epoch_began = self._reported = self._clock.mark
         self._reported_step = self._state.step
+        self._held_up_s = 0.0
         self._sent = self._telemetry.totals
         self._look_ahead()
 
@@ -90,13 +92,16 @@ class Reports:
 
     def _report(self, passes: int) -> None:
         """Show what happened since the last report; a collective."""
+        held_up_s, asked = self._held_up_s, time.perf_counter()
         metrics = sum_metrics(self._world, self._classifier.metrics)
+        self._held_up_s = time.perf_counter() - asked  # by the others; it counts from here on
         progress = self._progress(metrics, self._reported)
         passed, sent = self._clock.since(self._reported), self._telemetry.totals
         exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
         used = psutil.Process().memory_info().rss
         timed_steps = passed.passes / passes
-        row = (timed_steps, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
+        stepped, exchange = passed.stepped + held_up_s, exposed_s + held_up_s
+        row = (timed_steps, passed.seconds, passed.waited, stepped, exchange, used)
         table = self._world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
         times, steps = RankTimes.of(table[:, :5]), self._state.step - self._reported_step
         progress = dataclasses.replace(

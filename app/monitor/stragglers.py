@@ -4,7 +4,8 @@ All ranks step together, so a slow one shows in the steps of all: the others wai
 exchange. What tells it apart is its own work: input, compute, and other, which is callbacks and
 reports. A slow link or a slow codec makes the exchange of every rank equally long, so it cannot be
 laid to one of them, and an exchange is never the cause here; the mean exchange in TensorBoard shows
-it.
+it. Nor can a slow GPU: there a gradient counts as ready once its kernel is queued, so the time of
+all its kernels is exchange on every rank (app/distributed/telemetry.py).
 
 Plain arithmetic on a table that all ranks have.
 """
@@ -22,8 +23,9 @@ from app.monitor.timing import RankTimes
 FACTOR = 1.5
 # And by so much per step: in steps of a few ms, what the chief does for reports is a large share.
 LEAST_EXCESS_S = 0.004
-# In so many reports in a row, over so many steps: a host that swaps for a second is no slow rank.
-REPORTS, STEPS = 5, 50
+# In so many blocks in a row: a host that swaps for a second is no slow rank. A block is a report,
+# or several that make so many steps: an epoch's first step has no callbacks before it.
+BLOCKS, BLOCK_STEPS = 5, 10
 # The parts of a rank's own work, and what they are called.
 CAUSES = {"input": "input", "compute": "compute", "other": "callbacks or reports"}
 
@@ -33,7 +35,7 @@ class _Spell:
     """Steps of one rank. In s, over all of them: `work` of this rank and of the median of the other
     ranks, float64 (2,); `own` and `usual`: the same by cause, float64 (causes,)."""
 
-    reports: int = 0
+    blocks: int = 0
     steps: int = 0
     work: Any = 0.0
     own: Any = 0.0
@@ -63,14 +65,20 @@ class Stragglers:
         self._hosts = hosts
         self._named = [False for _ in hosts]
         self._others = [_Spell() for _ in hosts]  # since when a rank is not as it was named
-        self._totals = [_Spell() for _ in hosts]  # of the reports in which it was slow and named
+        self._totals = [_Spell() for _ in hosts]  # of the blocks in which it was slow and named
+        self._block = [_Spell() for _ in hosts]
 
     def see(self, times: RankTimes, steps: int) -> list[str]:
         """A report over `steps` steps: a sentence for each rank that begins to hold the others up,
         or no longer does."""
         if len(self._hosts) < 2 or not times.whole.all():  # on some rank, none of them was timed
             return []
-        said = [self._see(rank, _spell(times, rank, steps)) for rank in range(len(self._hosts))]
+        for rank in range(len(self._hosts)):
+            self._block[rank] += _spell(times, rank, steps)
+        if self._block[0].steps < BLOCK_STEPS:
+            return []
+        said = [self._judge(rank, block) for rank, block in enumerate(self._block)]
+        self._block = [_Spell() for _ in self._hosts]
         return [text for text in said if text]
 
     def summary(self) -> list[dict[str, Any]]:
@@ -88,7 +96,8 @@ class Stragglers:
             if total.steps
         ]
 
-    def _see(self, rank: int, now: _Spell) -> str | None:
+    def _judge(self, rank: int, block: _Spell) -> str | None:
+        now = dataclasses.replace(block, blocks=1)
         excess = now.work[0] - now.work[1]
         is_slow = excess >= max((FACTOR - 1) * now.work[1], LEAST_EXCESS_S * now.steps)
         if is_slow == self._named[rank]:
@@ -97,7 +106,7 @@ class Stragglers:
                 self._totals[rank] += now
             return None
         spell = self._others[rank] = self._others[rank] + now
-        if spell.reports < REPORTS or spell.steps < STEPS:
+        if spell.blocks < BLOCKS:
             return None
         self._named[rank], self._others[rank] = is_slow, _Spell()
         if not is_slow:
@@ -131,4 +140,4 @@ def _spell(times: RankTimes, rank: int, steps: int) -> _Spell:
     parts = np.stack([getattr(times, cause) for cause in CAUSES], axis=1) * steps
     others = np.delete(parts, rank, axis=0)
     work = np.array([parts[rank].sum(), np.median(others.sum(axis=1))])
-    return _Spell(1, steps, work, parts[rank], np.median(others, axis=0))
+    return _Spell(0, steps, work, parts[rank], np.median(others, axis=0))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.monitor.stragglers import REPORTS, Stragglers, described
+from app.monitor.stragglers import BLOCKS, Stragglers, described
 from app.monitor.timing import RankTimes
 
 HOSTS = ["gpu0", "gpu1", "gpu2", "gpu3"]
@@ -32,12 +32,12 @@ def see(stragglers: Stragglers, seen: RankTimes, reports: int, steps: int = 20) 
 def test_a_slow_rank_is_named_once_with_its_host_and_cause(cause: str, called: str) -> None:
     stragglers = Stragglers(HOSTS)
     slow = times({2: {cause: 20.0}})
-    assert see(stragglers, slow, REPORTS - 1) == []
+    assert see(stragglers, slow, BLOCKS - 1) == []
     (text,) = see(stragglers, slow, 10)
     assert text.startswith("rank 2 on gpu2 holds the others up: its work takes 2.0 times as long")
     assert "40 ms per step" in text and called in text
     (found,) = stragglers.summary()
-    steps = (REPORTS + 9) * 20
+    steps = (BLOCKS + 9) * 20
     assert found == {"rank": 2, "host": "gpu2", "cause": cause, "factor": 2.0, "steps": steps}
     assert described([found]) == f"rank 2 on gpu2 x2.0 for {steps} steps ({called})"
 
@@ -45,9 +45,9 @@ def test_a_slow_rank_is_named_once_with_its_host_and_cause(cause: str, called: s
 def test_its_end_is_said_once_too_and_only_slow_steps_are_counted() -> None:
     stragglers = Stragglers(HOSTS)
     see(stragglers, times({1: {"input": 30.0}}), 6)
-    assert see(stragglers, times({}), REPORTS - 1) == []
+    assert see(stragglers, times({}), BLOCKS - 1) == []
     assert see(stragglers, times({1: {"input": 30.0}}), 1) == []  # not over yet
-    said = see(stragglers, times({}), 3 * REPORTS)
+    said = see(stragglers, times({}), 3 * BLOCKS)
     assert said == ["rank 1 on gpu1 no longer holds the others up"]
     assert stragglers.summary()[0]["steps"] == 7 * 20
 
@@ -55,7 +55,7 @@ def test_its_end_is_said_once_too_and_only_slow_steps_are_counted() -> None:
 def test_a_pause_however_long_makes_no_slow_rank() -> None:
     stragglers = Stragglers(HOSTS)
     for _ in range(10):
-        assert see(stragglers, times({3: {"compute": 5000.0}}), REPORTS - 1) == []
+        assert see(stragglers, times({3: {"compute": 5000.0}}), BLOCKS - 1) == []
         assert see(stragglers, times({}), 1) == []
     assert stragglers.summary() == []
 
@@ -84,6 +84,14 @@ def test_reports_of_single_steps_need_more_of_them() -> None:
     stragglers, slow = Stragglers(HOSTS), times({0: {"input": 50.0}})
     assert see(stragglers, slow, 49, steps=1) == []
     assert len(see(stragglers, slow, 1, steps=1)) == 1
+
+
+def test_short_reports_at_the_beginning_of_each_epoch_hide_no_slow_rank() -> None:
+    stragglers, said = Stragglers(HOSTS), []
+    for _ in range(4):  # before the first step of an epoch there was no callback
+        said += see(stragglers, times({}), 1, steps=1)
+        said += see(stragglers, times({3: {"other": 30.0}}), 2, steps=15)
+    assert len(said) == 1 and said[0].startswith("rank 3 on gpu3")
 
 
 def test_reports_without_a_timed_step_and_a_world_of_one_say_nothing() -> None:
