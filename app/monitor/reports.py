@@ -104,6 +104,9 @@ class Reports:
         row = (timed_steps, passed.seconds, passed.waited, stepped, exchange, used)
         table = self._world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
         times, steps = RankTimes.of(table[:, :5]), self._state.step - self._reported_step
+        for text in self.stragglers.see(times, steps):
+            for show in self._shows:
+                show.straggles(progress.step, text)
         progress = dataclasses.replace(
             progress,
             times=times,
@@ -114,11 +117,8 @@ class Reports:
         )
         self._reported, self._sent = self._clock.mark, sent
         self._reported_step = self._state.step
-        slow = self.stragglers.see(times, steps)
         for show in self._shows:
             show.trained(progress)
-            for text in slow:
-                show.straggles(progress.step, text)
 
     def _progress(self, metrics: dict[str, float], since: Mark) -> Progress:
         state, optimizer = self._state, self._state.optimizer
