@@ -44,6 +44,11 @@ class RunFiles:
         return self.directory / "metrics.json"
 
     @property
+    def goodput(self) -> Path:
+        """What went into steps that counted, over all starts."""
+        return self.directory / "goodput.json"
+
+    @property
     def logs(self) -> Path:
         """A log for each rank."""
         return self.directory / "logs"
@@ -80,7 +85,7 @@ class RunFiles:
     def left_by_a_start(self) -> set[Path]:
         """What an interrupted first start leaves. Nothing that people keep is among it."""
         return {
-            *(self.config, self.data_plan.parent, self.bad_examples),
+            *(self.config, self.data_plan.parent, self.bad_examples, self.goodput),
             *(self.checkpoints, self.logs, self.tensorboard, self.timeline),
         }
 

@@ -45,6 +45,7 @@ COUNTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "epochs": ("epoch", "{:,.0f}".format),
     "steps": ("step", "{:,.0f}".format),
     "waited for input": ("input_wait_share", "{:.1%}".format),
+    "goodput": ("goodput_share", "{:.1%}".format),
 }
 
 
@@ -138,7 +139,10 @@ def read_run(directory: Path, name: str) -> ComparedRun:
     fingerprint = _read_json(files.data_plan).get("fingerprint")
     if fingerprint:
         config["data (fingerprint)"] = str(fingerprint)[:FINGERPRINT_DIGITS]
-    newest, metrics = _newest_checkpoint(files), _numbers(files.metrics)
+    newest, results = _newest_checkpoint(files), _read_json(files.metrics)
+    metrics = _numbers(results)
+    if isinstance(goodput := results.get("goodput"), dict) and "share" in goodput:
+        metrics |= _numbers({"goodput_share": goodput["share"]})
     done, wanted = int(newest.get("epoch", 0)), config.get("training.epochs", 0)
     if metrics.get("epoch", 0) < done:
         metrics = {}  # of an earlier end, before the run was resumed for more epochs
@@ -160,15 +164,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _numbers(path: Path) -> dict[str, float]:
+def _numbers(found: dict[str, Any]) -> dict[str, float]:
     """The numbers in a JSON object."""
-    return {k: v for k, v in _read_json(path).items() if isinstance(v, int | float)}
+    return {key: value for key, value in found.items() if isinstance(value, int | float)}
 
 
 def _newest_checkpoint(files: RunFiles) -> dict[str, float]:
     """step, epoch and more of the newest checkpoint; empty if there is none."""
     found = list_checkpoints(files.checkpoints)
-    return _numbers(found[-1] / STATE) if found else {}
+    return _numbers(_read_json(found[-1] / STATE)) if found else {}
 
 
 def table(runs: Sequence[ComparedRun]) -> list[list[str]]:

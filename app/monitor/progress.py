@@ -9,6 +9,7 @@ import numpy as np
 
 from app.distributed.telemetry import StepFacts
 from app.evaluation.scores import Scores
+from app.monitor.goodput import GoodputSummary
 from app.monitor.timing import RankTimes
 
 
@@ -69,8 +70,23 @@ class Show:
     def agreed(self, step: int) -> None:
         """All replicas have been compared and found equal."""
 
+    def straggles(self, step: int, text: str) -> None:
+        """A rank begins to hold the others up, or no longer does."""
+
+    def skipped(self, step: int, text: str) -> None:
+        """A step with bad numbers was left out on all ranks."""
+
+    def drifted(self, step: int, text: str) -> None:
+        """A difference between replicas was repaired; the guard has logged it."""
+
+    def stopping(self, step: int, text: str) -> None:
+        """Training ends early, in order, since it was asked to."""
+
     def checkpointed(self, step: int, path: Path, seconds: float) -> None:
-        """A checkpoint has been written."""
+        """A checkpoint of `step`, which may be a while ago, is on disk; it took so long."""
+
+    def counted(self, step: int, goodput: GoodputSummary) -> None:
+        """With each checkpoint and at the end: how much of the time was well spent so far."""
 
     def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
         """After each epoch and its validation."""

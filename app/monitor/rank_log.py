@@ -18,6 +18,7 @@ from app.monitor.timing import PARTS
 from app.version import code_version
 
 LOG = logging.getLogger(__name__)
+SKIPS_SHOWN = 10  # on the screen; the log has them all
 
 
 def keep_logs(directory: Path, world: World) -> None:
@@ -37,6 +38,7 @@ class RankLog(Show):
     def __init__(self, world: World):
         self._rank = world.rank
         self._last_epoch = time.monotonic()
+        self._skips = 0
         where = f"host {socket.gethostname()}, process {os.getpid()}, local rank {world.local_rank}"
         STORY.info("rank %d of %d over %s: %s", world.rank, world.size, world.backend, where)
         versions = ", ".join(f"{name} {value}" for name, value in code_version().items())
@@ -63,6 +65,23 @@ class RankLog(Show):
             line += f"  validation {validation.accuracy:.2%}"
         STORY.info(line)
         self._last_epoch = now
+
+    def straggles(self, step: int, text: str) -> None:
+        """In the log of every rank, and on the chief's screen as all warnings are."""
+        LOG.warning("step %d: %s", step, text)
+
+    def skipped(self, step: int, text: str) -> None:
+        """As `straggles`, but only the first few on the screen."""
+        self._skips += 1
+        if self._skips <= SKIPS_SHOWN:
+            more = "; later ones only in the log" if self._skips == SKIPS_SHOWN else ""
+            LOG.warning("step %d: %s%s", step, text, more)
+        else:
+            STORY.warning("step %d: %s", step, text)
+
+    def stopping(self, step: int, text: str) -> None:
+        """In the log of every rank, and on the chief's screen."""
+        LOG.warning("step %d: %s", step, text)
 
 
 def _values(progress: Progress) -> str:

@@ -1,6 +1,8 @@
 """Tells the shows how a run is going: numbers of all ranks, gathered when a report is due."""
 
 import dataclasses
+import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +14,13 @@ from app.classifier import Classifier
 from app.distributed.replicas import sum_metrics
 from app.distributed.world import World
 from app.monitor.progress import Place, Progress, Show
+from app.monitor.stragglers import Stragglers
 from app.monitor.timing import Clock, Mark, RankTimes
 from app.state import TrainState
 
 
 class Reports:
-    """Counts from the beginning of the epoch, and from the last report.
+    """Counts from the beginning of the epoch, and from the last report; made on every rank.
 
     Args:
         world, state, clock: the loop's.
@@ -44,11 +47,13 @@ class Reports:
         self._classifier: Classifier = state.model
         self._telemetry = state.optimizer.telemetry
         self._seen = False
+        self.stragglers = Stragglers(world.gather(socket.gethostname()))
 
     def begin_epoch(self) -> None:
         """Count from here."""
         self._epoch_began = self._reported = self._clock.mark
         self._reported_step = self._state.step
+        self._held_up_s = 0.0
         self._sent = self._telemetry.totals
         self._look_ahead()
 
@@ -88,18 +93,24 @@ class Reports:
 
     def _report(self, passes: int) -> Progress:
         """Show what happened since the last report; a collective."""
+        held_up_s, asked = self._held_up_s, time.perf_counter()
         metrics = sum_metrics(self._world, self._classifier.metrics)
+        self._held_up_s = time.perf_counter() - asked  # by the others; it counts from here on
         progress = self._progress(metrics, self._reported)
         passed, sent = self._clock.since(self._reported), self._telemetry.totals
         exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
         used = psutil.Process().memory_info().rss
         timed_steps = passed.passes / passes
-        row = (timed_steps, passed.seconds, passed.waited, passed.stepped, exposed_s, used)
+        stepped, exchange = passed.stepped + held_up_s, exposed_s + held_up_s
+        row = (timed_steps, passed.seconds, passed.waited, stepped, exchange, used)
         table = self._world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
-        steps = self._state.step - self._reported_step
+        times, steps = RankTimes.of(table[:, :5]), self._state.step - self._reported_step
+        for text in self.stragglers.see(times, steps):
+            for show in self._shows:
+                show.straggles(progress.step, text)
         progress = dataclasses.replace(
             progress,
-            times=RankTimes.of(table[:, :5]),
+            times=times,
             memory_bytes=table[:, 5],
             facts=self._telemetry.facts,
             bytes_sent=in_bytes / steps,

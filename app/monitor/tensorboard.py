@@ -22,6 +22,7 @@ from app.evaluation.markdown import plain
 from app.evaluation.report import class_table, mistake_table
 from app.evaluation.scores import Scores
 from app.monitor.event_files import keep_only
+from app.monitor.goodput import CAUSES, GoodputSummary
 from app.monitor.progress import Place, Progress, Show
 from app.monitor.tensorboard_layout import end_summary, hparams_summaries, layout_summary
 from app.monitor.tensorboard_samples import contact_sheet, samples_of
@@ -29,12 +30,15 @@ from app.monitor.timing import PARTS
 from app.recipe import to_toml
 
 CONTINUED = ("", "train", "validation")  # folders of event files, "" for their parent
-EVENTS = ("started", "resumed", "checkpointed", "evaluated", "finished", "failed")
+EVENTS = (
+    *("started", "resumed", "checkpointed", "evaluated", "finished", "failed"),
+    *("stopping", "skipped", "drifted", "straggles"),
+)
 # Written by every process that trains, at the step where it begins or ends.
 OF_A_PROCESS = ("config", "samples/") + tuple(
     f"{group}/{event}"
     for group in ("timeline", "timeline_texts")
-    for event in ("resumed", "finished", "failed")
+    for event in ("resumed", "finished", "failed", "stopping")
 )
 ONE_OF_A_RUN = ("_hparams_", "custom_scalars__config__")
 FIGURES_SHARE = 0.01  # of the time, for drawing figures during the run
@@ -67,6 +71,7 @@ class TensorBoard(Show):
         self._work: list[tuple[int, np.ndarray]] = []  # (step, seconds of each rank)
         self._began, self._drawing_s = time.monotonic(), 0.0
         self._checks = 0
+        self._stops = False
         directory.mkdir(parents=True, exist_ok=True)
         for run in CONTINUED:
             keep_only(directory / run, lambda tag, step: is_kept(tag, step, place))
@@ -156,6 +161,28 @@ class TensorBoard(Show):
         summary.MergeFrom(text_pb(f"timeline_texts/{event}", plain(text)))
         self._write(run, step, summary)
 
+    def straggles(self, step: int, text: str) -> None:
+        """An event."""
+        self.marked(step, "straggles", text)
+
+    def skipped(self, step: int, text: str) -> None:
+        """An event; the number of such steps is written by `trained`."""
+        self.marked(step, "skipped", text)
+
+    def drifted(self, step: int, text: str) -> None:
+        """An event."""
+        self.marked(step, "drifted", text)
+
+    def stopping(self, step: int, text: str) -> None:
+        """An event; the run has not finished then."""
+        self._stops = True
+        self.marked(step, "stopping", text)
+
+    def counted(self, step: int, goodput: GoodputSummary) -> None:
+        """The share of the time that was well spent, and what went into the rest."""
+        lost = {f"speed/lost_s_{cause}": goodput.seconds[cause] for cause in CAUSES}
+        self._scalars("train", step, {"speed/goodput": goodput.share} | lost)
+
     def checkpointed(self, step: int, path: Path, seconds: float) -> None:
         """A checkpoint was written."""
         self._scalars("train", step, {"speed/checkpoint_s": seconds})
@@ -169,13 +196,15 @@ class TensorBoard(Show):
         self._scalars("train", step, {"health/lockstep_checks_passed": self._checks})
 
     def ended(self, step: int, error: BaseException | None = None) -> None:
-        """The run is over; closes the files, so that all of it is visible."""
-        if error is None:
-            self.marked(step, "finished", "all epochs trained")
-        else:
+        """The run is over; closes the files, so that all of it is visible. One that was asked to
+        stop is not over for HParams: it can be resumed."""
+        if error is not None:
             self.marked(step, "failed", f"{type(error).__name__}: {error}")
+        elif not self._stops:
+            self.marked(step, "finished", "all epochs trained")
         self._draw_work()
-        self._write("", step, end_summary(error is None))
+        if error is not None or not self._stops:
+            self._write("", step, end_summary(error is None))
         for writer in self._writers.values():
             writer.close()
 

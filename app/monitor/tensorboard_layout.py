@@ -24,6 +24,8 @@ CHARTS = {
         "work of the slowest rank / mean": "speed/rank_skew",
         "sent per step and rank (MB)": "speed/megabytes_sent_per_step",
         "checkpoint (s)": "speed/checkpoint_s",
+        "goodput: share of the time in steps that counted": "speed/goodput",
+        "where the rest of the time went (s)": "speed/lost_s_.*",
     },
     "Is it healthy?": {
         "gradient norm": "health/gradient_norm",
@@ -42,6 +44,7 @@ METRICS = (
     ("validation", "learning/accuracy", "validation accuracy"),
     ("train", "learning/loss", "training loss"),
     ("train", "speed/examples_per_second", "examples/s"),
+    ("train", "speed/goodput", "goodput"),
 )
 # The columns shown until the user chooses others: TensorBoard shows the first five.
 FIRST = ("dataset", "learning_rate", "model", "optimizer", "world_size")

@@ -100,8 +100,9 @@ class Mark:
 class RankTimes:
     """Seconds per step of each rank, float64 (ranks,) each; they add up to the whole step.
 
-    input: waiting for a batch; exchange: from the last local gradient to the last one received;
-    compute: the rest of the step; other: callbacks, reports and whatever else the loop does.
+    input: waiting for a batch; exchange: from the last local gradient to the last one received,
+    and waiting for the others before a report; compute: the rest of the step; other: callbacks,
+    reports and whatever else the loop does.
     """
 
     input: np.ndarray

@@ -89,6 +89,12 @@ def test_examples_per_rank_show_how_well_a_run_scales(copies: list[Path]) -> Non
     assert shown["examples/s per rank"] == ["1,000", "900 (x0.90)"]
 
 
+def test_goodput_is_shown_beside_the_speed_where_a_run_has_it(copies: list[Path]) -> None:
+    for run, goodput in zip(copies, ({"share": 0.875, "restarts": 2}, "lost"), strict=True):
+        (run / "metrics.json").write_text(json.dumps({**metrics(run), "goodput": goodput}))
+    assert cells(copies)["goodput"] == ["87.5%", "-"]
+
+
 def test_the_files_hold_the_same_as_the_table(runs: list[Path], tmp_path: Path, capsys) -> None:
     output = tmp_path / "new" / "comparison"
     compare(runs, output)

@@ -12,12 +12,16 @@ from app.data.batches import Batch
 from app.distributed.telemetry import StepFacts
 from app.evaluation.scores import Mistake, Scores
 from app.monitor.event_files import event_files, events
+from app.monitor.goodput import CAUSES, GoodputSummary
 from app.monitor.progress import Place, Progress
 from app.monitor.timing import RankTimes
 
 SCORES = Scores(np.array([[3, 1], [0, 4]]), 4.0, mistakes=(Mistake(5, 0, 1, 0.75),))
 ABOUT = {"kind": "image", "class_names": ["cat", "dog"], "tokenizer": None}
 START = Place(0, 0, 0)
+GOODPUT = GoodputSummary(
+    {"steps": 8.0, **dict.fromkeys(CAUSES, 0.0), "start": 4.0, "restart": 4.0}, 1
+)
 
 
 def progress(step: int, epoch: int = 1) -> Progress:

@@ -12,7 +12,7 @@ from app.distributed.world import World
 from app.evaluation.scores import Scores
 from app.monitor import logs
 from app.monitor.progress import Progress
-from app.monitor.rank_log import RankLog
+from app.monitor.rank_log import SKIPS_SHOWN, RankLog
 from app.monitor.terminal import Terminal
 from app.monitor.timing import Clock, RankTimes
 
@@ -105,6 +105,24 @@ def test_each_rank_logs_its_own_times_and_memory(tmp_path: Path) -> None:
     assert "input 50.0 ms  compute 300.0 ms  exchange 100.0 ms  other 50.0 ms  memory 2 MB" in text
     assert f"process {os.getpid()}" in text and "tensorflow 2." in text
     assert "epoch 1 in" in text and "validation 87.50%" in text
+
+
+def test_what_befalls_a_run_is_a_warning_on_the_screen_and_in_every_log(
+    tmp_path: Path, capsys
+) -> None:
+    logs.start(0)
+    logs.keep(tmp_path, 0)
+    show = RankLog(World())
+    show.straggles(20, "rank 3 on gpu2 holds the others up")
+    show.stopping(40, "rank 1 was asked to stop")
+    for step in range(50, 50 + 2 * SKIPS_SHOWN):
+        show.skipped(step, "left out")
+    logs.stop()
+    shown, log = capsys.readouterr().err, (tmp_path / "logs" / "rank-000.log").read_text()
+    for text in ("step 20: rank 3 on gpu2 holds", "step 40: rank 1 was asked to stop"):
+        assert f"warning: {text}" in shown and text in log
+    assert shown.count("left out") == SKIPS_SHOWN and "later ones only in the log" in shown
+    assert log.count("left out") == 2 * SKIPS_SHOWN
 
 
 def test_the_clock_leaves_out_compilation_and_pauses(monkeypatch) -> None:

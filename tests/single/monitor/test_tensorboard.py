@@ -14,12 +14,14 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from app.config import Config
 from app.data.batches import Batch
 from app.monitor.event_files import event_files, events
+from app.monitor.goodput import CAUSES, GoodputSummary
 from app.monitor.progress import Place
 from app.monitor.tensorboard import TensorBoard
 from app.monitor.tensorboard_layout import CHARTS, METRICS
 from app.monitor.tensorboard_samples import CAPTION_PIXELS, CELL_PIXELS
 from tests.single.monitor.event_values import (
     ABOUT,
+    GOODPUT,
     SCORES,
     START,
     batch,
@@ -99,6 +101,43 @@ def test_events_are_marked_in_rows_of_their_own_and_new_kinds_get_new_rows(board
     assert "replicas differ" in text(tmp_path / "train", "timeline_texts/failed")
 
 
+def test_what_befalls_a_run_is_an_event_of_its_kind(board, tmp_path: Path) -> None:
+    board.straggles(20, "rank 3 on gpu2 holds the others up")
+    board.skipped(21, "rank 1: dense/kernel")
+    board.skipped(25, "rank 0: dense/kernel")
+    board.drifted(30, "rank 2 was repaired")
+    board.stopping(40, "rank 1 was asked to stop")
+    board.checkpointed(30, Path("step-00000030"), 0.1)  # written in the background since
+    board.ended(40)
+    train = scalars(tmp_path / "train")
+    steps = {tag: [step for step, _ in points] for tag, points in train.items()}
+    assert steps["timeline/straggles"] == [20] and steps["timeline/skipped"] == [21, 25]
+    assert steps["timeline/drifted"] == [30] and steps["timeline/stopping"] == [40]
+    assert steps["timeline/checkpointed"] == [30]
+    assert "rank 3 on gpu2" in text(tmp_path / "train", "timeline_texts/straggles")
+    # It goes on later: neither the timeline nor HParams may call it finished.
+    assert "timeline/finished" not in train
+    assert "_hparams_/session_end_info" not in {tag for tag, _, _ in values(tmp_path)}
+
+
+def test_a_run_that_fails_while_it_stops_has_failed(board, tmp_path: Path) -> None:
+    board.stopping(40, "rank 1 was asked to stop")
+    board.ended(40, OSError("disk full"))
+    assert "disk full" in text(tmp_path / "train", "timeline_texts/failed")
+    assert "_hparams_/session_end_info" in {tag for tag, _, _ in values(tmp_path)}
+
+
+def test_goodput_and_every_loss_are_curves(board, tmp_path: Path) -> None:
+    for step, seconds in ((10, GOODPUT.seconds), (20, GOODPUT.seconds | {"steps": 16.0})):
+        board.counted(step, GoodputSummary(seconds, 1))
+    board.ended(20)
+    train = scalars(tmp_path / "train")
+    assert train["speed/goodput"] == [(10, 0.5), (20, pytest.approx(2 / 3))]
+    lost = {tag.removeprefix("speed/lost_s_") for tag in train if "lost_s" in tag}
+    assert lost == set(CAUSES)
+    assert train["speed/lost_s_restart"] == [(10, 4.0), (20, 4.0)]
+
+
 def test_what_happened_is_shown_as_it_was_said(board, tmp_path: Path) -> None:
     said = "no class <unk> in a|b: *_x_* is none,\nsee [1]"
     board.ended(1, ValueError(said))
@@ -172,6 +211,7 @@ def test_every_chart_of_the_layout_and_every_metric_of_hparams_has_data(board, t
     board.trained(reported(20))
     board.checkpointed(20, Path("step-00000001"), 0.1)
     board.agreed(20)
+    board.counted(20, GOODPUT)
     board.epoch_ended(progress(21), SCORES)
     board.evaluated("test", Place(21, 1, 210), SCORES)
     board.ended(21)

@@ -71,6 +71,18 @@ def test_what_is_kept_is_told_by_the_axis_of_the_tag(tag: str, step: int, kept: 
     assert is_kept(tag, step, Place(20, 2, 200)) is kept
 
 
+def test_a_stop_at_the_step_that_a_run_goes_on_from_gives_way_to_its_resumption(
+    tmp_path: Path,
+) -> None:
+    for _ in range(3):  # stopped at once each time
+        board = TensorBoard(tmp_path, Config(), ABOUT, 2, Place(20, 2, 200))
+        board.stopping(20, "rank 1 was asked to stop")
+        board.ended(20)
+    train = scalars(tmp_path / "train")
+    assert [step for step, _ in train["timeline/stopping"]] == [20]
+    assert [step for step, _ in train["timeline/resumed"]] == [20]
+
+
 def test_a_half_written_event_is_cut_off(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path, Config(), ABOUT, 2, START)
     board.trained(progress(5))
