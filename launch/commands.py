@@ -1,8 +1,7 @@
-"""The command lines of horovodrun and mpirun, and the environment of ranks. Pure functions.
+"""The command line of mpirun, and the environment of ranks. Pure functions.
 
-We never pass a name or a value through a shell. horovodrun does: it quotes the command and the
-environment, but not the hosts, the interface, the key and the directory, so we check these or keep
-them from it.
+We never pass a name or a value through a shell. mpirun splits the options of ssh at blanks, so the
+key is checked.
 """
 
 import json
@@ -22,12 +21,11 @@ FORWARDED = re.compile(
 )
 # Not NVIDIA_VISIBLE_DEVICES: a container's runtime sets it, and it is true on one host only.
 NOT_FORWARDED = {"LOCKSTEP_TERMINAL"}  # exists on this host only
-# Read by ssh itself.
-OF_SSH = ("HOME", "USER", "LOGNAME", "SHELL", "SSH_AUTH_SOCK")
 RANK = [sys.executable, "-P", "-m", "launch.rank"]
 SAFE_PATH = re.compile(r"[A-Za-z0-9_./+@%=,-]+", re.ASCII)
 SAFE_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", re.ASCII)
-TERM_TO_KILL_S = 10
+# Longer than ranks may take to stop (supervise.py), so that mpirun does not kill them before.
+TERM_TO_KILL_S = 40
 
 
 class Placement(NamedTuple):
@@ -54,11 +52,11 @@ class Placement(NamedTuple):
 
 
 def check_safe(identity: str | None, interface: str | None) -> None:
-    """Raise UserError for a key file or an interface that a shell would not read as one word."""
+    """Raise UserError for a key file or an interface that is not one plain word."""
     if identity is not None and not SAFE_PATH.fullmatch(identity):
         raise UserError(
-            f"--ssh-identity {identity!r}: horovodrun and mpirun accept only letters, digits and "
-            "_./+@%=,- in this path: make a link to the key and give that"
+            f"--ssh-identity {identity!r}: mpirun accepts only letters, digits and _./+@%=,- "
+            "in this path: make a link to the key and give that"
         )
     if interface is not None and not SAFE_INTERFACE.fullmatch(interface):
         raise UserError(f"--network-interface {interface!r} is not an interface name")
@@ -97,22 +95,6 @@ def rank_environment(
 def forwarded(environ: Mapping[str, str]) -> list[str]:
     """The names of the variables that ranks on other hosts get."""
     return sorted(n for n in environ if FORWARDED.fullmatch(n) and n not in NOT_FORWARDED)
-
-
-def for_horovodrun(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that may go to other hosts: horovodrun puts every one on command lines."""
-    names = {*forwarded(environ), *OF_SSH}
-    return {name: value for name, value in environ.items() if name in names}
-
-
-def gloo_command(placement: Placement) -> list[str]:
-    """How horovodrun starts ranks over gloo."""
-    command = ["horovodrun", "-np", str(placement.ranks), "--gloo", "-H", placement.listed]
-    command += ["--disable-cache"]  # else it trusts for an hour that a host can be reached
-    command += ["--network-interfaces", placement.interface] if placement.interface else []
-    command += ["-p", str(placement.ssh.port)] if placement.ssh.port else []
-    command += ["-i", str(placement.ssh.identity)] if placement.ssh.identity else []
-    return [*command, *RANK]
 
 
 def mpi_command(

@@ -11,17 +11,14 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import BinaryIO
 
-from app.errors import USER_ERROR
+from app.errors import STOPPED, USER_ERROR
 
-# [RANK]<stdout>: of horovodrun, [JOB,RANK]<stdout>: of mpirun. It is repeated inside a line,
-# after a carriage return or where a rank wrote the line in pieces.
-PREFIX = re.compile(rb"\[(?:\d+,)?(\d+)\]<(?:stdout|stderr)>:")
+# [JOB,RANK]<stdout>: of mpirun. It is repeated inside a line, after a carriage return or where a
+# rank wrote the line in pieces.
+PREFIX = re.compile(rb"\[\d+,(\d+)\]<(?:stdout|stderr)>:")
 # How a rank begins to say why it ends: app/commands/command_line.py, Python, its fault handler.
 LAST_WORDS = re.compile(rb"error: |rank \d+ of \d+ failed:|Traceback \(most rec|Fatal Python error")
 ECHO = re.compile(rb"an exchange failed; has another rank ended|Horovod background loop uncaught")
-# What the shell between horovodrun and a rank prints when a signal has ended the rank.
-OF_SHELL = re.compile(rb"^(Terminated|Killed|Aborted|Segmentation fault)( \(core dumped\))?\s*$")
-GLOO_EXIT = re.compile(r"^Process (\d+) exit with status code (\d+)\.")
 MPI_EXIT = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]\s+Exit code: +(\d+)")
 MPI_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
 MPI_LOST = re.compile(r"lost communication with a remote daemon.*Remote daemon: \S+ on node (\S+)")
@@ -42,23 +39,16 @@ class Report:
         self._spoke: set[int] = set()
         self._held: dict[int, deque[bytes]] = defaultdict(lambda: deque(maxlen=LINES_HELD))
         self._launcher: deque[str] = deque(maxlen=LINES_OF_LAUNCHER)
+        self._exits: dict[int, int] = {}
 
-    def output(self, line: bytes, screen: BinaryIO) -> None:
-        """A line of standard output."""
-        prefix = PREFIX.match(line)
-        if prefix:
-            self._show(int(prefix[1]), PREFIX.sub(b"", line), screen)
-        else:
-            self._launcher.append(line.decode(errors="replace").rstrip())
+    def output(self, rank: int, text: bytes, screen: BinaryIO) -> None:
+        """A line of a rank's standard output."""
+        self._show(rank, text, screen)
 
-    def error(self, line: bytes) -> None:
-        """A line of standard error."""
-        prefix = PREFIX.match(line)
-        if not prefix:
-            self._launcher.append(line.decode(errors="replace").rstrip())
-            return
-        rank, text = int(prefix[1]), PREFIX.sub(b"", line)
-        if OF_SHELL.match(text):
+    def error(self, rank: int | None, text: bytes) -> None:
+        """A line of a rank's standard error, or of anything that mpirun says itself (None)."""
+        if rank is None:
+            self._launcher.append(text.decode(errors="replace").rstrip())
             return
         if self._speaker is None and LAST_WORDS.match(text):
             self._speaker = rank
@@ -67,6 +57,10 @@ class Report:
         else:
             self._spoke.add(rank)
             self._show(rank, text, self._errors)
+
+    def exited(self, rank: int, status: int) -> None:
+        """A rank has ended with this status, as a shell gives it; call it in that order."""
+        self._exits.setdefault(rank, status)
 
     def ended(self, code: int) -> int:
         """After the last line: say why the launcher ended with `code`; returns our exit code."""
@@ -91,10 +85,21 @@ class Report:
         self._say(f"stopped by {signal.Signals(number).name}")
         return SIGNALLED + number
 
+    def stopped_well(self, by: str) -> int:
+        """After the last line, if all ranks have ended at a commit point because they were asked
+        to. `by`: what asked them."""
+        self._say(f"stopped by {by}: the run goes on from here with --resume")
+        return STOPPED
+
+    def stuck(self, why: str, code: int) -> int:
+        """After the last line, if ranks were ended because they did not go on."""
+        self._say(f"error: {why}")
+        return code
+
     def _first(self) -> tuple[int, int] | None:
         """(rank, its exit status as a shell gives it) of the first that failed by itself."""
         text = "\n".join(self._launcher)
-        exits = [(int(m[1]), int(m[2])) for line in self._launcher if (m := GLOO_EXIT.match(line))]
+        exits = list(self._exits.items())
         exits += [(int(m[1]), int(m[2])) for m in MPI_EXIT.finditer(text)]
         exits += [(int(m[1]), SIGNALLED + int(m[3])) for m in MPI_SIGNAL.finditer(text)]
         failed = [exit for exit in exits if exit[1]]
@@ -125,6 +130,12 @@ class Report:
     def _say(self, text: str) -> None:
         self._errors.write(text.encode(errors="replace") + b"\n")
         self._errors.flush()
+
+
+def split(line: bytes) -> tuple[int | None, bytes]:
+    """The rank that wrote a line of mpirun's output, and what it wrote; None: mpirun itself."""
+    prefix = PREFIX.match(line)
+    return (int(prefix[1]), PREFIX.sub(b"", line)) if prefix else (None, line)
 
 
 def reason(status: int) -> str:

@@ -3,11 +3,13 @@
     launch/local.sh [-n N] [--gloo|--mpi] ARGUMENTS...
     launch/hosts.sh (-H HOSTS | --hostfile FILE) [OPTIONS] ARGUMENTS...
 
-Runs horovodrun (gloo) or mpirun (MPI) and supervises it: commands.py, supervise.py, report.py.
+Starts an agent for each rank (rank.py), itself over gloo (gloo.py) or with mpirun (commands.py),
+and watches them (supervise.py, watch.py, report.py).
 hosts.sh first asks every host whether it can run ranks (reach.py), so that a launch never hangs.
 """
 
 import argparse
+import json
 import os
 import shutil
 import socket
@@ -21,8 +23,10 @@ from app.doctor.facts import gpus_named
 from app.doctor.hosts import Host, make_ssh
 from app.doctor.software import count_gpus
 from app.errors import INTERRUPTED, USER_ERROR, UserError
-from launch import commands, reach, supervise
+from launch import commands, gloo, reach
 from launch.commands import Placement
+from launch.line import LINE_VARIABLE
+from launch.supervise import Supervisor
 
 CPU_RANKS = 2
 
@@ -49,9 +53,7 @@ def parse(kind: str, arguments: Sequence[str]) -> argparse.Namespace:
             help="how long hosts may take to come up [0]",
         )
     transport = parser.add_mutually_exclusive_group()
-    transport.add_argument(
-        "--gloo", dest="mpi", action="store_false", help="use horovodrun [default]"
-    )
+    transport.add_argument("--gloo", dest="mpi", action="store_false", help="use gloo [default]")
     transport.add_argument("--mpi", action="store_true", help="use mpirun of Open MPI 4.1")
     parser.set_defaults(mpi=False)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed to python -m app")
@@ -70,9 +72,7 @@ def local(options: argparse.Namespace) -> int:
     placement = Placement([Host("localhost", ranks)])
     environ = commands.rank_environment(environ, placement, options.arguments, os.getcwd())
     _say_starting(placement, options.arguments)
-    if options.mpi:
-        return _mpirun(placement, environ)
-    return supervise.run(commands.gloo_command(placement), environ, placement.host_of_rank)
+    return _run(placement, environ, options.mpi)
 
 
 def hosts(options: argparse.Namespace) -> int:
@@ -88,10 +88,7 @@ def hosts(options: argparse.Namespace) -> int:
     environ = commands.rank_environment(os.environ, placement, options.arguments, os.getcwd())
     environ.pop("LOCKSTEP_TERMINAL", None)
     _say_starting(placement, options.arguments)
-    if options.mpi:
-        return _mpirun(placement, environ)
-    command = commands.gloo_command(placement)
-    return supervise.run(command, commands.for_horovodrun(environ), placement.host_of_rank)
+    return _run(placement, environ, options.mpi)
 
 
 def _check_directory() -> None:
@@ -108,14 +105,30 @@ def _say_starting(placement: Placement, arguments: Sequence[str]) -> None:
         print(f"starting {placement.ranks} rank(s){where} ...", file=sys.stderr)
 
 
-def _mpirun(placement: Placement, environ: Mapping[str, str]) -> int:
-    if shutil.which("mpirun") is None:
+def _run(placement: Placement, environ: Mapping[str, str], mpi: bool) -> int:
+    """Start the agent of each rank, and watch them to their end."""
+    if mpi and shutil.which("mpirun") is None:
         raise UserError(
             "mpirun is missing: install Open MPI 4.1 (Debian: openmpi-bin), or use --gloo"
         )
-    cores = len(os.sched_getaffinity(0))
-    command = commands.mpi_command(placement, environ, cores, is_root=os.geteuid() == 0)
-    return supervise.run(command, environ, placement.host_of_rank)
+    supervisor = Supervisor(placement.host_of_rank, gloo.own_address(placement.interface))
+    environ = {**environ, LINE_VARIABLE: supervisor.line}
+    if mpi:
+        cores = len(os.sched_getaffinity(0))
+        command = commands.mpi_command(placement, environ, cores, is_root=os.geteuid() == 0)
+        supervisor.start(None, command, environ)
+        return supervisor.run()
+    local = {host.name for host in placement.hosts if gloo.is_local(host.name)}
+    for rank, (host, variables) in enumerate(
+        zip(placement.host_of_rank, gloo.rank_variables(placement), strict=True)
+    ):
+        if host in local:
+            supervisor.start(rank, commands.RANK, {**environ, **variables})
+            continue
+        given = json.dumps({**gloo.for_other_hosts(environ), **variables}) + "\n"
+        command = gloo.over_ssh(placement, host)
+        supervisor.start(rank, command, dict(os.environ), given.encode())
+    return supervisor.run()
 
 
 def default_ranks(environ: Mapping[str, str]) -> int:

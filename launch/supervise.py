@@ -1,125 +1,279 @@
-"""Run a launcher to its end: show its output, pass signals on, leave no process behind."""
+"""Watch the ranks of a launch to their end: pass signals on, end all if one is stuck or fails.
 
-import contextlib
+Nothing here waits without end: ranks that do not start, do not stop or do not go on are ended.
+"""
+
+from __future__ import annotations
+
 import ctypes
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
-import psutil  # Horovod needs it too
+from app.errors import FAILURE, STOPPED, STUCK
+from app.pulse import Reading
+from launch.line import DUMP, KILL, STOP, Line, greeting
+from launch.orphans import SET_PDEATHSIG, adopt_orphans, end_orphans
+from launch.report import SSH_LOST, Report, split
+from launch.watch import Seen, stuck
 
-from launch.report import Report
-
-# For Linux's prctl: send a signal when our parent ends; adopt orphans below us.
-SET_PDEATHSIG, SET_CHILD_SUBREAPER = 1, 36
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# horovodrun and mpirun wait up to ten seconds between SIGTERM and SIGKILL.
-TERM_TO_KILL_S = 20.0
-ORPHAN_S = 5.0
+LOOK_S = 0.2
+ASLEEP_S = 5.0  # after such a gap we were stopped ourselves, and know nothing of the ranks
+START_S = 90.0  # until every agent has called
+STOP_S = 25.0  # for the last checkpoint: Kubernetes gives a pod 30 s
+FAIL_S = 5.0  # for the others to notice, once a rank has failed or is stuck
+DUMP_S = 1.0
+CLOSE_S = 10.0  # for agents and mpirun to end after their ranks
+
+
+class Rank:
+    """What is known of one rank."""
+
+    def __init__(self, rank: int, host: str):
+        self.rank, self.host = rank, host
+        self.line: Line | None = None
+        self.status: int | None = None  # exit status, as a shell gives it
+        self.reading: Reading | None = None
+        self.state = ""
+        self.asked = self.lost = False
+        self.heard_s = time.monotonic()
+
+    def hear(self, message: dict[str, Any]) -> None:
+        """Note what the agent says."""
+        self.heard_s = time.monotonic()
+        if "ended" in message:
+            self.status = int(message["ended"])
+            return
+        self.reading = Reading(**message["reading"]) if message.get("reading") else None
+        self.state = str(message.get("state", ""))
+        self.asked = self.asked or bool(message.get("asked"))
+
+    def tell(self, order: str) -> None:
+        """Send an order, if the rank is there."""
+        if self.line and self.status is None:
+            self.line.send({"do": order})
+
+    @property
+    def seen(self) -> Seen:
+        """For watch.py."""
+        silent_s = time.monotonic() - self.heard_s
+        return Seen(self.rank, self.host, self.reading, self.state, silent_s)
 
 
 class Supervisor:
-    """Runs one launcher."""
+    """The ranks of one launch. Make it, give its `line` to the agents, start these, then `run`."""
 
-    def __init__(self, hosts: Sequence[str]):
-        self._report = Report(hosts, sys.stderr.buffer)
-        self._signal: int | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def run(self, command: Sequence[str], environ: Mapping[str, str]) -> int:
-        """Start a launcher and wait for its end; returns the exit code for the user."""
-        prctl = ctypes.CDLL(None).prctl
-        prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    def __init__(self, hosts: Sequence[str], address: str):
+        self.report = Report(hosts, sys.stderr.buffer)
+        self._ranks = [Rank(rank, host) for rank, host in enumerate(hosts)]
+        self._processes: dict[int | None, subprocess.Popen[bytes]] = {}
+        self._readers: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._token = secrets.token_hex(16)
+        self._server = socket.create_server((address, 0), backlog=len(hosts) + 8)
+        self.line = f"{address}:{self._server.getsockname()[1]}:{self._token}"
+        self._signals: list[int] = []
+        self._why: str | None = None  # one sentence, if ranks are stuck
+        self._started_s = self._looked_s = time.monotonic()
+        self._stopping = self._failing = False
+        self._kill_at = float("inf")
+        adopt_orphans()
         for number in SIGNALS:
-            signal.signal(number, self._pass_on)
+            signal.signal(number, self._signalled)
+
+    def start(
+        self, rank: int | None, command: Sequence[str], environ: dict[str, str], given: bytes = b""
+    ) -> None:
+        """Start the agent of a rank, or mpirun (None). `given`: for its standard input."""
+        prctl = ctypes.CDLL(None).prctl
         process = subprocess.Popen(
             list(command),
-            env=dict(environ),
-            cwd="/",  # ranks change to their directory themselves: horovodrun would not quote it
-            stdin=subprocess.DEVNULL,
+            env=environ,
+            cwd="/",
+            stdin=subprocess.PIPE if given else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C reaches it only through us
-            # If we are killed, it ends its ranks. No thread has been started yet.
             preexec_fn=lambda: prctl(SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
         )
-        self._process = process
-        if self._signal is not None:  # arrived while the launcher started
-            process.terminate()
-        lock = threading.Lock()
-        out = _reader(process.stdout, lock, self._output)
-        err = _reader(process.stderr, lock, self._report.error)
-        code = process.wait()
-        end_orphans()
-        out.join()
-        err.join()
-        if self._signal is not None:
-            return self._report.stopped(self._signal)
-        return self._report.ended(code if code >= 0 else 128 - code)
+        self._processes[rank] = process
+        self._thread(self._read, rank, process.stdout, False)
+        self._thread(self._read, rank, process.stderr, True)
+        if given:
+            self._thread(_give, process.stdin, given)
 
-    def _output(self, line: bytes) -> None:
+    def run(self) -> int:
+        """Wait for the end of all; returns the exit code for the user."""
+        threading.Thread(target=self._accept, daemon=True).start()
+        while any([process.poll() is None for process in self._processes.values()]):
+            self._note_ends()
+            self._look()
+            time.sleep(LOOK_S)
+        end_orphans()
+        for reader in self._readers:
+            reader.join(CLOSE_S)
+        self._note_ends()
+        return self._judge()
+
+    def _look(self) -> None:
+        """Do what is due now."""
+        now = time.monotonic()
+        if now - self._looked_s > ASLEEP_S:
+            for rank in self._ranks:
+                rank.heard_s = now
+        self._looked_s = now
+        alive = [rank for rank in self._ranks if rank.status is None]
+        if len(self._signals) > 1 or now > self._kill_at:
+            self._kill(now)
+        elif self._failing:
+            return
+        elif any(rank.status not in (None, 0, STOPPED) or rank.lost for rank in self._ranks):
+            self._end(FAIL_S)
+        elif not alive:
+            self._failing = True
+            self._kill_at = now + CLOSE_S
+        elif not self._stopping and (self._signals or any(rank.asked for rank in self._ranks)):
+            self._stopping = True
+            self._tell(STOP)
+            self._kill_at = now + STOP_S
+        else:
+            self._watch(alive, now)
+
+    def _watch(self, alive: Sequence[Rank], now: float) -> None:
+        missing = [rank for rank in alive if rank.line is None]
+        if not missing:
+            self._why = stuck([rank.seen for rank in alive])
+        elif now - self._started_s > START_S:
+            host = missing[0].host
+            self._why = f"rank {missing[0].rank} on {host} did not start within {START_S:.0f} s"
+        if self._why is None:
+            return
+        if not missing:
+            self._why += "; every rank's log shows what it was doing (RUN/logs/rank-*.log)"
+            self._tell(DUMP)
+            time.sleep(DUMP_S)
+        self._end(FAIL_S)
+
+    def _end(self, grace_s: float) -> None:
+        """Give the ranks a little time, then kill them."""
+        self._failing = True
+        self._tell(STOP)
+        self._kill_at = min(self._kill_at, time.monotonic() + grace_s)
+
+    def _kill(self, now: float) -> None:
+        """Kill the ranks; where that does not help, their agents."""
+        if self._kill_at == float("-inf"):
+            return
+        self._tell(KILL)
+        deadline = now + FAIL_S
+        while time.monotonic() < deadline and self._alive():
+            time.sleep(LOOK_S / 4)
+        for process in self._alive():
+            process.kill()
+        self._failing, self._kill_at = True, float("-inf")
+
+    def _alive(self) -> list[subprocess.Popen[bytes]]:
+        return [process for process in self._processes.values() if process.poll() is None]
+
+    def _tell(self, order: str) -> None:
+        for rank in self._ranks:
+            rank.tell(order)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _note_ends(self) -> None:
+        """Whatever ended, by what its agent said or by the end of its agent."""
+        for number, process in self._processes.items():
+            code = process.poll()
+            if number is not None and code is not None and self._ranks[number].status is None:
+                self._ranks[number].status = code if code >= 0 else 128 - code
+        for rank in self._ranks:
+            if rank.status is not None:
+                self.report.exited(rank.rank, rank.status)
+
+    def _judge(self) -> int:
+        """What the user is told at the end, and the exit code."""
+        codes = {rank.status for rank in self._ranks}
+        if self._why:
+            return self.report.stuck(self._why, STUCK if "did not start" not in self._why else 1)
+        if codes <= {0, STOPPED} and STOPPED in codes:
+            asked = [rank for rank in self._ranks if rank.asked]
+            by = signal.Signals(self._signals[0]).name if self._signals else ""
+            return self.report.stopped_well(
+                by or f"a signal to rank {asked[0].rank if asked else 0}"
+            )
+        if codes == {0}:
+            return self.report.ended(0)
+        if self._signals:
+            return self.report.stopped(self._signals[0])
+        mpirun = self._processes.get(None)
+        if mpirun is None:
+            return self.report.ended(FAILURE)
+        lost = [rank.rank for rank in self._ranks if rank.lost and rank.status is None]
+        code = mpirun.returncode
+        if code == 0:  # as if it had ended well
+            self.report.exited(lost[0] if lost else 0, SSH_LOST)
+        return self.report.ended(code if code > 0 else 128 - code)
+
+    def _accept(self) -> None:
+        while True:
+            connection, _ = self._server.accept()
+            threading.Thread(target=self._hear, args=(connection,), daemon=True).start()
+
+    def _hear(self, connection: socket.socket) -> None:
+        """Listen to one agent, until its line breaks."""
+        line = Line(connection)
+        rank: Rank | None = None
+        for message in line.messages():
+            if rank is None:
+                number = greeting(message, self._token, len(self._ranks))
+                if number is None:
+                    break
+                rank = self._ranks[number]
+                rank.line, rank.heard_s = line, time.monotonic()
+                if self._stopping or self._failing:
+                    rank.tell(STOP)
+            else:
+                rank.hear(message)
+        if rank and rank.status is None:
+            rank.lost = True
+        line.close()
+
+    def _thread(self, target: Any, *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        thread.start()
+        self._readers.append(thread)
+
+    def _read(self, rank: int | None, stream: IO[bytes], is_error: bool) -> None:
+        for line in stream:
+            speaker, text = split(line) if rank is None else (rank, line)
+            with self._lock:
+                if is_error or speaker is None:
+                    self.report.error(speaker, text)
+                else:
+                    self._output(speaker, text)
+
+    def _output(self, rank: int, text: bytes) -> None:
         try:
-            self._report.output(line, sys.stdout.buffer)
+            self.report.output(rank, text, sys.stdout.buffer)
         except BrokenPipeError:  # the reader of our output has seen enough: | head
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self._pass_on(signal.SIGPIPE, None)
-
-    def _pass_on(self, number: int, _: FrameType | None) -> None:
-        """The first signal gives ranks time to end by themselves; the second kills them."""
-        first, self._signal = self._signal is None, self._signal or number
-        if self._process is None:
-            return
-        if not first:
-            self._process.kill()
-            return
-        self._process.terminate()
-        timer = threading.Timer(TERM_TO_KILL_S, self._process.kill)
-        timer.daemon = True
-        timer.start()
+            self._signalled(signal.SIGPIPE, None)
 
 
-def _reader(
-    stream: IO[bytes] | None, lock: threading.Lock, take: Callable[[bytes], None]
-) -> threading.Thread:
-    """Pass each line of a stream to `take`, until its end, in a thread."""
-
-    def read() -> None:
-        for line in stream or ():
-            with lock:
-                take(line)
-
-    thread = threading.Thread(target=read, daemon=True)
-    thread.start()
-    return thread
-
-
-def end_orphans() -> None:
-    """End what the launcher has left behind: our children, and the orphans that we adopt."""
-    deadline = time.monotonic() + ORPHAN_S
-    number = signal.SIGTERM
-    while orphans := _children():
-        for pid in orphans:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        time.sleep(0.1)
-        if time.monotonic() > deadline:
-            number = signal.SIGKILL
-
-
-def _children() -> list[int]:
-    """Our child processes, once those that have ended are reaped."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    return [child.pid for child in psutil.Process().children()]
-
-
-def run(command: Sequence[str], environ: Mapping[str, str], hosts: Sequence[str]) -> int:
-    """Run a launcher whose ranks are on these hosts; returns the exit code for the user."""
-    return Supervisor(hosts).run(command, environ)
+def _give(stream: IO[bytes], given: bytes) -> None:
+    try:
+        stream.write(given)
+        stream.close()
+    except BrokenPipeError:
+        pass  # it has ended; its exit code tells

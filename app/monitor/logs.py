@@ -8,8 +8,10 @@ through their own loggers. Knows no TensorFlow: it starts before TensorFlow does
 from __future__ import annotations
 
 import datetime
+import faulthandler
 import logging
 import logging.handlers
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -76,6 +78,7 @@ def start(rank: int, quiet: bool = False) -> None:
     for handler in (screen, _buffer):
         logging.root.addHandler(handler)
     warnings.showwarning = _log_warning
+    _show_frames_in(sys.__stderr__)
 
 
 def keep(directory: Path, rank: int) -> str | None:
@@ -99,16 +102,28 @@ def keep(directory: Path, rank: int) -> str | None:
         _buffer = None
     logging.root.addHandler(file)
     _file = file
+    _show_frames_in(file.stream)
     return None
 
 
 def stop() -> None:
     """Close the log of this process, as if nothing had been started."""
     global _buffer, _file
+    if _file is not None:
+        _show_frames_in(sys.__stderr__)  # not in a file that is closed
     for handler in list(logging.root.handlers):
         if handler in (_buffer, _file) or isinstance(handler, _Screen):
             _close(handler)
     _buffer = _file = None
+
+
+def _show_frames_in(stream: Any) -> None:
+    """Where SIGUSR1 writes what every thread is doing; the launcher sends it to a stuck rank.
+
+    Without Python's help, so it works in an endless loop and in a call that never returns.
+    """
+    if stream is not None:
+        faulthandler.register(signal.SIGUSR1, file=stream, all_threads=True)
 
 
 def _close(handler: logging.Handler | None) -> None:
