@@ -4,13 +4,14 @@
 
 Trains digits once undisturbed. Then again, killed over and over and resumed, until so many kills
 have fallen; a run that has ended makes room for the next. Kinds of kill: SIGKILL to a random
-`rank`, to the `launcher`, to `all` processes, and to all while a checkpoint is being `writing`;
-`stop` is SIGTERM to the launcher, `stuck` is SIGSTOP to a rank. Moments are spread over start-up,
-training and its validations, and what follows the last step. After a third of the kills the newest
-checkpoint is damaged. What is compared: tests/integration/crashing.py. Exit code 1 if anything was
-wrong; the files stay then.
+`rank`, to the `launcher`, to `all` processes, and to all while a checkpoint is being written
+(`writing`); `stop` is SIGTERM to the launcher, `stuck` is SIGSTOP to a rank. Moments are spread
+over start-up, training and its validations, and what follows the last step. After a third of the
+kills the newest checkpoint is damaged. What is compared: tests/integration/undisturbed.py. Exit
+code 1 if anything was wrong; the files stay then.
 
-A row is one start: "lost" are the steps that the kill before it cost.
+A row is one start. "lost": the steps that the kill before it cost; "ends": seconds from the kill to
+the end of the launcher.
 """
 
 import argparse
@@ -25,11 +26,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.integration.crashing import KINDS, Attempt, Moment, Run, Undisturbed
+from tests.integration.crashing import KINDS, Attempt, Moment, Run
+from tests.integration.undisturbed import Undisturbed
 
 DAMAGED, IN_START, AT_END = 0.33, 0.35, 0.15  # shares of the kills
 MOST_COMMITS = 8
-HEADING = "  no.  from  lost  kill      falls in   step  code     s  and then"
+HEADING = "  no.  from  lost  kill      falls in   step  code     s  ends  and then"
 
 
 def moments(whole: Undisturbed, kinds: list[str], seed: int) -> Iterator[Moment]:
@@ -81,7 +83,7 @@ class Ledger:
         print(
             f"{self.total:5} {_or_dash(attempt.resumed_from):>5} {_or_dash(lost):>5}  "
             f"{attempt.kind:9} {attempt.phase:9} {_or_dash(attempt.last_step):>5} "
-            f"{attempt.code:5} {attempt.seconds:5.0f}  {then}",
+            f"{attempt.code:5} {attempt.seconds:5.0f} {attempt.ending_s:5.1f}  {then}",
             flush=True,
         )
 

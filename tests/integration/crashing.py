@@ -1,26 +1,20 @@
 """A run that is killed from outside, at a moment, with nothing but what a user has: the launch
 script, signals, and the files of the run directory.
 
-The test test_crashes.py and the benchmark tests/benchmarks/crashes.py share this. No example is
-missing or twice in what counted if the weights, the optimizer and the sums behind the metrics of
-every checkpoint have the bits of an undisturbed run: after as many steps, over other examples or
-the same ones in another order, they would differ. (That this order has each example once is for
-tests/parallel.)
+The test test_crashes.py and the benchmark tests/benchmarks/crashes.py share this.
 """
 
 import contextlib
-import json
 import random
 import re
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.numpy
-
-from app.run_files import STATE, RunFiles, list_checkpoints
+from app.run_files import RunFiles, list_checkpoints
 from tests.integration.launched import Launched, send
 
 # 1294 digits in batches of 128: 11 steps an epoch, the last of them short. Every step is logged, so
@@ -31,8 +25,6 @@ KINDS = ("rank", "launcher", "all", "writing", "stop", "stuck")
 STOPPED, STUCK, STUCK_AFTER_S = 75, 124, 10
 ATTEMPT_S = 300.0
 LOGGED_STEP = re.compile(r"^\S+ rank 0 INFO lockstep: step (\d+) ", re.MULTILINE)
-EXACT = ("test_accuracy", "test_loss", "test_examples", "test_recall", "seed", "step", "epoch",
-         "examples_trained_on", "world_size")  # fmt: skip
 
 
 class Moment(NamedTuple):
@@ -54,6 +46,7 @@ class Attempt:
     last_step: int | None
     phase: str
     seconds: float
+    ending_s: float  # from the kill to the end of the launcher
     output: str
     caught: bool = False  # left a checkpoint half-written
     problems: list[str] = field(default_factory=list)
@@ -87,14 +80,16 @@ class Run:
         until = began + ATTEMPT_S
         log = self.files.rank_log(0)
         logged = log.stat().st_size if log.exists() else 0
-        warned = any(self._is_damaged(path) for path in self.checkpoints())
+        damaged = [path.name for path in self.checkpoints() if self.is_damaged(path)]
         launched = Launched(self.ranks, arguments, self.work)
         problems: list[str] = []
-        said = None
+        said, ending_s = None, 0.0
         try:
             if moment and self._reached(moment, launched, until):
                 said = self._kill(moment.kind, launched, until)
+            killed_at = time.monotonic()
             launched.ends(until)
+            ending_s = time.monotonic() - killed_at
             problems += launched.left_behind(killed=said is not None)
         except TimeoutError as error:
             problems.append(str(error))
@@ -106,12 +101,13 @@ class Run:
             code=launched.process.returncode,
             **_logged(log, logged),
             seconds=time.monotonic() - began,
+            ending_s=ending_s if said is not None else 0.0,
             output=f"$ {' '.join(launched.command)}\n{text}",
             caught=any(self.files.checkpoints.glob(".*")),
             problems=problems,
         )
         problems += _wrong(attempt, said or "")
-        problems += self._wrongly_resumed(attempt, expected, warned)
+        problems += _wrongly_resumed(attempt, expected, damaged)
         return attempt
 
     def checkpoints(self) -> list[Path]:
@@ -119,14 +115,14 @@ class Run:
 
     def newest_good(self) -> int:
         """The step of the newest checkpoint that we have not damaged; 0 if there is none."""
-        return max((s for p in self.checkpoints() if not self._is_damaged(p)
-                    for s in [step_of(p)]), default=0)  # fmt: skip
+        good = [path for path in self.checkpoints() if not self.is_damaged(path)]
+        return step_of(good[-1]) if good else 0
 
     def damage(self, how: str) -> str | None:
         """`truncate` any file of the newest checkpoint, or `flip` a bit in it; says what was done.
         None if that would leave no sound one."""
         found = self.checkpoints()
-        if len(found) < 2 or any(map(self._is_damaged, found)):
+        if len(found) < 2 or any(map(self.is_damaged, found)):
             return None
         file = self._random.choice(sorted(p for p in found[-1].rglob("*") if p.is_file()))
         content = bytearray(file.read_bytes())
@@ -139,19 +135,20 @@ class Run:
         self.damaged[found[-1].name] = found[-1].stat().st_ino
         return f"{how} {found[-1].name}/{file.name} at byte {at}"
 
-    def _is_damaged(self, path: Path) -> bool:
+    def is_damaged(self, path: Path) -> bool:
+        """Whether we have damaged it, and the run has not written it anew since."""
         with contextlib.suppress(FileNotFoundError):
             return self.damaged.get(path.name) == path.stat().st_ino
         return False
 
     def _reached(self, moment: Moment, launched: Launched, until: float) -> bool:
         """Wait for the moment; False if the run has ended before."""
-        seen = {_identity(path) for path in self.checkpoints()}
+        seen = set(_stats(self.checkpoints(), "st_ino"))
         new: set[tuple[str, int]] = set()
 
         def due() -> bool:
             found = self.checkpoints()
-            new.update({_identity(path) for path in found} - seen)
+            new.update({*_stats(found, "st_ino")} - seen)
             if moment.after_last:
                 return any(step_of(path) == self.final_step for path in found)
             return len(new) >= moment.commits
@@ -169,40 +166,52 @@ class Run:
         if kind == "stop":
             send(launched.process.pid, signal.SIGTERM)
             return "stop"
+        all_there = lambda: len(launched.ranks()) == self.ranks  # noqa: E731
+        if kind != "all" and not launched.reaches(all_there, until, poll_s=0.1):
+            return None
         if kind in ("rank", "stuck"):
-            all_there = lambda: len(launched.ranks()) == self.ranks  # noqa: E731
-            if not launched.reaches(all_there, until, poll_s=0.1):
-                return None
             rank = self._random.randrange(self.ranks)
-            number = signal.SIGKILL if kind == "rank" else signal.SIGSTOP
-            send(launched.ranks()[rank], number)
+            send(launched.ranks()[rank], signal.SIGKILL if kind == "rank" else signal.SIGSTOP)
             return f"rank {rank} was killed by SIGKILL" if kind == "rank" else f"rank {rank}"
-        pids = [*launched.processes()]
-        if kind == "writing":
-            before = set(self.files.checkpoints.glob(".*"))
-            writes = lambda: bool(set(self.files.checkpoints.glob(".*")) - before)  # noqa: E731
-            if not launched.reaches(writes, until, poll_s=0):
-                return None
-        for pid in pids:
-            send(pid, signal.SIGKILL)
+        if kind == "writing" and not self._writes(launched, until):
+            return None
+        launched.end()
         return ""
 
-    def _wrongly_resumed(self, attempt: Attempt, expected: int, warned: bool) -> list[str]:
-        found = attempt.resumed_from
-        if found is None:
-            return []
-        problems = []
-        if found != expected:
-            problems.append(f"resumed from step {found}, not {expected}")
-        if warned and "damaged" not in attempt.output:
-            problems.append("a damaged checkpoint, and no warning")
-        return problems
+    def _writes(self, launched: Launched, until: float) -> bool:
+        """Wait until a checkpoint is being written, and kill at once what writes it."""
+        pids, before = [*launched.processes()], self._half_written()
+        if not launched.reaches(lambda: bool(self._half_written() - before), until, poll_s=0):
+            return False
+        for pid in pids:
+            send(pid, signal.SIGKILL)
+        return True
+
+    def _half_written(self) -> set[tuple[str, int]]:
+        """One for each change in a half-written checkpoint; an old one does not change."""
+        return set(_stats(self.files.checkpoints.glob(".*"), "st_ctime_ns"))
 
 
-def _identity(path: Path) -> tuple[str, int]:
-    with contextlib.suppress(FileNotFoundError):
-        return path.name, path.stat().st_ino
-    return path.name, 0
+def _stats(paths: Iterable[Path], what: str) -> Iterator[tuple[str, int]]:
+    """The name, and this field of `os.stat`, of each path that still exists: with the inode they
+    tell a directory from a later one of the same name."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            yield path.name, getattr(path.stat(), what)
+
+
+def _wrongly_resumed(attempt: Attempt, expected: int, damaged: list[str]) -> list[str]:
+    """Whether it went on from another step than the one expected, or did not tell why."""
+    found = attempt.resumed_from
+    if found is None:
+        return []
+    problems = []
+    if found != expected:
+        problems.append(f"resumed from step {found}, not {expected}")
+    for name in damaged:
+        if not re.search(f"{name}.*damaged", attempt.output):
+            problems.append(f"no warning that {name} is damaged")
+    return problems
 
 
 def _logged(log: Path, offset: int) -> dict[str, Any]:
@@ -237,61 +246,3 @@ def _wrong(attempt: Attempt, said: str) -> list[str]:
 
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
-
-
-def content(checkpoint: Path) -> dict[str, Any]:
-    """What must be the same in a run that was killed: each array's bytes, the position, and the
-    sums behind the metrics."""
-    said = json.loads((checkpoint / STATE).read_text())
-    found: dict[str, Any] = {
-        name: said[name] for name in ("step", "epoch", "examples_seen", "seed", "metrics")
-    }
-    for file in sorted(checkpoint.glob("*.safetensors")):
-        for name, array in safetensors.numpy.load_file(file).items():
-            found[name] = (array.dtype, array.shape, array.tobytes())
-    return found
-
-
-class Undisturbed:
-    """A run that nobody disturbs and that keeps all of its checkpoints: what others compare with.
-    `start_s`, `end_s`: from the start to its first checkpoint, and from the last to the end."""
-
-    def __init__(self, work: Path, ranks: int, *options: str):
-        run = Run(work, "undisturbed", ranks, *options, "--keep-checkpoints", "10000")
-        began = time.time()
-        self.attempt = run.attempt()
-        if not self.attempt.finished or self.attempt.problems:
-            raise AssertionError(f"{self.attempt.problems}\n{self.attempt.output}")
-        found = run.checkpoints()
-        self.contents = {path.name: content(path) for path in found}
-        self.metrics = json.loads(run.files.metrics.read_text())
-        self.final_step = step_of(found[-1])
-        written = [path.stat().st_mtime for path in found]
-        self.start_s = written[0] - began
-        self.end_s = began + self.attempt.seconds - written[-1]
-
-    def differences(self, run: Run) -> list[str]:
-        """Where the sound checkpoints that a run has now differ from ours."""
-        found = []
-        for path in run.checkpoints():
-            if run._is_damaged(path):
-                continue
-            ours, theirs = self.contents.get(path.name), content(path)
-            if ours is None:
-                found.append(f"{path.name}: the undisturbed run has no such checkpoint")
-                continue
-            names = [n for n in sorted({*ours, *theirs}) if ours.get(n) != theirs.get(n)]
-            if names:
-                found.append(f"{path.name}: {len(names)} entries differ, first {names[0]}")
-        return found
-
-    def differences_at_end(self, run: Run) -> list[str]:
-        """Where a finished run differs from ours: checkpoints, results, what it leaves."""
-        found = self.differences(run)
-        if f"step-{self.final_step:08d}" not in {path.name for path in run.checkpoints()}:
-            found.append("the last checkpoint is missing")
-        metrics = json.loads(run.files.metrics.read_text())
-        found += [f"{name} is {metrics[name]}, not {self.metrics[name]}"
-                  for name in EXACT if metrics[name] != self.metrics[name]]  # fmt: skip
-        left = [*run.files.checkpoints.glob(".*"), *run.files.directory.glob(".*")]
-        return found + [f"left {path}" for path in left]

@@ -4,7 +4,8 @@ The long version, at random moments: tests/benchmarks/crashes.py."""
 
 import pytest
 
-from tests.integration.crashing import Moment, Run, Undisturbed
+from tests.integration.crashing import Moment, Run
+from tests.integration.undisturbed import Undisturbed
 
 EPOCHS = ["--epochs", "3"]
 # And what is done to the newest checkpoint after each kill.
