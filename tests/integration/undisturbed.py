@@ -9,28 +9,11 @@ every example once is for tests/parallel.)
 import json
 import time
 from pathlib import Path
-from typing import Any
 
-import safetensors.numpy
-
-from app.run_files import STATE
-from tests.integration.crashing import Run, step_of
+from tests.integration.crashing import Run, content, step_of
 
 EXACT = ("test_accuracy", "test_loss", "test_examples", "test_recall", "seed", "step", "epoch",
          "examples_trained_on", "world_size")  # fmt: skip
-
-
-def content(checkpoint: Path) -> dict[str, Any]:
-    """What must be the same in a run that was killed: each array's bytes, the position, and the
-    sums behind the metrics."""
-    said = json.loads((checkpoint / STATE).read_text())
-    found: dict[str, Any] = {
-        name: said[name] for name in ("step", "epoch", "examples_seen", "seed", "metrics")
-    }
-    for file in sorted(checkpoint.glob("*.safetensors")):
-        for name, array in safetensors.numpy.load_file(file).items():
-            found[name] = (array.dtype, array.shape, array.tobytes())
-    return found
 
 
 class Undisturbed:
@@ -52,15 +35,14 @@ class Undisturbed:
         self.end_s = began + self.attempt.seconds - written[-1]
 
     def differences(self, run: Run) -> list[str]:
-        """Where the sound checkpoints that a run has now differ from ours."""
+        """Where the sound checkpoints that a run has now, and we had too, differ from ours."""
         found = []
         for path in run.checkpoints():
-            if run.is_damaged(path):
+            ours = self.contents.get(path.name)
+            # A slow disk lets a run leave out a checkpoint when the next one is due.
+            if ours is None or run.is_damaged(path):
                 continue
-            ours, theirs = self.contents.get(path.name), content(path)
-            if ours is None:
-                found.append(f"{path.name}: the undisturbed run has no such checkpoint")
-                continue
+            theirs = content(path)
             names = [n for n in sorted({*ours, *theirs}) if ours.get(n) != theirs.get(n)]
             if names:
                 found.append(f"{path.name}: {len(names)} entries differ, first {names[0]}")
