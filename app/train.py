@@ -25,6 +25,7 @@ from app.distributed.world import World
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.report import HARDEST
 from app.evaluation.scores import Scores
+from app.init_from import load_weights
 from app.load import LoadedData, load_data
 from app.loop import Loop
 from app.monitor.options import Monitoring
@@ -96,7 +97,8 @@ def _train(
         notes["batch size"] = f"{config.training.examples_per_rank} per rank, since {few}"
     schedule = build_schedule(config, world.size)
     state = _initial_state(config, data, schedule, world)
-    checkpoints = _open_run(given, data, state, goes_on, world)
+    checkpoints, begins = _open_run(given, data, state, goes_on, world)
+    notes |= begins
     keep_logs(directory, world)
 
     def save() -> Path:
@@ -223,19 +225,24 @@ def _initial_state(
 
 def _open_run(
     config: Config, data: LoadedData, state: TrainState, goes_on: bool, world: World
-) -> Checkpoints:
-    """Bring every rank to the newest checkpoint or the start, then write what the run is.
+) -> tuple[Checkpoints, dict[str, str]]:
+    """Bring every rank to the newest checkpoint or the start, then write what the run is. Also
+    returns what it begins with, for people, if that is another run.
 
     The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
     """
     directory = config.run.run_dir or Path()
     checkpoints = Checkpoints(RunFiles(directory).checkpoints, config.run.keep_checkpoints)
+    begins: dict[str, str] = {}
     if goes_on:
         world.from_chief(lambda: checkpoints.restore_latest(state))
+    elif source := config.model.init_from:
+        report = world.from_chief(lambda: load_weights(source, state.model, data.plan))
+        begins["begins with"] = str(report)
     world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
-    return checkpoints
+    return checkpoints, begins
 
 
 def _plan(
