@@ -66,7 +66,7 @@ def load_weights(source: Path, model: keras.Model, plan: DataPlan) -> InitReport
     """
     found = find_source(source, plan.kind)
     path, arrays = _arrays_of(found, source)
-    fitting = _Fitting(model, plan, found.plan)
+    fitting = _Fitting(model, plan, found)
     values: dict[str, np.ndarray] = {}
     left: list[str] = []
     entries = [entry for entry in state_variables(model) if entry.kind in SAVED]
@@ -124,14 +124,15 @@ def _arrays_of(found: InitSource, given: Path) -> tuple[Path, dict[str, np.ndarr
 class _Fitting:
     """Finds for each variable of a model what it gets from arrays of another run.
 
-    `there`: the plan of that run, None if not known; `notes`: what there is to say, besides.
+    `here`: the data of the model; `source`: that run; `notes`: what there is to say, besides.
     """
 
-    def __init__(self, model: keras.Model, here: DataPlan, there: DataPlan | None):
-        self._here, self._there = here, there
+    def __init__(self, model: keras.Model, here: DataPlan, source: InitSource):
+        self._here, self._there = here, source.plan
+        self._models = source.model, _network(model).name
         self._embeddings = token_variables(model, here)
         self._head = class_variables(model, len(here.class_names))
-        self.notes = [] if there is None else _differences(there, here)
+        self.notes = [] if source.plan is None else _differences(source.plan, here)
 
     def value_of(self, entry: StateVariable, arrays: Mapping[str, np.ndarray]) -> np.ndarray | str:
         """The new value, of the variable's shape and dtype; or why there is none."""
@@ -182,12 +183,15 @@ class _Fitting:
         return before
 
     def _by_class(self, array: np.ndarray) -> np.ndarray | str:
-        """The last axis in the order of the classes here."""
+        """The last axis in the order of the classes here; what it reads must mean the same too."""
         if self._there is None:
             note = "the classes of the last layer are not known, and were taken to be these"
             if note not in self.notes:
                 self.notes.append(note)
             return array
+        was, now = self._models
+        if was != now:
+            return f"reads the features of a {was} there, of a {now} here"
         names, wanted = self._there.class_names, self._here.class_names
         if differing := set(names) ^ set(wanted):
             return f"other classes: only one of the runs has '{min(differing)}'"
@@ -206,10 +210,13 @@ def token_variables(model: keras.Model, plan: DataPlan) -> set[str]:
 
 def class_variables(model: keras.Model, classes: int) -> set[str]:
     """The paths of those variables of the last layer whose last axis is the classes."""
-    network = getattr(model, "network", model)
-    last = next((layer for layer in reversed(network.layers) if layer.weights), None)
+    last = next((layer for layer in reversed(_network(model).layers) if layer.weights), None)
     weights = last.weights if last else []
     return {one.path for one in weights if one.shape and one.shape[-1] == classes}
+
+
+def _network(model: keras.Model) -> keras.Model:
+    return getattr(model, "network", model)
 
 
 def _other_rules(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """What a run may begin from with `init_from`: found and checked before TensorFlow is loaded.
 
 A source is the directory of a run, one of its checkpoints, or a .safetensors file. The weights of a
-run come with names for their rows: its data plan has the tokens of the embedding and the classes of
-the last layer. A file that lies outside of a run has none.
+run come with what they mean: its data plan names the tokens of the embedding and the classes of the
+last layer. Of a file that lies outside of a run nothing is known.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from pathlib import Path
 from app import rundir
 from app.data.plan import DataPlan
 from app.errors import UserError
+from app.recipe import load
 from app.run_files import STATE, RunFiles, list_checkpoints
 
 SUFFIX = ".safetensors"
@@ -20,10 +21,12 @@ SUFFIX = ".safetensors"
 @dataclasses.dataclass(frozen=True)
 class InitSource:
     """`place`: a directory of checkpoints, of which the newest sound one is meant, one checkpoint,
-    or a file; `plan`: what was decided about the data it was trained on, None if not known."""
+    or a file; of the run that it belongs to, None if not known, `model`: the name of the network,
+    and `plan`: what was decided about the data."""
 
     place: Path
-    plan: DataPlan | None
+    model: str | None = None
+    plan: DataPlan | None = None
 
     @property
     def is_file(self) -> bool:
@@ -66,7 +69,7 @@ def _look_at(path: Path) -> InitSource:
                 f"init_from = '{path}' is not a {SUFFIX} file: give one, or the directory of a run"
             )
         in_checkpoint = (path.parent / STATE).is_file()
-        return _checkpoint(path.parent) if in_checkpoint else InitSource(path, None)
+        return _checkpoint(path.parent) if in_checkpoint else InitSource(path)
     if (path / STATE).is_file():
         return _checkpoint(path)
     files = RunFiles(path)
@@ -77,11 +80,13 @@ def _look_at(path: Path) -> InitSource:
         )
     if not list_checkpoints(files.checkpoints):
         raise UserError(f"init_from = '{path}' holds no checkpoint: the run has not saved one yet")
-    return InitSource(files.checkpoints, rundir.saved_plan(path))
+    return _of_run(files.checkpoints, path)
 
 
 def _checkpoint(path: Path) -> InitSource:
-    """A checkpoint, with the plan of the run that it lies in, if it does."""
     run = Path(os.path.abspath(path)).parent.parent
-    inside = RunFiles(run).data_plan.is_file()
-    return InitSource(path, rundir.saved_plan(run) if inside else None)
+    return _of_run(path, run) if RunFiles(run).config.is_file() else InitSource(path)
+
+
+def _of_run(place: Path, run: Path) -> InitSource:
+    return InitSource(place, load(RunFiles(run).config, {}).model.model, rundir.saved_plan(run))

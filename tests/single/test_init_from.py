@@ -15,41 +15,65 @@ import safetensors.numpy
 import tensorflow as tf
 
 from app.build import build_classifier
+from app.checkpoint import Checkpoints
 from app.classifier import Classifier
 from app.commands.saved_run import SavedRun, open_run
 from app.data.plan import DataPlan
 from app.data.text.base import fit
 from app.data.text.tokenizer import tokenizer_from
+from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.world import World
 from app.errors import UserError
 from app.init_from import InitReport, class_variables, load_weights, token_variables
 from app.recipe import load
-from app.run_files import STATE
-from app.state import Kind, state_variables
-from app.train import train
+from app.run_files import STATE, RunFiles
+from app.rundir import keep_run
+from app.state import SAVED, Kind, TrainState, state_variables
 from models.table import MODELS
 
 TEXTS = ["sun and rain", "moon", "warm rain", "unheard of"]
 
 
+PLAN = DataPlan("photos", "image", ("cat", "dog", "owl"), "fingerprint", {"train": 1}, {}, False)
+TOKENIZER = {
+    "kind": "words",
+    "ngrams": 1,
+    "max_tokens": 16,
+    "vocabulary": ["rain", "sun", "moon", "and", "warm"],
+}
+
+
+def run_of(directory: Path, plan: DataPlan, **keys: Any) -> SavedRun:
+    """A run that has saved one checkpoint, with another value in every variable than at first."""
+    config = load(None, keys)
+    classifier = build_classifier(config, plan)
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(), world=World(), name="distributed")
+    classifier.compile(optimizer)
+    optimizer.build(classifier.trainable_variables)
+    random = np.random.default_rng(0)
+    for entry in state_variables(classifier):
+        if entry.kind in SAVED:
+            entry.variable.assign(random.uniform(0.5, 1.5, entry.variable.shape))
+    keep_run(directory, config, plan)
+    checkpoints = Checkpoints(RunFiles(directory).checkpoints, keep=2)
+    checkpoints.save(TrainState(classifier, optimizer, 0, step=3), {"world_size": 1})
+    return open_run(directory)
+
+
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory) -> SavedRun:
-    """A run on texts of two classes."""
-    folder = tmp_path_factory.mktemp("texts")
-    rows = [f"{word} {n % 4},{word}" for n in range(40) for word in ("sun", "rain", "moon")]
-    (folder / "rows.csv").write_text("\n".join(["text,label", *rows]) + "\n")
-    keys: dict[str, Any] = {"dataset": str(folder / "rows.csv"), "model": "bag", "width": 8}
-    train(load(None, {**keys, "epochs": 2, "run_dir": folder / "run"}))
-    return open_run(folder / "run")
+    """A run on texts of three classes."""
+    lengths = {"train": np.ones(1, np.uint8)}
+    plan = dataclasses.replace(PLAN, kind="text", tokenizer=TOKENIZER, lengths=lengths)
+    return run_of(tmp_path_factory.mktemp("texts") / "run", plan, model="bag", width=8)
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> SavedRun:
-    """A run on images, of a network with batch normalisation."""
-    run = tmp_path_factory.mktemp("images") / "run"
-    keys: dict[str, Any] = {"dataset": "synthetic-image:size=8,classes=3,examples=64"}
-    keys |= {"model": "resnet20", "width": 4, "dropout": 0.5, "epochs": 1, "run_dir": run}
-    train(load(None, keys))
-    return open_run(run)
+    """A run on images, of a network with batch normalisation and dropout."""
+    plan = dataclasses.replace(PLAN, image_shape=(8, 8, 3))
+    directory = tmp_path_factory.mktemp("images") / "run"
+    return run_of(directory, plan, model="resnet20", width=4, dropout=0.5)
 
 
 def fresh(run: SavedRun, plan: DataPlan, **keys: Any) -> Classifier:
@@ -209,6 +233,14 @@ def test_an_embedding_of_another_width_is_not_loaded(texts) -> None:
     assert report.loaded == ["logits/bias"]
 
 
+def test_a_head_on_another_network_is_not_loaded(texts) -> None:
+    model = fresh(texts, texts.plan, model="transformer")
+    report = load_weights(texts.directory, model, texts.plan)
+    assert report.loaded == ["token_embedding/embeddings"]
+    reason = "reads the features of a bag there, of a transformer here"
+    assert report.left[-2:] == [f"logits/kernel ({reason})", f"logits/bias ({reason})"]
+
+
 def test_what_no_variable_shows_is_said(images) -> None:
     plan = dataclasses.replace(images.plan, image_shape=(16, 12, 3), fingerprint="other")
     report = load_weights(images.directory, fresh(images, plan), plan)
@@ -293,6 +325,8 @@ def test_a_damaged_checkpoint_is_refused_or_gives_way_to_the_one_before(images, 
 def test_a_checkpoint_of_another_format_is_refused(images, tmp_path) -> None:
     copy = shutil.copytree(images.checkpoint, tmp_path / "copy")
     about = json.loads((copy / STATE).read_text())
+    for other in {*copy.iterdir()} - {copy / STATE, copy / "state.safetensors"}:
+        other.unlink()
     (copy / STATE).write_text(json.dumps({**about, "format": 1}))
     message = refused(copy, fresh(images, images.plan), images.plan)
     assert "has format 1, but this code reads" in message
@@ -306,6 +340,7 @@ def test_every_model_has_an_embedding_and_a_head_that_are_found(texts, images, n
     plan = dataclasses.replace(run.plan, image_shape=image_shape)
     width = 64 if name == "resnet50" else 8
     model = fresh(run, plan, model=name, width=width)
+    assert model.network.name == name  # as in the config of a run
     assert class_variables(model, 3) == {"logits/kernel", "logits/bias"}
     embedding = {"token_embedding/embeddings"} if of_texts else set()
     assert token_variables(model, plan) == embedding
