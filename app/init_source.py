@@ -31,7 +31,7 @@ class InitSource:
     @property
     def is_file(self) -> bool:
         """Whether it is a bare file, without the checksum of a checkpoint."""
-        return self.place.suffix == SUFFIX
+        return self.place.is_file()
 
     @property
     def is_checkpoint(self) -> bool:

@@ -268,28 +268,10 @@ def test_a_bare_file_is_loaded_by_shape(images, tmp_path) -> None:
     ]
 
 
-def test_what_cannot_be_used_is_refused(images, texts, tmp_path, write) -> None:
-    model, plan = fresh(images, images.plan), images.plan
-    assert "does not exist" in refused(tmp_path / "nowhere", model, plan)
-    assert "is neither a run (no config.toml) nor a checkpoint" in refused(tmp_path, model, plan)
-    assert "is not a .safetensors file" in refused(write("a.h5", b"x"), model, plan)
-    broken = write("a.safetensors", b"not weights at all")
-    assert "cannot be read as safetensors" in refused(broken, model, plan)
-    assert "was trained on texts, but the model of this run reads images" in refused(
-        texts.directory, model, plan
-    )
-    unsaved = tmp_path / "unsaved"
-    unsaved.mkdir()
-    shutil.copy(images.directory / "config.toml", unsaved)
-    assert "holds no checkpoint" in refused(unsaved, model, plan)
-
-
-def test_texts_need_the_run_and_not_only_its_weights(texts, tmp_path) -> None:
-    model = fresh(texts, texts.plan)
-    copy = shutil.copytree(texts.checkpoint, tmp_path / "alone")
-    file = shutil.copy(copy / "state.safetensors", tmp_path / "bare.safetensors")
-    for source in (copy, Path(file)):
-        assert "give the directory of the run" in refused(source, model, texts.plan)
+def test_a_file_of_something_else_is_refused(images, write) -> None:
+    file = write("weights.safetensors", b"not weights at all")
+    message = refused(file, fresh(images, images.plan), images.plan)
+    assert f"init_from = '{file}' cannot be read as safetensors: " in message
 
 
 def test_weights_of_another_model_are_refused(images, tmp_path) -> None:
