@@ -15,6 +15,7 @@ from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
 from app.data.sources import synthetic
 from app.errors import UserError, suggest
+from app.init_source import find_source
 from app.recipe import overlay
 from models.table import MODELS, names_of
 
@@ -28,13 +29,16 @@ def check(config: Config, resume: bool, world_size: int) -> None:
 
     Call it on one rank: it reads the run directory, and the data if it is a few local files.
     """
-    directory = config.run.run_dir
+    directory, goes_on = config.run.run_dir, False
     if directory is not None:
         saved = rundir.find_run(directory, resume)
         if saved is not None:
             config, _ = overlay(saved, config)
-            if rundir.has_checkpoint(directory):
+            goes_on = rundir.has_checkpoint(directory)
+            if goes_on:
                 rundir.check_same_run(directory, saved, config)
+    if config.model.init_from and not goes_on:
+        find_source(config.model.init_from, MODELS[config.model.model].kind)
     check_parts(config, world_size)
     kind = KINDS.get(config.data.dataset.partition(":")[0])
     if kind is not None:

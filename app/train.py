@@ -23,6 +23,7 @@ from app.distributed.world import World
 from app.errors import UserError
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.scores import Scores
+from app.init_from import load_weights
 from app.keeper import Keeper
 from app.load import LoadedData, load_data
 from app.loop import Loop
@@ -283,12 +284,16 @@ def _open_run(
     """Bring every rank to the newest checkpoint or the start, then write what the run is.
 
     The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
-    Returns what was done, for people.
+    Returns what the run begins with, for people, if that is another run.
     """
     directory = config.run.run_dir or Path()
+    begins: dict[str, str] = {}
     if goes_on:
         world.from_chief(lambda: keeper.restore_latest(state))
+    elif source := config.model.init_from:
+        report = world.from_chief(lambda: load_weights(source, state.model, data.plan))
+        begins["begins with"] = str(report)
     world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
-    return {}
+    return begins

@@ -50,6 +50,17 @@ def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
             1,
             "resnet50 needs images of at least 32 x 32 pixels, received 16 x 16",
         ),
+        ({"dataset": "digits", "init_from": "nowhere"}, 1, "init_from = 'nowhere' does not exist"),
+        (
+            {"dataset": "digits", "init_from": str(ROOT / "tests")},
+            1,
+            "is neither a run (no config.toml) nor",
+        ),
+        (
+            {"dataset": "digits", "init_from": str(ROOT / "README.md")},
+            1,
+            "is not a .safetensors file",
+        ),
     ],
 )
 def test_a_mistake_that_is_there_to_see_is_told(table, keys, ranks, message) -> None:

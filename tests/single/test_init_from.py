@@ -1,0 +1,340 @@
+"""A run that begins with the weights of another: what is loaded, by which name, and what is not."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+import tensorflow as tf
+
+from app.build import build_classifier
+from app.checkpoint import Checkpoints
+from app.classifier import Classifier
+from app.commands.saved_run import SavedRun, open_run
+from app.data.plan import DataPlan
+from app.data.text.base import fit
+from app.data.text.tokenizer import tokenizer_from
+from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.world import World
+from app.errors import UserError
+from app.init_from import InitReport, class_variables, load_weights, token_variables
+from app.recipe import load
+from app.run_files import STATE, RunFiles
+from app.rundir import keep_run
+from app.state import SAVED, Kind, TrainState, state_variables
+from models.table import MODELS
+
+TEXTS = ["sun and rain", "moon", "warm rain", "unheard of"]
+
+
+PLAN = DataPlan("photos", "image", ("cat", "dog", "owl"), "fingerprint", {"train": 1}, {}, False)
+TOKENIZER = {
+    "kind": "words",
+    "ngrams": 1,
+    "max_tokens": 16,
+    "vocabulary": ["rain", "sun", "moon", "and", "warm"],
+}
+
+
+def run_of(directory: Path, plan: DataPlan, **keys: Any) -> SavedRun:
+    """A run that has saved one checkpoint, with another value in every variable than at first."""
+    config = load(None, keys)
+    classifier = build_classifier(config, plan)
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(), world=World(), name="distributed")
+    classifier.compile(optimizer)
+    optimizer.build(classifier.trainable_variables)
+    random = np.random.default_rng(0)
+    for entry in state_variables(classifier):
+        if entry.kind in SAVED:
+            entry.variable.assign(random.uniform(0.5, 1.5, entry.variable.shape))
+    keep_run(directory, config, plan)
+    checkpoints = Checkpoints(RunFiles(directory).checkpoints, keep=2)
+    checkpoints.save(TrainState(classifier, optimizer, 0, step=3), {"world_size": 1})
+    return open_run(directory)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> SavedRun:
+    """A run on texts of three classes."""
+    lengths = {"train": np.ones(1, np.uint8)}
+    plan = dataclasses.replace(PLAN, kind="text", tokenizer=TOKENIZER, lengths=lengths)
+    return run_of(tmp_path_factory.mktemp("texts") / "run", plan, model="bag", width=8)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> SavedRun:
+    """A run on images, of a network with batch normalisation and dropout."""
+    plan = dataclasses.replace(PLAN, image_shape=(8, 8, 3))
+    directory = tmp_path_factory.mktemp("images") / "run"
+    return run_of(directory, plan, model="resnet20", width=4, dropout=0.5)
+
+
+def fresh(run: SavedRun, plan: DataPlan, **keys: Any) -> Classifier:
+    """A new model like that of a run, with other initial weights, for what `plan` says."""
+    toml = run.directory / "config.toml"
+    return build_classifier(load(toml, {"seed": 7, **keys}), plan)
+
+
+def values(model: keras.Model) -> dict[str, np.ndarray]:
+    return {entry.path: entry.variable.numpy() for entry in state_variables(model)}
+
+
+def with_vocabulary(run: SavedRun, change: Callable[[list[str]], list[str]], **keys: Any):
+    """The plan of a run on texts, with another tokenizer."""
+    assert run.plan.tokenizer
+    vocabulary = change(list(run.plan.tokenizer["vocabulary"]))
+    changed = {**run.plan.tokenizer, **keys, "vocabulary": vocabulary}
+    return dataclasses.replace(run.plan, tokenizer=changed)
+
+
+def logits_of_texts(model: Classifier, plan: DataPlan) -> np.ndarray:
+    assert plan.tokenizer
+    tokenizer = tokenizer_from(plan.tokenizer)
+    ids = fit(tokenizer.ids_of(tf.constant(TEXTS)), tokenizer.max_tokens)
+    return model(tf.cast(ids.to_tensor(), tf.int32)).numpy()
+
+
+def refused(source: Path, model: keras.Model, plan: DataPlan) -> str:
+    """The message with which it is refused; the model is as it was."""
+    before = values(model)
+    with pytest.raises(UserError) as caught:
+        load_weights(source, model, plan)
+    after = values(model)
+    assert all(np.array_equal(before[path], after[path]) for path in before)
+    return str(caught.value)
+
+
+def test_all_but_random_generators_is_loaded_from_a_run_like_this_one(images) -> None:
+    model = fresh(images, images.plan)
+    before = values(model)
+    report = load_weights(images.directory, model, images.plan)
+    there, here = values(images.classifier), values(model)
+    for entry in state_variables(model):
+        if entry.kind is Kind.DERIVED:
+            assert np.array_equal(here[entry.path], before[entry.path])
+        else:
+            assert np.array_equal(here[entry.path], there[entry.path]), entry.path
+    assert any("moving_variance" in path for path in report.loaded)
+    number = len(report.loaded)
+    assert report == InitReport(images.checkpoint, report.loaded, [], [])
+    assert str(report) == f"{number} of {number} variables from {images.checkpoint}"
+
+
+@pytest.mark.parametrize("inside", ["", STATE.replace("json", "safetensors")])
+def test_a_checkpoint_and_its_file_know_their_run(texts, inside) -> None:
+    plan = with_vocabulary(texts, lambda vocabulary: vocabulary[::-1])
+    model = fresh(texts, plan)
+    load_weights(texts.checkpoint / inside, model, plan)
+    expected = logits_of_texts(texts.classifier, texts.plan)
+    assert np.allclose(logits_of_texts(model, plan), expected, atol=1e-6)
+
+
+def test_a_head_of_another_size_stays_as_it_was_and_is_listed(images, caplog) -> None:
+    plan = dataclasses.replace(images.plan, class_names=("a", "b"))
+    model = fresh(images, plan)
+    before = values(model)
+    with caplog.at_level(logging.INFO, "lockstep"):
+        report = load_weights(images.directory, model, plan)
+    here, there = values(model), values(images.classifier)
+    assert np.array_equal(here["logits/kernel"], before["logits/kernel"])
+    assert np.array_equal(here["stem_conv/kernel"], there["stem_conv/kernel"])
+    lines = ["logits/kernel ((16, 3) there, (16, 2) here)", "logits/bias ((3,) there, (2,) here)"]
+    assert report.left == lines
+    total = len(report.loaded) + 2
+    expected = f"{total - 2} of {total} variables from {images.checkpoint}; left as initialised: "
+    assert str(report) == expected + ", ".join(lines)
+    told = [record.getMessage() for record in caplog.records]
+    assert "loaded: stem_conv/kernel" in told
+    assert f"left as initialised: {lines[0]}" in told
+
+
+def test_a_head_goes_by_the_names_of_the_classes(images) -> None:
+    names = images.plan.class_names
+    plan = dataclasses.replace(images.plan, class_names=(names[2], names[0], names[1]))
+    model = fresh(images, plan)
+    report = load_weights(images.directory, model, plan)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.float32)
+    expected = images.classifier(pixels).numpy()[:, [2, 0, 1]]
+    assert np.allclose(model(pixels).numpy(), expected, atol=1e-6)
+    assert report.left == []
+
+
+def test_a_head_for_other_classes_of_the_same_number_is_not_loaded(images) -> None:
+    names = (*images.plan.class_names[:2], "zebra")
+    plan = dataclasses.replace(images.plan, class_names=names)
+    model = fresh(images, plan)
+    before = values(model)
+    report = load_weights(images.directory, model, plan)
+    for path in ("logits/kernel", "logits/bias"):
+        assert np.array_equal(values(model)[path], before[path])
+    other = min({*names} ^ {*images.plan.class_names})
+    reason = f"other classes: only one of the runs has '{other}'"
+    assert report.left == [f"logits/kernel ({reason})", f"logits/bias ({reason})"]
+
+
+def test_rows_of_an_embedding_go_by_token(texts) -> None:
+    plan = with_vocabulary(texts, lambda vocabulary: ["new", *vocabulary[:0:-1], "newer"])
+    model = fresh(texts, plan)
+    before = values(model)["token_embedding/embeddings"]
+    report = load_weights(texts.directory, model, plan)
+    after = values(model)["token_embedding/embeddings"]
+    assert plan.tokenizer and texts.plan.tokenizer
+    here, there = plan.tokenizer["vocabulary"], texts.plan.tokenizer["vocabulary"]
+    saved = values(texts.classifier)["token_embedding/embeddings"]
+    assert np.array_equal(after[:2], saved[:2])  # padding and unknown
+    for row, token in enumerate(here, 2):
+        known = token in there
+        expected = saved[there.index(token) + 2] if known else before[row]
+        assert np.array_equal(after[row], expected), token
+    assert report.left == []
+    assert report.notes == [
+        f"2 of {len(here) + 2} rows of token_embedding/embeddings as initialised, since their "
+        "tokens are not there"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"ngrams": 2}, "ngrams 1 there, 2 here"),
+        ({"kind": "characters"}, "kind words there, characters here"),
+        ({"vocabulary": ["nothing", "shared"]}, "no token of this vocabulary is there"),
+    ],
+)
+def test_rows_of_other_tokens_are_not_loaded(texts, keys, reason) -> None:
+    vocabulary = keys.pop("vocabulary", None)
+    plan = with_vocabulary(texts, lambda own: vocabulary or own, **keys)
+    model = fresh(texts, plan)
+    before = values(model)["token_embedding/embeddings"]
+    report = load_weights(texts.directory, model, plan)
+    assert np.array_equal(values(model)["token_embedding/embeddings"], before)
+    assert report.left == [f"token_embedding/embeddings ({reason})"]
+    assert "logits/kernel" in report.loaded
+
+
+def test_another_cut_of_long_texts_changes_no_token(texts) -> None:
+    plan = with_vocabulary(texts, lambda vocabulary: vocabulary, max_tokens=2)
+    report = load_weights(texts.directory, fresh(texts, plan), plan)
+    assert (report.left, report.notes) == ([], [])
+
+
+def test_an_embedding_of_another_width_is_not_loaded(texts) -> None:
+    model = fresh(texts, texts.plan, width=4)
+    report = load_weights(texts.directory, model, texts.plan)
+    rows = values(model)["token_embedding/embeddings"].shape[0]
+    assert report.left[0] == f"token_embedding/embeddings (({rows}, 8) there, ({rows}, 4) here)"
+    assert report.loaded == ["logits/bias"]
+
+
+def test_a_head_on_another_network_is_not_loaded(texts) -> None:
+    model = fresh(texts, texts.plan, model="transformer")
+    report = load_weights(texts.directory, model, texts.plan)
+    assert report.loaded == ["token_embedding/embeddings"]
+    reason = "reads the features of a bag there, of a transformer here"
+    assert report.left[-2:] == [f"logits/kernel ({reason})", f"logits/bias ({reason})"]
+
+
+def test_what_no_variable_shows_is_said(images) -> None:
+    plan = dataclasses.replace(images.plan, image_shape=(16, 12, 3), fingerprint="other")
+    report = load_weights(images.directory, fresh(images, plan), plan)
+    assert report.notes[0] == "images are 8x8x3 there, 12x16x3 here"
+    assert "was split in another way there, or has changed" in report.notes[1]
+
+
+def test_a_bare_file_is_loaded_by_shape(images, tmp_path) -> None:
+    file = tmp_path / "weights.safetensors"
+    arrays = {
+        path: value for path, value in values(images.classifier).items() if "seed" not in path
+    }
+    kernel = arrays["stem_conv/kernel"].astype(np.float16)
+    arrays["stem_conv/kernel"] = kernel
+    arrays["logits/bias"] = np.ones(3, np.int8)
+    safetensors.numpy.save_file(arrays, file)
+    model = fresh(images, images.plan)
+    report = load_weights(file, model, images.plan)
+    assert values(model)["stem_conv/kernel"].dtype == np.float32
+    assert np.array_equal(values(model)["stem_conv/kernel"], kernel.astype(np.float32))
+    assert report.source == file
+    assert report.left == ["logits/bias (int8 there, float32 here)"]
+    assert report.notes == [
+        "the classes of the last layer are not known, and were taken to be these"
+    ]
+
+
+def test_a_file_of_something_else_is_refused(images, write) -> None:
+    file = write("weights.safetensors", b"not weights at all")
+    message = refused(file, fresh(images, images.plan), images.plan)
+    assert f"init_from = '{file}' cannot be read as safetensors: " in message
+
+
+def test_weights_of_another_model_are_refused(images, tmp_path) -> None:
+    file = tmp_path / "other.safetensors"
+    safetensors.numpy.save_file({"elsewhere": np.zeros(3, np.float32)}, file)
+    message = refused(file, fresh(images, images.plan), images.plan)
+    assert f"no variable of {file} fits this model: stem_conv/kernel (not there)" in message
+
+
+def test_weights_that_are_not_finite_are_refused(images, tmp_path) -> None:
+    file = tmp_path / "diverged.safetensors"
+    arrays = {"stem_conv/kernel": values(images.classifier)["stem_conv/kernel"].copy()}
+    arrays["stem_conv/kernel"][0, 0, 0, 0] = np.nan
+    safetensors.numpy.save_file(arrays, file)
+    message = refused(file, fresh(images, images.plan), images.plan)
+    assert "'stem_conv/kernel' holds numbers that are not finite" in message
+
+
+def test_a_damaged_checkpoint_is_refused_or_gives_way_to_the_one_before(images, tmp_path) -> None:
+    run = shutil.copytree(images.directory, tmp_path / "run")
+    newest = run / "checkpoints" / images.checkpoint.name
+    older = shutil.copytree(newest, run / "checkpoints" / "step-00000000")
+    content = bytearray((newest / "state.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "state.safetensors").write_bytes(content)
+    model = fresh(images, images.plan)
+    assert f"checkpoint {newest} is damaged" in refused(newest, model, images.plan)
+    assert load_weights(run, model, images.plan).source == older
+    shutil.rmtree(older)
+    assert f"checkpoint {newest} is damaged" in refused(run, model, images.plan)
+
+
+def test_a_checkpoint_of_another_format_is_refused(images, tmp_path) -> None:
+    copy = shutil.copytree(images.checkpoint, tmp_path / "copy")
+    about = json.loads((copy / STATE).read_text())
+    for other in {*copy.iterdir()} - {copy / STATE, copy / "state.safetensors"}:
+        other.unlink()
+    (copy / STATE).write_text(json.dumps({**about, "format": 1}))
+    message = refused(copy, fresh(images, images.plan), images.plan)
+    assert "has format 1, but this code reads" in message
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_an_embedding_and_a_head_that_are_found(texts, images, name) -> None:
+    of_texts = MODELS[name].kind == "text"
+    run = texts if of_texts else images
+    image_shape = None if of_texts else (32, 32, 3)
+    plan = dataclasses.replace(run.plan, image_shape=image_shape)
+    width = 64 if name == "resnet50" else 8
+    model = fresh(run, plan, model=name, width=width)
+    assert model.network.name == name  # as in the config of a run
+    assert class_variables(model, 3) == {"logits/kernel", "logits/bias"}
+    embedding = {"token_embedding/embeddings"} if of_texts else set()
+    assert token_variables(model, plan) == embedding
+
+
+def test_nothing_of_the_optimizer_is_loaded(make_classifier, images, tmp_path) -> None:
+    model = make_classifier(keras.optimizers.SGD(0.1, momentum=0.9, name="sgd"))
+    before = {one.path: np.asarray(one.numpy()) for one in model.optimizer.variables}
+    arrays = {path: value for path, value in values(model).items() if "seed" not in path}
+    more = {path: np.asarray(value + 1) for path, value in before.items()}
+    file = tmp_path / "all.safetensors"
+    safetensors.numpy.save_file({**arrays, **more}, file)
+    assert set(load_weights(file, model, images.plan).loaded) == set(arrays)
+    for variable in model.optimizer.variables:
+        assert np.array_equal(variable.numpy(), before[variable.path])
