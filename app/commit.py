@@ -14,6 +14,7 @@ from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
 from app.evaluation.scores import Scores
 from app.keeper import Keeper
+from app.monitor.goodput import Goodput
 from app.monitor.progress import Progress, Show
 from app.monitor.reports import Reports
 from app.pulse import PULSE
@@ -30,6 +31,7 @@ class Commits:
     Args:
         config, world, state, splits, shows: the loop's.
         keeper: the chief's, which writes checkpoints; None on other ranks.
+        goodput: where the time goes.
         reports, callbacks: what is told of the end of an epoch.
         stop: this process's wish to stop.
     """
@@ -42,6 +44,7 @@ class Commits:
         splits: dict[str, Split],
         shows: Sequence[Show],
         keeper: Keeper | None,
+        goodput: Goodput,
         reports: Reports,
         callbacks: keras.callbacks.CallbackList,
         stop: Stop,
@@ -52,6 +55,7 @@ class Commits:
         self._validation = splits.get("validation")
         self._shows = shows
         self._keeper = keeper
+        self._goodput = goodput
         self._reports = reports
         self._callbacks = callbacks
         self._stop = stop
@@ -103,11 +107,14 @@ class Commits:
         for written in self._keeper.written() if self._keeper else ():
             for show in self._shows:
                 show.checkpointed(written.step, written.path, written.seconds)
+                show.counted(written.step, self._goodput.summary())
 
     def _keep(self, surely: bool) -> None:
         if self._keeper is not None:
             with PULSE.during("checkpoint"):
-                self._keeper.keep(self._state, {"world_size": self._world.size}, surely)
+                about = {"world_size": self._world.size}
+                if self._keeper.keep(self._state, about, surely):
+                    self._goodput.mark(self._state.step)
         self.show_written()
 
     def _end_epoch(self, ended: Progress) -> dict[str, float]:

@@ -23,6 +23,7 @@ from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
 from app.health import Health
 from app.keeper import Keeper
+from app.monitor.goodput import Goodput
 from app.monitor.progress import Place, Progress, Show
 from app.monitor.reports import Reports, place_of
 from app.monitor.timing import Clock
@@ -48,6 +49,7 @@ class Loop:
         keeper: keeps the checkpoints; the chief's, None on other ranks.
         callbacks: Keras callbacks.
         stop: whether this process has been asked to stop.
+        goodput: where the time goes; kept by the chief.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Loop:
         keeper: Keeper | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         stop: Stop | None = None,
+        goodput: Goodput | None = None,
     ):
         self.config = config
         self.world = world
@@ -77,8 +80,18 @@ class Loop:
         state.optimizer.telemetry.keeps_gradients = config.run.histograms
         every = config.run.log_every_steps
         self._reports = Reports(world, state, self.clock, shows, self._examples, every)
+        self.goodput = goodput or Goodput(None)
         self.commits = Commits(
-            config, world, state, splits, shows, keeper, self._reports, self.callbacks, self.stop
+            config,
+            world,
+            state,
+            splits,
+            shows,
+            keeper,
+            self.goodput,
+            self._reports,
+            self.callbacks,
+            self.stop,
         )
         self._health = Health(world, shows, config.training.stop_after_bad_steps)
         self._shows = shows
@@ -277,6 +290,7 @@ class Loop:
         state.halvings = halvings
         broadcast_state(self.world, self.classifier, state.optimizer, state.seed, state.step)
         self._health.goes_back(step, state.step, state.rate)
+        self.goodput.lost_since(state.step)
         self.fit_to_world()
         self._heard, self._own_examples, self._begins_anew = None, 0, True
         return True
@@ -313,6 +327,11 @@ class Loop:
         batches = self._feed.training(plan, self.world.rank, state.epoch)
         for number, batch in enumerate(batches):
             yield batch, (number + 1) % self.passes == 0
+
+    @property
+    def stragglers(self) -> list[dict[str, Any]]:
+        """The ranks that held the others up; see `Stragglers.summary`."""
+        return self._reports.stragglers.summary()
 
     @property
     def place(self) -> Place:

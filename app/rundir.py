@@ -2,6 +2,7 @@
 
 Where its files are: `app.run_files`."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -134,11 +135,16 @@ def write_file(path: Path, content: str | bytes) -> None:
     partial = path.with_name(f".{path.name}.partial")
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
     flush_directory(path.parent)
 
 
@@ -152,5 +158,9 @@ def flush_directory(path: Path) -> None:
 
 
 def write_metrics(path: Path, metrics: dict[str, Any]) -> None:
-    """The final metrics, as JSON."""
-    write_file(RunFiles(path).metrics, json.dumps(metrics, indent=2) + "\n")
+    """The final metrics, as JSON. Raises UserError if they cannot be written."""
+    file = RunFiles(path).metrics
+    try:
+        write_file(file, json.dumps(metrics, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {file}: {error.strerror or error}") from None

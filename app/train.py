@@ -27,6 +27,7 @@ from app.init_from import load_weights
 from app.keeper import Keeper
 from app.load import LoadedData, load_data
 from app.loop import Loop
+from app.monitor.goodput import Goodput
 from app.monitor.options import Monitoring
 from app.monitor.profiler import Profiler
 from app.monitor.progress import Show
@@ -115,6 +116,7 @@ def _train(
     if config is not given:
         few = f"the default of {given.training.examples_per_rank} is too many for the data"
         notes["batch size"] = f"{config.training.examples_per_rank} per rank, since {few}"
+    goodput = Goodput(RunFiles(directory).goodput if world.is_chief else None)
     schedule = build_schedule(config, world.size)
     state = _initial_state(config, data, schedule, world)
     keeper = Keeper(RunFiles(directory).checkpoints, config.run)
@@ -127,9 +129,12 @@ def _train(
     shows = [terminal, board, RankLog(world)]
     callbacks = [*_profilers(config, monitoring, state, world), *callbacks]
     own_keeper = keeper if world.is_chief else None
-    loop = Loop(config, world, state, schedule, data.splits, shows, own_keeper, callbacks, STOP)
+    loop = Loop(
+        config, world, state, schedule, data.splits, shows, own_keeper, callbacks, STOP, goodput
+    )
     terminal.table("Lockstep trains", plan_of_run(config, data, state, schedule, notes, world))
     terminal.began(state.step, loop.total_steps)
+    goodput.begin(state.step)
     timeline = world.timeline(RunFiles(directory).timeline) if monitoring.timeline else None
     try:
         with timeline or contextlib.nullcontext():
@@ -147,8 +152,9 @@ def _train(
 
     metrics = _conclude(loop, data, board)
     metrics["seconds"] = time.monotonic() - began
-    newest, problem = world.from_chief(lambda: _finish(keeper, directory, metrics))
+    newest, problem = world.from_chief(lambda: _finish(loop, directory, metrics))
     loop.commits.show_written()
+    board.counted(state.step, goodput.summary())
     board.ended(state.step)
     terminal.table("Result", result_of_run(metrics, directory, newest))
     if problem is not None:
@@ -169,15 +175,17 @@ def _stop(loop: Loop, directory: Path) -> None:
     )
 
 
-def _finish(keeper: Keeper, directory: Path, metrics: dict[str, Any]) -> tuple[str, str | None]:
+def _finish(loop: Loop, directory: Path, metrics: dict[str, Any]) -> tuple[str, str | None]:
     """(the newest checkpoint, why not everything could be written, if so); on the chief."""
-    problem = None
+    problem, keeper = None, loop.keeper
+    assert keeper is not None
     try:
         keeper.wait()
+        loop.goodput.finished(loop.state.step)
         rundir.write_metrics(directory, metrics)
     except UserError as error:
         problem = str(error)
-    return str(next(reversed(keeper.list()), "none")), problem
+    return str(next(reversed(keeper.checkpoints.list()), "none")), problem
 
 
 def _resolve(config: Config, resume: bool, world: World) -> tuple[Config, bool, dict[str, str]]:
@@ -224,6 +232,8 @@ def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
         "examples_per_second": loop.clock.since().examples_per_second,
         "input_wait_share": sum(waited) / len(waited),
         "input_wait_share_slowest": max(waited),
+        "goodput": loop.goodput.summary().to_json(),
+        "stragglers": loop.stragglers,
         "bad_examples": len(data.bad),
         "world_size": world.size,
         "seed": state.seed,

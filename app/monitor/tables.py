@@ -11,6 +11,8 @@ from app.distributed import devices
 from app.distributed.world import World
 from app.evaluation.report import HARDEST
 from app.load import LoadedData
+from app.monitor.goodput import GoodputSummary
+from app.monitor.stragglers import described
 from app.run_files import RunFiles
 from app.schedule import Schedule
 from app.state import TrainState
@@ -57,6 +59,7 @@ def _already(state: TrainState) -> str:
 def result_of_run(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:
     """How the run ended, for people."""
     recall = {name: share for name, share in metrics["test_recall"].items() if share is not None}
+    goodput, stragglers = metrics["goodput"], metrics["stragglers"]
     hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
     return {
         "test accuracy": f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}, "
@@ -66,6 +69,8 @@ def result_of_run(metrics: dict[str, Any], directory: Path, checkpoint: str) -> 
         "input": f"{metrics['input_wait_share']:.1%} of the time waited for, "
         f"{metrics['input_wait_share_slowest']:.1%} on the slowest rank",
         "time": f"{metrics['seconds']:.1f} s",
+        "goodput": str(GoodputSummary(goodput["seconds"], goodput["restarts"])),
+        **({"stragglers": described(stragglers)} if stragglers else {}),
         "checkpoint": checkpoint,
         **_left_behind(directory),
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(RunFiles(directory).tensorboard))}",
