@@ -18,7 +18,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from app.checkpoint import Checkpoints, Damaged, _read
+from app.checkpoint import Checkpoints
+from app.checkpoint_files import Damaged, read_files
 from app.data.plan import DataPlan
 from app.data.text.vocabulary import SPECIAL_TOKENS
 from app.errors import UserError
@@ -110,10 +111,10 @@ def _arrays_of(found: InitSource, given: Path) -> tuple[Path, dict[str, np.ndarr
             reason = f"init_from = '{given}' cannot be read as safetensors: {error}"
             raise UserError(reason) from None
     if not found.is_checkpoint:
-        path, arrays, _ = Checkpoints(found.place, keep=1)._newest()
-        return path, arrays
+        path, content = Checkpoints(found.place, keep=1).newest()
+        return path, content.arrays
     try:
-        return found.place, _read(found.place)[0]
+        return found.place, read_files(found.place).arrays
     except Damaged as reason:
         raise UserError(
             f"checkpoint {found.place} is damaged ({reason}): give another, or the directory of "

@@ -140,14 +140,15 @@ def _check_same_steps(steps: list[int | None]) -> None:
 
     Steps of a validation may differ, since they exchange nothing.
     """
-    if None in steps or len(set(steps)) == 1:
+    known = [number for number in steps if number is not None]
+    if len(known) < len(steps) or len(set(known)) == 1:
         return
     numbers = ", ".join(
-        f"{n} on rank(s) {[r for r, s in enumerate(steps) if s == n]}" for n in sorted(set(steps))
+        f"{n} on rank(s) {[r for r, s in enumerate(known) if s == n]}" for n in sorted(set(known))
     )
     raise ValueError(
         f"ranks have different numbers of steps in an epoch: {numbers}. Those with more would wait "
-        f"for the others for ever: give every rank as many batches, or steps_per_epoch={min(steps)}"
+        f"for the others for ever: give every rank as many batches, or steps_per_epoch={min(known)}"
     )
 
 
