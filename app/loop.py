@@ -134,6 +134,7 @@ class Loop:
         """Train to the last epoch, or to the commit point at which all ranks have agreed to stop:
         a callback on any of them wants to, or one has been asked to (`commits.was_asked`)."""
         self.classifier.stop_training = self.commits.ends = False
+        self.goodput.begin(self.state.step)
         self.callbacks.on_train_begin()
         logs: dict[str, float] = {}
         with self.stop.deferred():

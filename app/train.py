@@ -134,7 +134,6 @@ def _train(
     )
     terminal.table("Lockstep trains", plan_of_run(config, data, state, schedule, notes, world))
     terminal.began(state.step, loop.total_steps)
-    goodput.begin(state.step)
     timeline = world.timeline(RunFiles(directory).timeline) if monitoring.timeline else None
     try:
         with timeline or contextlib.nullcontext():
@@ -143,7 +142,9 @@ def _train(
             with STOP.deferred():
                 _stop(loop, directory)
     except BaseException as error:
-        board.ended(state.step, error)
+        if isinstance(error, Stopped):
+            board.stopping(state.step, str(error))
+        board.ended(state.step, None if isinstance(error, Stopped) else error)
         with contextlib.suppress(UserError):  # the first error counts
             keeper.wait()
         raise

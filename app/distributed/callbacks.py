@@ -60,12 +60,12 @@ class CommitPoints(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Compare the numbers of steps; build the optimizer, then broadcast."""
-        _check_same_steps(self._world.gather(self.params.get("steps")))
         if not self.model.built:
             raise ValueError(
                 "the model has no variables to broadcast yet: give it an Input layer, or call it "
                 "on one batch before fit()"
             )
+        _check_same_steps(self._world.gather((self.params or {}).get("steps")))
         optimizer = self.model.optimizer
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
@@ -140,15 +140,15 @@ def _check_same_steps(steps: list[int | None]) -> None:
 
     Steps of a validation may differ, since they exchange nothing.
     """
-    known = [number for number in steps if number is not None]
-    if len(known) < len(steps) or len(set(known)) == 1:
+    known = sorted({number for number in steps if number is not None})
+    if None in steps or len(known) == 1:
         return
-    numbers = ", ".join(
-        f"{n} on rank(s) {[r for r, s in enumerate(known) if s == n]}" for n in sorted(set(known))
-    )
+    ranks = {number: [r for r, n in enumerate(steps) if n == number] for number in known}
     raise ValueError(
-        f"ranks have different numbers of steps in an epoch: {numbers}. Those with more would wait "
-        f"for the others for ever: give every rank as many batches, or steps_per_epoch={min(known)}"
+        "ranks have different numbers of steps in an epoch: "
+        f"{', '.join(f'{number} on rank(s) {ranks[number]}' for number in known)}. The ranks with "
+        "more would wait for ever for the others: give every rank as many batches, or "
+        f"steps_per_epoch={known[0]}"
     )
 
 

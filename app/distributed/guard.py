@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import keras
@@ -59,7 +60,8 @@ def compare(
     """
     if world.size == 1:
         return []
-    entries = [e for e in state_variables(model, optimizer) if e.kind in kinds]
+    found = state_variables(model, optimizer)
+    entries = [entry for kind in kinds for entry in found if entry.kind is kind]
     table = _table(world, entries, step)
     differing = _differing(table)
     if not differing.size:
@@ -84,8 +86,11 @@ def compare(
 
 def _table(world: World, entries: Sequence[StateVariable], step: int) -> np.ndarray:
     """The fingerprints of all ranks, int64 (ranks, variables); the same on every rank."""
+    # Kind by kind, since a compiled function is made for each list of shapes.
+    parts = [[e.variable for e in part] for _, part in groupby(entries, lambda e: e.kind)]
+    own = np.concatenate([np.zeros(0, np.int64), *map(fingerprints, parts)])
     # Paths may be numbered differently in other processes, so only their number is compared.
-    rows = world.gather(fingerprints([entry.variable for entry in entries]))
+    rows = world.gather(own)
     if len({len(row) for row in rows}) > 1:
         raise ReplicasDiverged(
             f"step {step}: ranks hold different numbers of variables: {[len(row) for row in rows]}"
