@@ -74,7 +74,11 @@ def evaluate_run(
     source has examples of a class that the run does not know.
     """
     with world.together():
-        run = open_run(run_dir, checkpoint)
+        run = open_run(run_dir, checkpoint) if world.is_chief else None
+    # The others open the same one, also where the run goes on and writes newer ones.
+    name = world.broadcast(run.checkpoint.name if run else "")
+    with world.together():
+        run = run or open_run(run_dir, name)
         data = _data_config(run, overrides)
     world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {run.weights}"})
     world.verify_same({"data and split": repr((data, split))})

@@ -61,32 +61,29 @@ def measure(megabytes: int, rounds: int, directory: Path) -> list[str]:
 
     for _ in range(5):
         step()
-    kept, plain, blocked, quiet, busy, writes = Keeper(directory, Run()), [], [], [], [], []
-    arrays = take(state, {}).arrays.values()
-
-    def copy_plainly() -> None:
+    kept = Keeper(directory, Run())
+    taken, plain, blocked, quiet, busy, writes = [], [], [], [], [], []
+    arrays = list(take(state, {}).arrays.values())
+    for _ in range(rounds):
+        taken.append(timed(lambda: take(state, {})))
         plain.append(timed(lambda: [array.copy() for array in arrays]))
-
     for state.step in range(1, rounds + 1):
         quiet += [step() for _ in range(10)]
-        if state.step % 2:  # whoever is first may have to get the memory from the system
-            copy_plainly()
         blocked.append(kept.keep(state, {}, epoch_ends=True))
         while not (written := kept.written()):
             busy.append(step())
         writes += [one.seconds for one in written]
-        if not state.step % 2:
-            copy_plainly()
     kept.wait()
     size = written[0].bytes / 1e6
     slower = statistics.median(busy) / statistics.median(quiet)
-    block, copy, write = map(statistics.median, (blocked, plain, writes))
+    block, write = map(statistics.median, (blocked, writes))
+    over_copy = statistics.median(taken) / statistics.median(plain)
     minute = (block + write * max(0.0, 1 - 1 / slower)) / 60
     return [
         f"{size:.0f}",
         f"{1e3 * block:.0f} ({1e3 * max(blocked):.0f})",
         f"{1e5 * block / size:.0f}",
-        f"{block / copy:.2f}",
+        f"{over_copy:.2f}",
         f"{write:.2f}",
         f"{1e3 * statistics.median(quiet):.0f}",
         f"{slower:.2f}",
