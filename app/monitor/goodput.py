@@ -29,6 +29,7 @@ CAUSE_OF_PHASE = {  # of app.pulse; of every phase that is not here: OTHER
     "test": "evaluation",
     "start": "start",
     "preparation": "start",
+    "download": "start",
     "first trace": "start",
 }
 FORMAT = 1
@@ -107,7 +108,7 @@ class Goodput:
         # Not asked again: the clock may be set.
         self._clock = time.time() - time.monotonic()
         self._born = time.time() - sum(self._own().values())
-        self._marks: list[_Mark] = []
+        self._marks = [self._now(0)]
         self._restarts = 0
         self._is_finished = self._has_failed = False
 

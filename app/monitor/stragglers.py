@@ -18,14 +18,14 @@ import numpy as np
 
 from app.monitor.timing import RankTimes
 
-# Slower than the median of the other ranks by this factor: the run takes half as long again, while
-# ranks that only share a machine's cores differ less for longer than a report (NOTES.md).
+# Slower than the median of the other ranks by this factor. Ranks that share a machine's cores with
+# each other alone differ so much in single reports; with other programs, for as long as those run.
 FACTOR = 1.5
 # And by so much per step: in steps of a few ms, what the chief does for reports is a large share.
 LEAST_EXCESS_S = 0.004
 # In so many blocks in a row: a host that swaps for a second is no slow rank. A block is a report,
 # or several that make so many steps: an epoch's first step has no callbacks before it.
-BLOCKS, BLOCK_STEPS = 5, 10
+BLOCKS, BLOCK_STEPS = 5, 20
 # The parts of a rank's own work, and what they are called.
 CAUSES = {"input": "input", "compute": "compute", "other": "callbacks or reports"}
 

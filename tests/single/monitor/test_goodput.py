@@ -140,6 +140,15 @@ def test_going_back_to_a_checkpoint_in_the_same_start_loses_the_steps_since(
     assert ledger.summary().wall_s == pytest.approx(machine.wall - PROCESS_BEGAN)
 
 
+def test_a_ledger_without_a_file_can_go_back_to_the_beginning(machine: Machine) -> None:
+    machine.process()
+    ledger = Goodput(None)
+    machine.spends(step=6)
+    ledger.lost_since(0)
+    machine.spends(step=2)
+    assert seconds(ledger) == {STEPS: 2.0, "restart": 6.0}
+
+
 def test_the_time_before_a_finished_run_is_prolonged_is_no_loss(machine: Machine) -> None:
     ledger = machine.process()
     ledger.begin(0)
