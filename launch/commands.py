@@ -81,6 +81,7 @@ def rank_environment(
     chosen = {
         "TF_CPP_MIN_LOG_LEVEL": "3",  # or every rank prints TensorFlow's start-up notes
         "NCCL_DEBUG": "WARN",
+        "HOROVOD_GLOO_TIMEOUT_SECONDS": "3600",  # we notice sooner, and say which rank is stuck
         **({"NCCL_SOCKET_IFNAME": placement.interface} if placement.interface else {}),
         **environ,
         "LOCKSTEP_ARGUMENTS": json.dumps(list(arguments)),

@@ -23,7 +23,7 @@ from app.pulse import Reading
 from launch.line import DUMP, KILL, STOP, Line, greeting
 from launch.orphans import SET_PDEATHSIG, adopt_orphans, end_orphans
 from launch.report import SSH_LOST, Report, split
-from launch.watch import Seen, stuck
+from launch.watch import Seen, halted, stuck
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_S = 0.2
@@ -84,7 +84,7 @@ class Supervisor:
         self._signals: list[int] = []
         self._why: str | None = None  # one sentence, if ranks are stuck
         self._started_s = self._looked_s = time.monotonic()
-        self._stopping = self._failing = False
+        self._stopping = self._failing = self._killing = False
         self._kill_at = float("inf")
         adopt_orphans()
         for number in SIGNALS:
@@ -137,6 +137,7 @@ class Supervisor:
         elif self._failing:
             return
         elif any(rank.status not in (None, 0, STOPPED) or rank.lost for rank in self._ranks):
+            self._why = halted([rank.seen for rank in alive])  # why others lost patience
             self._end(FAIL_S)
         elif not alive:
             self._failing = True
@@ -171,15 +172,16 @@ class Supervisor:
 
     def _kill(self, now: float) -> None:
         """Kill the ranks; where that does not help, their agents."""
-        if self._kill_at == float("-inf"):
+        if self._killing:
             return
+        self._note_ends()
+        self._killing = self._failing = True  # how ranks end from now on is our doing
         self._tell(KILL)
         deadline = now + FAIL_S
         while time.monotonic() < deadline and self._alive():
             time.sleep(LOOK_S / 4)
         for process in self._alive():
             process.kill()
-        self._failing, self._kill_at = True, float("-inf")
 
     def _alive(self) -> list[subprocess.Popen[bytes]]:
         return [process for process in self._processes.values() if process.poll() is None]
@@ -198,7 +200,7 @@ class Supervisor:
             if number is not None and code is not None and self._ranks[number].status is None:
                 self._ranks[number].status = code if code >= 0 else 128 - code
         for rank in self._ranks:
-            if rank.status is not None:
+            if rank.status is not None and not self._killing:
                 self.report.exited(rank.rank, rank.status)
 
     def _judge(self) -> int:

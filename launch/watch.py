@@ -12,10 +12,7 @@ from typing import NamedTuple
 from app.pulse import Reading
 
 SILENT_S = 30.0  # an agent reports every second
-STATES = {
-    "T": "its process is stopped",
-    "D": "its process waits for a disk or a network file system",
-}
+STOPPED, UNINTERRUPTIBLE = "T", "D"  # of proc(5)
 
 
 class Seen(NamedTuple):
@@ -50,14 +47,20 @@ def stuck(ranks: Sequence[Seen]) -> str | None:
     late = [seen for seen in ranks if seen.is_late]
     if not late:
         return None
-    halted = [seen for seen in ranks if seen.state == "T"]
-    halted += [seen for seen in late if seen.state == "D"]
-    if halted:
-        return f"{_where(halted[0])}: {STATES[halted[0].state]}"
+    if why := halted(ranks):
+        return why
+    if disk := [seen for seen in late if seen.state == UNINTERRUPTIBLE]:
+        return f"{_where(disk[0])}: its process waits for a disk or a network file system"
     busy = [seen for seen in ranks if _is_busy(seen)]
     if busy:  # the others wait for these, which may take as long as their own limit
         return next((_where(seen) for seen in busy if seen.is_late), None)
     return _behind(ranks, late)
+
+
+def halted(ranks: Sequence[Seen]) -> str | None:
+    """One sentence about a rank whose process is stopped; None if there is none."""
+    stopped = [seen for seen in ranks if seen.state == STOPPED]
+    return f"{_where(stopped[0])}: its process is stopped" if stopped else None
 
 
 def _is_busy(seen: Seen) -> bool:

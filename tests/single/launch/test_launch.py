@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from app.doctor.hosts import Host, Ssh, parse_hosts
 from app.errors import UserError
-from launch import commands, rank, start
-from launch.commands import Placement, check_safe, for_horovodrun, gloo_command, mpi_command
-from launch.report import Report, reason
+from launch import commands, gloo, start
+from launch.commands import Placement, check_safe, forwarded, mpi_command
+from launch.report import Report, reason, split
 
 TWO = Placement([Host("h1", 2), Host("h2", 1)])
 # All that the operating system lets an argument be: no NUL.
@@ -40,12 +40,11 @@ def test_arguments_reach_the_rank_as_they_were_and_no_command_line(arguments, di
     assert json.loads(environ["LOCKSTEP_ARGUMENTS"]) == arguments
     assert environ["LOCKSTEP_DIRECTORY"] == directory
     assert {"LOCKSTEP_ARGUMENTS", "LOCKSTEP_DIRECTORY"} <= set(commands.forwarded(environ))
-    assert gloo_command(TWO)[-4:] == mpi_command(TWO, environ, 8, True)[-4:] == commands.RANK
+    assert mpi_command(TWO, environ, 8, True)[-4:] == commands.RANK
 
 
 @given(words | nasty, words | nasty, words | nasty)
-def test_what_horovodrun_puts_into_a_shell_is_one_word_each(host, identity, interface):
-    """horovodrun joins these with blanks and gives them to a shell."""
+def test_what_mpirun_splits_at_blanks_is_one_word_each(host, identity, interface):
     try:
         hosts = parse_hosts(f"{host}:1")
         check_safe(identity, interface)
@@ -64,7 +63,7 @@ def test_mpirun_is_told_everything_that_ssh_and_tcp_need():
     assert mca(command) == {
         "pml": "ob1",
         "btl": "^openib",
-        "odls_base_sigkill_timeout": "10",
+        "odls_base_sigkill_timeout": "40",
         "btl_tcp_if_include": "eth0",
         "oob_tcp_if_include": "eth0",
         "plm_rsh_args": "-o ConnectionAttempts=10 -p 2222 -i /k",
@@ -83,16 +82,23 @@ def test_mpirun_as_a_user_with_enough_cores_gets_no_more_than_it_needs():
     assert mca(crowded)["mpi_yield_when_idle"] == "1"
 
 
-def test_horovodrun_gets_port_key_and_interface():
-    command = gloo_command(Placement(TWO.hosts, Ssh(2222, "/k"), "eth0"))
+def test_an_agent_on_another_host_gets_no_value_on_its_command_line():
+    command = gloo.over_ssh(Placement(TWO.hosts, Ssh(2222, "/k"), "eth0"), "h2")
     assert pair(command, "-p") == "2222" and pair(command, "-i") == "/k"
-    assert pair(command, "--network-interfaces") == "eth0" and pair(command, "-H") == "h1:2,h2:1"
-    assert set(gloo_command(TWO)) & {"-p", "-i", "--network-interfaces"} == set()
+    assert command[-2] == "h2" and pair(command, "--") == "h2"
+    words = shlex.split(command[-1])
+    assert words[:2] == ["cd", str(gloo.HOME)] and words[-3:] == ["-m", "launch.rank", "-"]
+
+
+def test_an_interface_without_an_address_is_told():
+    assert gloo.own_address(None) == gloo.own_address("lo") == "127.0.0.1"
+    with pytest.raises(UserError, match="no-such0 of this host has no IPv4 address"):
+        gloo.own_address("no-such0")
 
 
 def test_other_hosts_get_no_secrets_and_no_terminal():
     environ = dict.fromkeys(["PATH", "NCCL_DEBUG", "HOME", "AWS_SECRET_ACCESS_KEY", "A_TOKEN"], "x")
-    assert set(for_horovodrun(environ)) == {"PATH", "NCCL_DEBUG", "HOME"}
+    assert gloo.for_other_hosts(environ) == {"PATH": "x", "NCCL_DEBUG": "x"}
     assert commands.forwarded({"LOCKSTEP_TERMINAL": "/dev/pts/0", "LOCKSTEP_X": ""}) == [
         "LOCKSTEP_X"
     ]
@@ -104,11 +110,11 @@ def test_other_hosts_get_what_chooses_gpus_and_not_what_a_container_sets():
     of_a_container = ["NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"]
     environ = dict.fromkeys([*chosen, *of_a_container], "0")
     environ = commands.rank_environment(environ, TWO, [], "/")
-    assert set(chosen) <= set(for_horovodrun(environ))
+    assert set(chosen) <= set(forwarded(environ))
     command = mpi_command(TWO, environ, 8, False)
     exported = {command[i + 1] for i, word in enumerate(command) if word == "-x"}
     assert set(chosen) <= exported
-    assert not {*for_horovodrun(environ), *exported} & set(of_a_container)
+    assert not exported & set(of_a_container)
 
 
 @pytest.mark.parametrize("visible", ["GPU-8f2c", "0,MIG-1a2b"])
@@ -214,12 +220,16 @@ def told(errors):
 def test_rank_0_has_no_prefix_and_others_have_their_number():
     shows, _ = report()
     screen = io.BytesIO()
-    for line in (b"[0]<stdout>:epoch 1\n", b"[1,0]<stdout>:epoch 2\n", b"[1,1]<stdout>:hello\n"):
-        shows.output(line, screen)
-    shows.output(b"[0]<stdout>:10%\r[0]<stdout>:20%\n", screen)
-    shows.output(b"[1,1]<stdout>:in pieces[1,1]<stdout>:\n", screen)
-    shows.output(b"Process 1 exit with status code 2.\n", screen)
+    shows.output(0, b"epoch 1\n", screen)
+    for line in (
+        b"[1,0]<stdout>:epoch 2\n",
+        b"[1,1]<stdout>:hello\n",
+        b"[1,0]<stdout>:10%\r[1,0]<stdout>:20%\n",
+        b"[1,1]<stdout>:in pieces[1,1]<stdout>:\n",
+    ):
+        shows.output(*split(line), screen)
     assert screen.getvalue() == b"epoch 1\nepoch 2\n[1] hello\n10%\r20%\n[1] in pieces\n"
+    assert split(b"mpirun noticed\n") == (None, b"mpirun noticed\n")
 
 
 MPI_CODE = """\
@@ -233,20 +243,20 @@ the job to be terminated. The first process to do so was:
 
 def test_a_mistake_is_only_its_message():
     shows, errors = report()
-    shows.error(b"[1,1]<stderr>:error: no such column\n")
+    shows.error(1, b"error: no such column\n")
     for line in MPI_CODE.format(2).encode().splitlines(keepends=True):
-        shows.error(line)
+        shows.error(None, line)
     assert shows.ended(2) == 2
     assert told(errors) == ["[1] error: no such column"]
 
 
 def test_the_first_traceback_is_shown_and_those_of_others_are_not():
     shows, errors = report()
-    for line in (b"[1]<stderr>:Traceback (most recent call last):", b"[1]<stderr>:ValueError: a"):
-        shows.error(line + b"\n")
-        shows.error(line.replace(b"[1]", b"[0]") + b"\n")
-    shows.output(b"Process 1 exit with status code 1.\n", io.BytesIO())
-    shows.output(b"Process 0 exit with status code 143.\n", io.BytesIO())
+    for line in (b"Traceback (most recent call last):\n", b"ValueError: a\n"):
+        shows.error(1, line)
+        shows.error(0, line)
+    shows.exited(1, 1)
+    shows.exited(0, 143)
     assert shows.ended(1) == 1
     assert told(errors) == [
         "[1] Traceback (most recent call last):",
@@ -257,10 +267,9 @@ def test_the_first_traceback_is_shown_and_those_of_others_are_not():
 
 def test_the_killed_rank_is_named_and_the_echo_of_the_others_is_not_shown():
     shows, errors = report()
-    shows.error(b"[0]<stderr>:rank 0: an exchange failed; has another rank ended? closed\n")
-    shows.error(b"[1]<stderr>:Killed\n")
-    shows.output(b"Process 0 exit with status code 1.\n", io.BytesIO())
-    shows.output(b"Process 1 exit with status code 137.\n", io.BytesIO())
+    shows.error(0, b"rank 0: an exchange failed; has another rank ended? closed\n")
+    shows.exited(0, 1)
+    shows.exited(1, 137)
     assert shows.ended(1) == 137
     (line,) = told(errors)
     assert line.startswith("error: rank 1 on host h2 was killed by SIGKILL")
@@ -268,8 +277,8 @@ def test_the_killed_rank_is_named_and_the_echo_of_the_others_is_not_shown():
 
 def test_without_another_reason_the_echo_is_shown():
     shows, errors = report(["localhost"] * 2)
-    shows.error(b"[0]<stderr>:rank 0: an exchange failed; has another rank ended? closed\n")
-    shows.output(b"Process 0 exit with status code 1.\n", io.BytesIO())
+    shows.error(0, b"rank 0: an exchange failed; has another rank ended? closed\n")
+    shows.exited(0, 1)
     assert shows.ended(1) == 1
     assert told(errors)[0].startswith("rank 0: an exchange failed")
     assert told(errors)[1] == "error: rank 0 ended with exit code 1"
@@ -277,7 +286,9 @@ def test_without_another_reason_the_echo_is_shown():
 
 def test_a_signal_that_mpirun_noticed_is_told():
     shows, errors = report()
-    shows.error(b"mpirun noticed that process rank 1 with PID 7 on node h2 exited on signal 11")
+    shows.error(
+        None, b"mpirun noticed that process rank 1 with PID 7 on node h2 exited on signal 11"
+    )
     assert shows.ended(139) == 139
     assert told(errors) == ["error: rank 1 on host h2 was killed by SIGSEGV"]
 
@@ -289,22 +300,22 @@ def test_a_host_that_mpirun_has_lost_is_named():
         "  HNP daemon   : [[1,0],0] on node h1\n  Remote daemon: [[1,0],1] on node h2\n"
     )
     for line in text.splitlines(keepends=True):
-        shows.error(line.encode())
+        shows.error(None, line.encode())
     assert shows.ended(205) == 1
     assert told(errors) == ["error: the connection to host h2 was lost: is it still up?"]
 
 
 def test_a_launcher_that_fails_by_itself_shows_its_last_lines():
     shows, errors = report()
-    shows.error(b"ValueError: no free port\n")
+    shows.error(None, b"ValueError: no free port\n")
     assert shows.ended(1) == 1
     assert told(errors)[0] == "ValueError: no free port" and "launcher failed" in told(errors)[1]
 
 
 def test_what_was_held_back_is_shown_when_all_ends_well():
     shows, errors = report()
-    shows.error(b"[0]<stderr>:Traceback (most recent call last): in a log\n")
-    shows.error(b"[1]<stderr>:a warning\n")
+    shows.error(0, b"Traceback (most recent call last): in a log\n")
+    shows.error(1, b"a warning\n")
     assert shows.ended(0) == 0
     assert told(errors)[1] == "[1] a warning"
 
@@ -317,9 +328,11 @@ def test_an_exit_status_is_put_into_words(status, words):
     assert words in reason(status)
 
 
-def test_a_rank_whose_directory_is_gone_says_so(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("LOCKSTEP_ARGUMENTS", "[]")
-    monkeypatch.setenv("LOCKSTEP_DIRECTORY", str(tmp_path / "gone"))
-    monkeypatch.setattr(rank, "end_with_launcher", lambda: None)
-    assert rank.main() == 2
-    assert str(tmp_path / "gone") in capsys.readouterr().err
+def test_stopped_as_asked_and_stuck_have_their_own_codes():
+    shows, errors = report()
+    assert shows.stopped_well("SIGTERM") == 75
+    assert shows.stuck("rank 1 on h2: no progress", 124) == 124
+    assert told(errors) == [
+        "stopped by SIGTERM: the run goes on from here with --resume",
+        "error: rank 1 on h2: no progress",
+    ]
