@@ -107,7 +107,7 @@ def _arrays_of(found: InitSource, given: Path) -> tuple[Path, dict[str, np.ndarr
     if found.is_file:
         try:
             return found.place, safetensors.numpy.load_file(found.place)
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
             reason = f"init_from = '{given}' cannot be read as safetensors: {error}"
             raise UserError(reason) from None
     if not found.is_checkpoint:

@@ -253,7 +253,7 @@ def test_a_bare_file_is_loaded_by_shape(images, tmp_path) -> None:
     arrays = {
         path: value for path, value in values(images.classifier).items() if "seed" not in path
     }
-    kernel = arrays["stem_conv/kernel"].astype(np.float16)
+    kernel = arrays["stem_conv/kernel"].astype(tf.bfloat16.as_numpy_dtype)
     arrays["stem_conv/kernel"] = kernel
     arrays["logits/bias"] = np.ones(3, np.int8)
     safetensors.numpy.save_file(arrays, file)
