@@ -47,6 +47,7 @@ from app.stop import STOP, Stopped
 from app.version import code_version
 
 MOST_MISTAKES = 16  # shown in TensorBoard
+MOST_WAIT_S = 15.0  # for the newest checkpoint of a run that has failed
 
 
 def train(
@@ -141,17 +142,17 @@ def _train(
         if loop.commits.was_asked:
             with STOP.deferred():
                 _stop(loop, directory)
+        metrics = _conclude(loop, data, board)
     except BaseException as error:
         if isinstance(error, Stopped):
             board.stopping(state.step, str(error))
         board.ended(state.step, None if isinstance(error, Stopped) else error)
         with contextlib.suppress(UserError):  # the first error counts
-            keeper.wait()
+            keeper.wait(MOST_WAIT_S)
         raise
     finally:
         terminal.ended(state.step)
 
-    metrics = _conclude(loop, data, board)
     metrics["seconds"] = time.monotonic() - began
     newest, problem = world.from_chief(lambda: _finish(loop, directory, metrics))
     loop.commits.show_written()
