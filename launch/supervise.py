@@ -52,6 +52,7 @@ class Rank:
         self.heard_s = time.monotonic()
         if "ended" in message:
             self.status = int(message["ended"])
+            self.asked = self.asked or self.status == STOPPED
             return
         self.reading = Reading(**message["reading"]) if message.get("reading") else None
         self.state = str(message.get("state", ""))

@@ -204,7 +204,7 @@ def find(name: str, ssh: Ssh) -> Result | None:
 
 
 def is_here(name: str, here: Mapping[str, Any]) -> bool:
-    """Whether a name means this host: then horovodrun starts its ranks without ssh."""
+    """Whether a name means this host: then its ranks start without ssh."""
     if name in ("localhost", here["hostname"]):
         return True
     addresses = set(local_facts.lookup(name) or [])
