@@ -36,7 +36,7 @@ def make_steps(root: Path) -> tuple:
     optimizer_of = importlib.import_module("app.distributed.optimizer").DistributedOptimizer
     small = importlib.import_module("tests.benchmarks.throughput").network
     world = distributed.connect()
-    distributed.devices.configure(world)
+    importlib.import_module("app.distributed.devices").configure(world)
     del sys.path[0]
     random, steps = np.random.default_rng(world.rank), {}
     for kind, (shape, rows) in KINDS.items():
