@@ -17,6 +17,7 @@ from tests.integration.launching import LAUNCHER_VARIABLES, ROOT
 # In the environment of every process; the launch scripts hand on what begins with LOCKSTEP_.
 MARK = "LOCKSTEP_CRASH_TEST"
 VANISH_S, POLL_S = 30.0, 0.01
+RANK = (("-m", "launch.rank"), ("-m", "app"))  # in its command line
 OF_TENSORFLOW = "__autograph_generated_file"  # it removes these itself, unless it is killed
 
 
@@ -53,12 +54,14 @@ class Launched:
         return found
 
     def ranks(self) -> list[int]:
-        """The process of each rank, in the order of ranks; those that run already."""
+        """The process of each rank that runs already, in the order of ranks: `-m app`; until that
+        runs, `-m launch.rank`, which starts it or becomes it."""
         found: dict[int, int] = {}
-        for pid, environ in sorted(self.processes().items()):
+        for pid, environ in sorted(self.processes().items()):  # a child comes after its parent
             with contextlib.suppress(psutil.Error, KeyError):
-                if psutil.Process(pid).name().startswith("python"):
-                    found.setdefault(int(environ["HOROVOD_RANK"]), pid)
+                words = psutil.Process(pid).cmdline()
+                if any(pair in zip(words, words[1:], strict=False) for pair in RANK):
+                    found[int(environ["HOROVOD_RANK"])] = pid
         return [found[rank] for rank in sorted(found)]
 
     def text(self) -> str:
