@@ -1,6 +1,7 @@
 """The story of a training run, top to bottom."""
 
 import contextlib
+import functools
 import shlex
 import time
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ from app.stop import STOP, Stopped
 from app.version import code_version
 
 MOST_MISTAKES = 16  # shown in TensorBoard
-MOST_WAIT_S = 15.0  # for the newest checkpoint of a run that has failed
+MOST_WAIT_S = 15.0  # for the newest checkpoint of a run that has failed or was asked to stop
 
 
 def train(
@@ -117,7 +118,6 @@ def _train(
     if config is not given:
         few = f"the default of {given.training.examples_per_rank} is too many for the data"
         notes["batch size"] = f"{config.training.examples_per_rank} per rank, since {few}"
-    goodput = Goodput(RunFiles(directory).goodput if world.is_chief else None)
     schedule = build_schedule(config, world.size)
     state = _initial_state(config, data, schedule, world)
     keeper = Keeper(RunFiles(directory).checkpoints, config.run)
@@ -127,22 +127,46 @@ def _train(
     if world.is_chief:
         terminal = Terminal(config.training.epochs, monitoring.quiet)
         board = _tensorboard(config, data, state, directory, world.size)
-    shows = [terminal, board, RankLog(world)]
-    callbacks = [*_profilers(config, monitoring, state, world), *callbacks]
-    own_keeper = keeper if world.is_chief else None
     loop = Loop(
-        config, world, state, schedule, data.splits, shows, own_keeper, callbacks, STOP, goodput
+        config,
+        world,
+        state,
+        schedule,
+        data.splits,
+        [terminal, board, RankLog(world)],
+        keeper if world.is_chief else None,
+        [*_profilers(config, monitoring, state, world), *callbacks],
+        STOP,
+        Goodput(RunFiles(directory).goodput if world.is_chief else None),
     )
     terminal.table("Lockstep trains", plan_of_run(config, data, state, schedule, notes, world))
-    terminal.began(state.step, loop.total_steps)
     timeline = world.timeline(RunFiles(directory).timeline) if monitoring.timeline else None
+    with timeline or contextlib.nullcontext():
+        metrics = _learn(loop, data, keeper, terminal, board)
+    metrics["seconds"] = time.monotonic() - began
+    newest, problem = world.from_chief(lambda: _finish(loop, keeper, directory, metrics))
+    loop.commits.show_written()
+    board.counted(state.step, loop.goodput.summary())
+    board.ended(state.step)
+    terminal.table("Result", result_of_run(metrics, directory, newest))
+    if problem is not None:
+        raise UserError(problem, shared=True)
+    return {**metrics, "run_dir": str(directory), "checkpoint": newest}
+
+
+def _learn(
+    loop: Loop, data: LoadedData, keeper: Keeper, terminal: Show, board: Show
+) -> dict[str, Any]:
+    """Train to the end and evaluate; returns the results. However it ends, the newest checkpoint
+    gets some time to reach the disk."""
+    state = loop.state
+    terminal.began(state.step, loop.total_steps)
     try:
-        with timeline or contextlib.nullcontext():
-            loop.run()
+        loop.run()
         if loop.commits.was_asked:
             with STOP.deferred():
-                _stop(loop, directory)
-        metrics = _conclude(loop, data, board)
+                _stop(loop, keeper)
+        return _conclude(loop, data, board)
     except BaseException as error:
         if isinstance(error, Stopped):
             board.stopping(state.step, str(error))
@@ -153,34 +177,25 @@ def _train(
     finally:
         terminal.ended(state.step)
 
-    metrics["seconds"] = time.monotonic() - began
-    newest, problem = world.from_chief(lambda: _finish(loop, directory, metrics))
-    loop.commits.show_written()
-    board.counted(state.step, goodput.summary())
-    board.ended(state.step)
-    terminal.table("Result", result_of_run(metrics, directory, newest))
-    if problem is not None:
-        raise UserError(problem, shared=True)
-    return {**metrics, "run_dir": str(directory), "checkpoint": newest}
 
-
-def _stop(loop: Loop, directory: Path) -> None:
+def _stop(loop: Loop, keeper: Keeper) -> None:
     """End a run that was asked to stop, all ranks together; raises Stopped."""
     PULSE.enter("end")
-    loop.world.from_chief(loop.keeper.wait if loop.keeper else lambda: None)
+    loop.world.from_chief(functools.partial(keeper.wait, MOST_WAIT_S))
     loop.commits.show_written()
     state, name = loop.state, STOP.signal.name if STOP.signal else "a signal to another rank"
     raise Stopped(
         f"stopped by {name} at step {state.step}, with {state.epoch} of "
         f"{loop.config.training.epochs} epochs done: the same command with --run-dir "
-        f"{shlex.quote(str(directory))} --resume goes on from there"
+        f"{shlex.quote(str(loop.config.run.run_dir))} --resume goes on from there"
     )
 
 
-def _finish(loop: Loop, directory: Path, metrics: dict[str, Any]) -> tuple[str, str | None]:
+def _finish(
+    loop: Loop, keeper: Keeper, directory: Path, metrics: dict[str, Any]
+) -> tuple[str, str | None]:
     """(the newest checkpoint, why not everything could be written, if so); on the chief."""
-    problem, keeper = None, loop.keeper
-    assert keeper is not None
+    problem = None
     try:
         keeper.wait()
         loop.goodput.finished(loop.state.step)
