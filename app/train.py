@@ -12,19 +12,16 @@ import keras
 import numpy as np
 
 from app import rundir
+from app.begin import initial_state, open_run, resolve
 from app.build import (
-    build_classifier,
-    build_optimizer,
     build_schedule,
 )
 from app.config import Config
 from app.distributed import devices
-from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.errors import UserError
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.scores import Scores
-from app.init_from import load_weights
 from app.keeper import Keeper
 from app.load import LoadedData, load_data
 from app.loop import Loop
@@ -39,10 +36,8 @@ from app.monitor.tensorboard import TensorBoard
 from app.monitor.terminal import Terminal
 from app.preflight import with_fitting_batch
 from app.pulse import PULSE
-from app.recipe import overlay
 from app.run_files import RunFiles
 from app.run_lock import RunLock
-from app.schedule import Schedule
 from app.state import TrainState
 from app.stop import STOP, Stopped
 from app.version import code_version
@@ -111,7 +106,7 @@ def _train(
 ) -> dict[str, Any]:
     """`train` in the directory of the run, which is this process's alone."""
     directory = config.run.run_dir or Path()
-    config, goes_on, notes = _resolve(config, resume, world)
+    config, goes_on, notes = resolve(config, resume, world)
     plan = world.from_chief(lambda: rundir.saved_plan(directory)) if goes_on else None
     data = load_data(config, world, plan)
     given, config = config, with_fitting_batch(config, len(data.splits["train"]), world.size)
@@ -119,9 +114,9 @@ def _train(
         few = f"the default of {given.training.examples_per_rank} is too many for the data"
         notes["batch size"] = f"{config.training.examples_per_rank} per rank, since {few}"
     schedule = build_schedule(config, world.size)
-    state = _initial_state(config, data, schedule, world)
+    state = initial_state(config, data, schedule, world)
     keeper = Keeper(RunFiles(directory).checkpoints, config.run)
-    notes |= _open_run(given, data, state, goes_on, keeper, world)
+    notes |= open_run(given, data, state, goes_on, keeper, world)
     keep_logs(directory, world)
     terminal = board = Show()
     if world.is_chief:
@@ -205,24 +200,6 @@ def _finish(
     return str(next(reversed(keeper.checkpoints.list()), "none")), problem
 
 
-def _resolve(config: Config, resume: bool, world: World) -> tuple[Config, bool, dict[str, str]]:
-    """(the config of the run with what was given now, whether a checkpoint is there to go on from,
-    what has changed, for people); a collective.
-
-    Raises UserError if the directory holds another run.
-    """
-    directory = config.run.run_dir or Path()
-    saved, goes_on = world.from_chief(lambda: _saved_run(config, resume))
-    if saved is None:
-        return config, False, {}
-    config, changes = overlay(saved.in_directory(directory), config)
-    if goes_on:
-        with world.together():
-            rundir.check_same_run(directory, saved, config)
-    told = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items())
-    return config, goes_on, {"changed": told} if told else {}
-
-
 def _tensorboard(
     config: Config, data: LoadedData, state: TrainState, directory: Path, world_size: int
 ) -> TensorBoard:
@@ -279,48 +256,3 @@ def _show_report(data: LoadedData, scores: Scores, board: Show, step: int) -> No
     result["mistakes"] = describe_mistakes(scores, source, names, texts)
     images = None if texts or not len(rows) else data.splits["test"].inputs(rows, 0).numpy()
     board.reported("test", step, result, scores, images)
-
-
-def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
-    """The config of the run in the directory, if there is one to resume; and whether it has a
-    checkpoint to continue from, instead of starting over."""
-    directory = config.run.run_dir or Path()
-    saved = rundir.find_run(directory, resume)
-    return saved, saved is not None and rundir.has_checkpoint(directory)
-
-
-def _initial_state(
-    config: Config, data: LoadedData, schedule: Schedule, world: World
-) -> TrainState:
-    """A built model and optimizer, from the seed; nothing is written yet."""
-    classifier = build_classifier(config, data.plan, data.splits["train"].labels)
-    optimizer = build_optimizer(config, schedule, world)
-    classifier.compile(optimizer)
-    optimizer.build(classifier.trainable_variables)
-    return TrainState(classifier, optimizer, config.training.seed)
-
-
-def _open_run(
-    config: Config,
-    data: LoadedData,
-    state: TrainState,
-    goes_on: bool,
-    keeper: Keeper,
-    world: World,
-) -> dict[str, str]:
-    """Bring every rank to the newest checkpoint or the start, then write what the run is.
-
-    The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
-    Returns what the run begins with, for people, if that is another run.
-    """
-    directory = config.run.run_dir or Path()
-    begins: dict[str, str] = {}
-    if goes_on:
-        world.from_chief(lambda: keeper.restore_latest(state))
-    elif source := config.model.init_from:
-        report = world.from_chief(lambda: load_weights(source, state.model, data.plan))
-        begins["begins with"] = str(report)
-    world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
-    state.move_to(world.broadcast(state.position))
-    broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
-    return begins

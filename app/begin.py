@@ -1,0 +1,76 @@
+"""How a run begins: from its seed, from the weights of another run, or where it was."""
+
+from pathlib import Path
+
+from app import rundir
+from app.build import build_classifier, build_optimizer
+from app.config import Config
+from app.distributed.replicas import broadcast_state
+from app.distributed.world import World
+from app.init_from import load_weights
+from app.keeper import Keeper
+from app.load import LoadedData
+from app.recipe import overlay
+from app.schedule import Schedule
+from app.state import TrainState
+
+
+def resolve(config: Config, resume: bool, world: World) -> tuple[Config, bool, dict[str, str]]:
+    """(the config of the run with what was given now, whether a checkpoint is there to go on from,
+    what has changed, for people); a collective.
+
+    Raises UserError if the directory holds another run.
+    """
+    directory = config.run.run_dir or Path()
+    saved, goes_on = world.from_chief(lambda: _saved_run(config, resume))
+    if saved is None:
+        return config, False, {}
+    config, changes = overlay(saved.in_directory(directory), config)
+    if goes_on:
+        with world.together():
+            rundir.check_same_run(directory, saved, config)
+    told = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items())
+    return config, goes_on, {"changed": told} if told else {}
+
+
+def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
+    """The config of the run in the directory, if there is one to resume; and whether it has a
+    checkpoint to continue from, instead of starting over."""
+    directory = config.run.run_dir or Path()
+    saved = rundir.find_run(directory, resume)
+    return saved, saved is not None and rundir.has_checkpoint(directory)
+
+
+def initial_state(config: Config, data: LoadedData, schedule: Schedule, world: World) -> TrainState:
+    """A built model and optimizer, from the seed; nothing is written yet."""
+    classifier = build_classifier(config, data.plan, data.splits["train"].labels)
+    optimizer = build_optimizer(config, schedule, world)
+    classifier.compile(optimizer)
+    optimizer.build(classifier.trainable_variables)
+    return TrainState(classifier, optimizer, config.training.seed)
+
+
+def open_run(
+    config: Config,
+    data: LoadedData,
+    state: TrainState,
+    goes_on: bool,
+    keeper: Keeper,
+    world: World,
+) -> dict[str, str]:
+    """Bring every rank to the newest checkpoint or the start, then write what the run is.
+
+    The chief reads and writes files; if it fails, every rank does, and nothing was overwritten.
+    Returns what the run begins with, for people, if that is another run.
+    """
+    directory = config.run.run_dir or Path()
+    begins: dict[str, str] = {}
+    if goes_on:
+        world.from_chief(lambda: keeper.restore_latest(state))
+    elif source := config.model.init_from:
+        report = world.from_chief(lambda: load_weights(source, state.model, data.plan))
+        begins["begins with"] = str(report)
+    world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
+    state.move_to(world.broadcast(state.position))
+    broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
+    return begins
