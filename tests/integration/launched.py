@@ -1,6 +1,7 @@
 """A launcher with its ranks, as seen from outside: its processes, its output, what it leaves."""
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -60,7 +61,7 @@ class Launched:
         for pid, environ in sorted(self.processes().items()):  # a child comes after its parent
             with contextlib.suppress(psutil.Error, KeyError):
                 words = psutil.Process(pid).cmdline()
-                if any(pair in zip(words, words[1:], strict=False) for pair in RANK):
+                if any(pair in itertools.pairwise(words) for pair in RANK):
                     found[int(environ["HOROVOD_RANK"])] = pid
         return [found[rank] for rank in sorted(found)]
 
