@@ -4,11 +4,11 @@ from pathlib import Path
 
 from app import rundir
 from app.build import build_classifier, build_optimizer
+from app.checkpoints.init_from import load_weights
+from app.checkpoints.keeper import Keeper
 from app.config import Config
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
-from app.init_from import load_weights
-from app.keeper import Keeper
 from app.load import LoadedData
 from app.recipe import overlay
 from app.schedule import Schedule

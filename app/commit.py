@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from app.checkpoints.keeper import Keeper
 from app.classifier import Classifier
 from app.config import Config
 from app.data.batches import Split
@@ -13,7 +14,6 @@ from app.distributed.guard import agree, compare
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
 from app.evaluation.scores import Scores
-from app.keeper import Keeper
 from app.monitor.goodput import Goodput
 from app.monitor.progress import Progress, Show
 from app.monitor.reports import Reports

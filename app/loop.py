@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.build import build_feed
+from app.checkpoints.keeper import Keeper
 from app.classifier import Classifier
 from app.commit import Commits
 from app.config import Config
@@ -22,7 +23,6 @@ from app.data.order import EpochPlan, orders_of, owners_of
 from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
 from app.health import Health
-from app.keeper import Keeper
 from app.monitor.goodput import Goodput
 from app.monitor.progress import Place, Progress, Show
 from app.monitor.reports import Reports, place_of

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from app import rundir
+from app.checkpoints.init_source import find_source
 from app.config import Config, Data
 from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
 from app.data.sources import synthetic
 from app.errors import UserError, suggest
-from app.init_source import find_source
 from app.recipe import overlay
 from models.table import MODELS, names_of
 

@@ -16,13 +16,13 @@ from app.begin import initial_state, open_run, resolve
 from app.build import (
     build_schedule,
 )
+from app.checkpoints.keeper import Keeper
 from app.config import Config
 from app.distributed import devices
 from app.distributed.world import World
 from app.errors import UserError
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.scores import Scores
-from app.keeper import Keeper
 from app.load import LoadedData, load_data
 from app.loop import Loop
 from app.monitor.goodput import Goodput

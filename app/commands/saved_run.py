@@ -6,7 +6,7 @@ from pathlib import Path
 
 from app import rundir
 from app.build import build_classifier
-from app.checkpoint import Checkpoints
+from app.checkpoints.checkpoint import Checkpoints
 from app.classifier import Classifier
 from app.config import Config
 from app.data.images import ImageSpec, spec_of

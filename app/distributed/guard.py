@@ -8,9 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from app.distributed.fingerprints import fingerprints
 from app.distributed.replicas import settle
 from app.distributed.world import World
-from app.fingerprints import fingerprints
 from app.state import SAVED, Kind, StateVariable, reseed, state_variables
 
 LOG = logging.getLogger(__name__)

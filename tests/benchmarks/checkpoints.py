@@ -46,9 +46,9 @@ def measure(megabytes: int, rounds: int, directory: Path) -> list[str]:
     import numpy as np
     import tensorflow as tf
 
+    from app.checkpoints.keeper import Keeper
+    from app.checkpoints.snapshot import take
     from app.config import Run
-    from app.keeper import Keeper
-    from app.snapshot import take
 
     state = build(megabytes)
     random = np.random.default_rng(0)

@@ -26,7 +26,7 @@ def main(megabytes: float = 100.0) -> None:
     from app.config import Config
     from app.distributed import DistributedOptimizer, guard
     from app.distributed.devices import connect_configured
-    from app.fingerprints import fingerprints
+    from app.distributed.fingerprints import fingerprints
     from app.state import Kind, state_variables
 
     world = connect_configured()

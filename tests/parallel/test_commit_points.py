@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import models
 from app.build import build_optimizer, build_schedule
-from app.checkpoint import Checkpoints
+from app.checkpoints.checkpoint import Checkpoints
 from app.classifier import Classifier
 from app.data.batches import Loaded
 from app.distributed.replicas import broadcast_state

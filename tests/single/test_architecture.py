@@ -54,8 +54,8 @@ def test_imports_are_absolute() -> None:
 
 # Rooms that get plain numbers and plain plans, and are the same for any number of workers.
 LOCAL = [
-    *("app/data", "app/classifier.py", "app/state.py", "app/fingerprints.py", "models"),
-    *("app/snapshot.py", "app/checkpoint_files.py", "app/checkpoint.py", "app/keeper.py"),
+    *("app/data", "app/checkpoints", "models"),
+    *("app/classifier.py", "app/state.py", "app/distributed/fingerprints.py"),
 ]
 
 

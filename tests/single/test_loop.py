@@ -10,12 +10,12 @@ import pytest
 import tensorflow as tf
 
 from app.build import build_optimizer, build_schedule
+from app.checkpoints.keeper import Keeper, Written
 from app.classifier import Classifier
 from app.commit import Commits
 from app.data.batches import Loaded
 from app.distributed.world import World
 from app.errors import UserError
-from app.keeper import Keeper, Written
 from app.loop import Loop
 from app.monitor.progress import Progress, Show
 from app.monitor.timing import Mark

@@ -13,7 +13,8 @@ from PIL import Image
 
 from app import rundir
 from app.__main__ import main
-from app.checkpoint_files import read_files, write_files
+from app.checkpoints.files import read_files, write_files
+from app.checkpoints.snapshot import Snapshot
 from app.commands.evaluate_run import MOST_MISTAKES, evaluate_run
 from app.commands.saved_run import open_run
 from app.data.bad import BadExamples
@@ -35,7 +36,6 @@ from app.evaluation.scores import Scores
 from app.load import load_data
 from app.recipe import load
 from app.run_files import list_checkpoints
-from app.snapshot import Snapshot
 from app.train import train
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it

@@ -13,12 +13,12 @@ import pytest
 import tensorflow as tf
 
 from app.__main__ import main
-from app.checkpoint import Checkpoints
+from app.checkpoints.checkpoint import Checkpoints
+from app.checkpoints.snapshot import Snapshot
 from app.commands import export_model as export_module
 from app.commands.export_model import export
 from app.commands.saved_run import open_run
 from app.errors import UserError
-from app.snapshot import Snapshot
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
 

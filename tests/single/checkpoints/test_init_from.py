@@ -15,7 +15,8 @@ import safetensors.numpy
 import tensorflow as tf
 
 from app.build import build_classifier
-from app.checkpoint import Checkpoints
+from app.checkpoints.checkpoint import Checkpoints
+from app.checkpoints.init_from import InitReport, class_variables, load_weights, token_variables
 from app.classifier import Classifier
 from app.commands.saved_run import SavedRun, open_run
 from app.data.plan import DataPlan
@@ -24,7 +25,6 @@ from app.data.text.tokenizer import tokenizer_from
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.errors import UserError
-from app.init_from import InitReport, class_variables, load_weights, token_variables
 from app.recipe import load
 from app.run_files import STATE, RunFiles
 from app.rundir import keep_run

@@ -12,8 +12,8 @@ import pytest
 import safetensors.numpy
 
 from app import checkpoint, checkpoint_files
-from app.checkpoint import SAVED, Checkpoints
-from app.checkpoint_files import Score
+from app.checkpoints.checkpoint import SAVED, Checkpoints
+from app.checkpoints.files import Score
 from app.errors import UserError
 from app.state import Kind, TrainState
 

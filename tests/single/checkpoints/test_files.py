@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from app import checkpoint
-from app.checkpoint import Checkpoints
-from app.checkpoint_files import (
+from app.checkpoints.checkpoint import Checkpoints
+from app.checkpoints.files import (
     Damaged,
     Score,
     read_files,
@@ -23,10 +23,10 @@ from app.checkpoint_files import (
     write_files,
     write_score,
 )
+from app.checkpoints.snapshot import Snapshot
 from app.errors import UserError
 from app.run_files import list_checkpoints
-from app.snapshot import Snapshot
-from tests.single.killed_writer import snapshot_of
+from tests.single.checkpoints.killed_writer import snapshot_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FILES = ["SHA256SUMS", "score.json", "state.json", "state.safetensors"]
@@ -118,7 +118,13 @@ def test_the_format_before_checksums_of_all_files_is_refused(sound, tmp_path) ->
 
 def test_a_process_may_be_killed_at_any_moment(tmp_path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.single.killed_writer", str(tmp_path / "checkpoints"), "60"],
+        [
+            sys.executable,
+            "-m",
+            "tests.single.checkpoints.killed_writer",
+            str(tmp_path / "checkpoints"),
+            "60",
+        ],
         cwd=REPOSITORY,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,

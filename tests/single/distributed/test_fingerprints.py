@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from app.fingerprints import ROW, ROWS_AT_ONCE, WEIGHTS, fingerprints
+from app.distributed.fingerprints import ROW, ROWS_AT_ONCE, WEIGHTS, fingerprints
 
 
 def of(*values: np.ndarray) -> list[int]:

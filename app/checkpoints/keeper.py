@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.checkpoint import Checkpoints
-from app.checkpoint_files import Score
+from app.checkpoints.checkpoint import Checkpoints
+from app.checkpoints.files import Score
+from app.checkpoints.snapshot import Snapshot, take
 from app.config import Run
 from app.errors import UserError
-from app.snapshot import Snapshot, take
 from app.state import TrainState
 
 LOG = logging.getLogger(__name__)

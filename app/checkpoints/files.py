@@ -18,10 +18,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from app.checkpoints.snapshot import FORMAT, Snapshot
 from app.errors import UserError
 from app.run_files import STATE
 from app.rundir import flush_directory, write_file
-from app.snapshot import FORMAT, Snapshot
 from app.state import POSITION
 
 ARRAYS, SCORE, SUMS = "state.safetensors", "score.json", "SHA256SUMS"

@@ -1,6 +1,6 @@
 """Kills a process that writes checkpoints, again and again, and reads what it has left.
 
-    python -m tests.single.killed_writer DIRECTORY KILLS
+    python -m tests.single.checkpoints.killed_writer DIRECTORY KILLS
 
 Prints what it found. The process is forked, since it takes seconds to start; it trains nothing.
 """
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from app.checkpoint import Checkpoints
-from app.checkpoint_files import Score, read_files
+from app.checkpoints.checkpoint import Checkpoints
+from app.checkpoints.files import Score, read_files
+from app.checkpoints.snapshot import FORMAT, Snapshot
 from app.run_files import list_checkpoints
-from app.snapshot import FORMAT, Snapshot
 
 
 def snapshot_of(step: int) -> Snapshot:

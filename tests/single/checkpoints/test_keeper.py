@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from app import checkpoint_files, keeper
+from app.checkpoints.keeper import Keeper
 from app.config import Run
 from app.errors import UserError
-from app.keeper import Keeper
 from app.state import TrainState
 
 
@@ -41,7 +41,7 @@ class Disk:
         self.error: BaseException | None = None
         self.steps: list[int] = []
         self._write = checkpoint_files.write_files
-        monkeypatch.setattr("app.checkpoint.write_files", self.write)
+        monkeypatch.setattr("app.checkpoints.checkpoint.write_files", self.write)
 
     def write(self, directory, snapshot) -> None:
         self.steps.append(snapshot.step)
@@ -277,7 +277,7 @@ def test_old_ones_that_cannot_be_removed_are_a_warning(
         raise OSError(errno.EIO, "Input/output error")
 
     with monkeypatch.context() as patch:
-        patch.setattr("app.checkpoint.Checkpoints._remove", fail)
+        patch.setattr("app.checkpoints.checkpoint.Checkpoints._remove", fail)
         keep(kept, state, 2)
         kept.wait()
     assert "cannot remove old checkpoints" in caplog.text

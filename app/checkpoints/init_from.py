@@ -18,12 +18,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from app.checkpoint import Checkpoints
-from app.checkpoint_files import Damaged, read_files
+from app.checkpoints.checkpoint import Checkpoints
+from app.checkpoints.files import Damaged, read_files
+from app.checkpoints.init_source import InitSource, find_source
 from app.data.plan import DataPlan
 from app.data.text.vocabulary import SPECIAL_TOKENS
 from app.errors import UserError
-from app.init_source import InitSource, find_source
 from app.monitor.logs import STORY
 from app.state import SAVED, StateVariable, state_variables
 

@@ -1,6 +1,6 @@
 """Checkpoints: one directory each, whole or absent.
 
-    checkpoints/step-00001234/    its files: `app.checkpoint_files`
+    checkpoints/step-00001234/    its files: `app.checkpoints.files`
 
 A checkpoint is written under another name, flushed to disk and renamed; before one is removed it
 loses its name first. So the process may end at any moment. Knows a `TrainState` and files, but no
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from app.checkpoint_files import (
+from app.checkpoints.files import (
     Content,
     Damaged,
     Score,
@@ -26,10 +26,10 @@ from app.checkpoint_files import (
     write_files,
     write_score,
 )
+from app.checkpoints.snapshot import Snapshot, take
 from app.errors import UserError, suggest
 from app.run_files import CHECKPOINT_PREFIX, list_checkpoints
 from app.rundir import flush_directory
-from app.snapshot import Snapshot, take
 from app.state import POSITION, SAVED, StateVariable, TrainState, state_variables
 
 LOG = logging.getLogger(__name__)

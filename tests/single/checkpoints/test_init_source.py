@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.checkpoints.init_source import InitSource, find_source
 from app.data.plan import DataPlan
 from app.errors import UserError
-from app.init_source import InitSource, find_source
 from app.recipe import load
 from app.run_files import STATE, RunFiles
 from app.rundir import keep_run
