@@ -147,7 +147,10 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: the working directory {directory}: {error.strerror}", file=sys.stderr)
         line.send({"ended": USER_ERROR})
         return USER_ERROR
-    return agent.run()
+    status = agent.run()
+    # The launcher knows the status, and ends the others if need be. mpirun would do so at the first
+    # that is not 0, and cut off what they still print.
+    return status if read_launcher().launcher == "horovodrun" else 0
 
 
 if __name__ == "__main__":

@@ -103,7 +103,11 @@ class Report:
         exits += [(int(m[1]), int(m[2])) for m in MPI_EXIT.finditer(text)]
         exits += [(int(m[1]), SIGNALLED + int(m[3])) for m in MPI_SIGNAL.finditer(text)]
         failed = [exit for exit in exits if exit[1]]
-        own = [exit for exit in failed if exit[1] != TERMINATED and not self._only_echoed(exit[0])]
+        own = [
+            exit
+            for exit in failed
+            if exit[1] not in (TERMINATED, STOPPED) and not self._only_echoed(exit[0])
+        ]
         return next(iter([*own, *failed]), None)
 
     def _only_echoed(self, rank: int) -> bool:
