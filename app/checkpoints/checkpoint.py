@@ -38,7 +38,7 @@ LOG = logging.getLogger(__name__)
 class Opened(NamedTuple):
     """The checkpoint that a model was restored from, and the SHA-256 of its arrays.
 
-    `position`: seed, step, epoch and examples_seen.
+    `position`: see `app.state.POSITION`.
     """
 
     path: Path

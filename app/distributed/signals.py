@@ -143,7 +143,8 @@ def cast_gradient(gradient: Any, dtype: tf.DType) -> Any:
 
 
 def _wide(gradient: Any) -> Any:
-    return cast_gradient(gradient, gradient.dtype if gradient.dtype.size >= 4 else tf.float32)
+    dtype = tf.as_dtype(gradient.dtype)  # `apply` also takes arrays of NumPy
+    return cast_gradient(gradient, dtype if dtype.size >= 4 else tf.float32)
 
 
 def times(gradient: Any, by: Any) -> Any:

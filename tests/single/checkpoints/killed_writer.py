@@ -23,7 +23,7 @@ from app.run_files import list_checkpoints
 
 def snapshot_of(step: int) -> Snapshot:
     arrays = {f"layer/{number}": np.full(20_000, step, np.float32) for number in range(5)}
-    about = f'{{"format": {FORMAT}, "seed": 0, "step": {step}, "epoch": 0, "examples_seen": 0, '
+    about = f'{{"format": {FORMAT}, "seed": 0, "step": {step}, "epoch": 0, "examples_seen": 0, "halvings": 0, '
     return Snapshot(step, arrays, (about + '"metrics": {}, "optional": []}').encode())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from app import checkpoint, checkpoint_files
+from app.checkpoints import checkpoint, files
 from app.checkpoints.checkpoint import SAVED, Checkpoints
 from app.checkpoints.files import Score
 from app.errors import UserError
@@ -73,6 +73,7 @@ def test_a_fresh_model_gets_every_saved_variable_to_the_bit(trained, make_state,
             "step": 3,
             "epoch": 1,
             "examples_seen": 0,
+            "halvings": 0,
         }
     )
     assert int(fresh.optimizer.iterations) == 3
@@ -262,7 +263,7 @@ def fail(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("where", [(Path, "rename"), (checkpoint_files, "_write")])
+@pytest.mark.parametrize("where", [(Path, "rename"), (files, "_write")])
 def test_a_crash_while_saving_leaves_the_one_before(
     make_state, tmp_path, monkeypatch, where
 ) -> None:
@@ -313,7 +314,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
 ) -> None:
     done = []
     rename = Path.rename
-    for module in (checkpoint, checkpoint_files):
+    for module in (checkpoint, files):
         monkeypatch.setattr(module, "flush_directory", lambda path: done.append(path.name))
     monkeypatch.setattr(Path, "rename", lambda *names: (done.append("named"), rename(*names)))
     Checkpoints(tmp_path, keep=1).save(make_state(), {})

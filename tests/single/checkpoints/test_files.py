@@ -13,7 +13,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from app import checkpoint
+from app.checkpoints import checkpoint
 from app.checkpoints.checkpoint import Checkpoints
 from app.checkpoints.files import (
     Damaged,
@@ -28,7 +28,7 @@ from app.errors import UserError
 from app.run_files import list_checkpoints
 from tests.single.checkpoints.killed_writer import snapshot_of
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 FILES = ["SHA256SUMS", "score.json", "state.json", "state.safetensors"]
 
 

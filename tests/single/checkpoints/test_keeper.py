@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app import checkpoint_files, keeper
+from app.checkpoints import files, keeper
 from app.checkpoints.keeper import Keeper
 from app.config import Run
 from app.errors import UserError
@@ -40,7 +40,7 @@ class Disk:
         self.goes_on.set()
         self.error: BaseException | None = None
         self.steps: list[int] = []
-        self._write = checkpoint_files.write_files
+        self._write = files.write_files
         monkeypatch.setattr("app.checkpoints.checkpoint.write_files", self.write)
 
     def write(self, directory, snapshot) -> None:
