@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
         if hasattr(stream, "reconfigure"):  # names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        command, options = parse(arguments)
+        command, options = _parsed(arguments)
         _prepare(launched.rank, getattr(options, "quiet", False))
         return command(options) or 0
     except UserError as error:
@@ -84,6 +84,15 @@ def parse(arguments: Sequence[str]) -> tuple[Start, argparse.Namespace]:
         valid = [flag for action in parsers[name]._actions for flag in action.option_strings]
         raise UserError(f"unknown argument '{unknown[0]}': {suggest(unknown[0], valid)}")
     return module.run, options
+
+
+def _parsed(arguments: Sequence[str]) -> tuple[Start, argparse.Namespace]:
+    """`parse`, whose mistakes all ranks make, since they have the same arguments."""
+    try:
+        return parse(arguments)
+    except UserError as error:
+        error.shared = True
+        raise
 
 
 def _prepare(rank: int, quiet: bool) -> None:

@@ -5,6 +5,7 @@
 Prints what it found. The process is forked, since it takes seconds to start; it trains nothing.
 """
 
+import json
 import mmap
 import os
 import random
@@ -19,12 +20,14 @@ from app.checkpoints.checkpoint import Checkpoints
 from app.checkpoints.files import Score, read_files
 from app.checkpoints.snapshot import FORMAT, Snapshot
 from app.run_files import list_checkpoints
+from app.state import POSITION
 
 
 def snapshot_of(step: int) -> Snapshot:
     arrays = {f"layer/{number}": np.full(20_000, step, np.float32) for number in range(5)}
-    about = f'{{"format": {FORMAT}, "seed": 0, "step": {step}, "epoch": 0, "examples_seen": 0, "halvings": 0, '
-    return Snapshot(step, arrays, (about + '"metrics": {}, "optional": []}').encode())
+    position = dict.fromkeys(POSITION, 0) | {"step": step}
+    about = {"format": FORMAT, **position, "metrics": {}, "optional": []}
+    return Snapshot(step, arrays, json.dumps(about).encode())
 
 
 def write_for_ever(checkpoints: Checkpoints, done: mmap.mmap) -> None:
