@@ -90,7 +90,7 @@ def opened(world, place, source: str):
     return data
 
 
-def loop_of(world, config, train_split, network, callbacks=(), save=Path) -> Loop:
+def loop_of(world, config, train_split, network, callbacks=()) -> Loop:
     """The application's loop over a split, from the chief's weights; seeds differ by rank."""
     keras.utils.set_random_seed(11 + world.rank)
     weights = None
@@ -103,7 +103,7 @@ def loop_of(world, config, train_split, network, callbacks=(), save=Path) -> Loo
     optimizer.build(classifier.trainable_variables)
     state = TrainState(classifier, optimizer, config.training.seed)
     broadcast_state(world, classifier, optimizer, state.seed, 0)
-    return Loop(config, world, state, schedule, {"train": train_split}, [], save, callbacks)
+    return Loop(config, world, state, schedule, {"train": train_split}, [], None, callbacks)
 
 
 def trained(world, config, train_split, network) -> list[np.ndarray]:

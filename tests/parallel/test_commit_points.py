@@ -11,6 +11,7 @@ import tensorflow as tf
 import models
 from app.build import build_optimizer, build_schedule
 from app.checkpoints.checkpoint import Checkpoints
+from app.checkpoints.keeper import Keeper
 from app.classifier import Classifier
 from app.data.batches import Loaded
 from app.distributed.replicas import broadcast_state
@@ -104,10 +105,15 @@ def loop_of(world, directory, holds, callbacks=(), **keys):
     broadcast_state(world, classifier, optimizer, 0, state.step)
     committed, trained = [], []
 
-    def save():
-        committed.extend(trained)
-        trained.clear()
-        return world.from_chief(lambda: checkpoints.save(state, {}))
+    class Notes(Keeper):
+        """Of every rank: notes what it has trained on; the chief's writes at once."""
+
+        def keep(self, state, about, epoch_ends):
+            committed.extend(trained)
+            trained.clear()
+            if world.is_chief:
+                self.checkpoints.save(state, about)
+            return 0.0
 
     learn = classifier.train_step
 
@@ -116,7 +122,8 @@ def loop_of(world, directory, holds, callbacks=(), **keys):
         return learn(batch)
 
     classifier.train_step = note
-    loop = Loop(config, world, state, schedule, {"train": split}, [], save, callbacks)
+    keeper = Notes(directory, config.run)
+    loop = Loop(config, world, state, schedule, {"train": split}, [], keeper, callbacks)
     return loop, committed
 
 
