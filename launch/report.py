@@ -40,6 +40,7 @@ class Report:
         self._held: dict[int, deque[bytes]] = defaultdict(lambda: deque(maxlen=LINES_HELD))
         self._launcher: deque[str] = deque(maxlen=LINES_OF_LAUNCHER)
         self._exits: dict[int, int] = {}
+        self._lost: list[int] = []
 
     def output(self, rank: int, text: bytes, screen: BinaryIO) -> None:
         """A line of a rank's standard output."""
@@ -61,6 +62,10 @@ class Report:
     def exited(self, rank: int, status: int) -> None:
         """A rank has ended with this status, as a shell gives it; call it in that order."""
         self._exits.setdefault(rank, status)
+
+    def lost(self, rank: int) -> None:
+        """A rank is gone, and only mpirun may know why."""
+        self._lost.append(rank)
 
     def ended(self, code: int) -> int:
         """After the last line: say why the launcher ended with `code`; returns our exit code."""
@@ -102,6 +107,7 @@ class Report:
         exits = list(self._exits.items())
         exits += [(int(m[1]), int(m[2])) for m in MPI_EXIT.finditer(text)]
         exits += [(int(m[1]), SIGNALLED + int(m[3])) for m in MPI_SIGNAL.finditer(text)]
+        exits += [(rank, SSH_LOST) for rank in self._lost]
         failed = [exit for exit in exits if exit[1]]
         own = [
             exit

@@ -22,7 +22,7 @@ from app.errors import FAILURE, STOPPED, STUCK
 from app.pulse import Reading
 from launch.line import DUMP, KILL, STOP, Line, greeting
 from launch.orphans import SET_PDEATHSIG, adopt_orphans, end_orphans
-from launch.report import SSH_LOST, Report, split
+from launch.report import Report, split
 from launch.watch import Seen, halted, stuck
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -222,10 +222,10 @@ class Supervisor:
         mpirun = self._processes.get(None)
         if mpirun is None:
             return self.report.ended(FAILURE)
-        lost = [rank.rank for rank in self._ranks if rank.lost and rank.status is None]
-        code = mpirun.returncode
-        if code == 0:  # as if it had ended well
-            self.report.exited(lost[0] if lost else 0, SSH_LOST)
+        for rank in self._ranks:
+            if rank.lost and rank.status is None:
+                self.report.lost(rank.rank)
+        code = mpirun.returncode or FAILURE  # it may have ended as if all were well
         return self.report.ended(code if code > 0 else 128 - code)
 
     def _accept(self) -> None:

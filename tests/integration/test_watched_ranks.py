@@ -53,6 +53,9 @@ def transport(request):
     return f"--{request.param}"
 
 
+LEFT_S = 60  # mpirun itself waits 40 s for ranks that have ended, if it gets a signal
+
+
 class Launch:
     """A launch whose two ranks are taking steps."""
 
@@ -81,10 +84,11 @@ class Launch:
     def end(self):
         """(exit code, standard output, standard error), and nothing is left."""
         out, err = self.process.communicate(timeout=60)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + LEFT_S
         while self.left() and time.monotonic() < deadline:
             time.sleep(0.2)
-        assert self.left() == [], err
+        left = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in self.left()]
+        assert left == [], err
         return self.process.returncode, out, err
 
     def left(self):
@@ -147,12 +151,16 @@ def test_a_rank_that_is_stopped_is_named(launch):
 
 
 @pytest.mark.parametrize("who", ["agent", "rank"])
-def test_a_rank_or_an_agent_that_is_killed_is_named(launch, who):
+def test_a_rank_or_an_agent_that_is_killed_is_named(launch, transport, who):
     run = launch()
     os.kill(run.agents[1] if who == "agent" else run.ranks[1], signal.SIGKILL)
     code, _, err = run.end()
-    assert code == 128 + signal.SIGKILL, err
-    assert err.splitlines()[-1].startswith("error: rank 1 was killed by SIGKILL"), err
+    if (who, transport) == ("agent", "--mpi"):  # mpirun does not say what became of it
+        assert code in (255, 128 + signal.SIGKILL), err
+    else:
+        assert code == 128 + signal.SIGKILL, err
+    said = ("error: rank 1 was killed by SIGKILL", "error: rank 1 ended: its process was killed")
+    assert err.splitlines()[-1].startswith(said), err
 
 
 def test_no_rank_outlives_a_launcher_that_is_killed(launch):
