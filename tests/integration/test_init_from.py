@@ -12,6 +12,7 @@ from tests.integration.launching import app, horovodrun, run
 WORDS = {"train.csv": ["sun", "rain", "moon"], "more.csv": ["moon", "sun", "star"]}
 
 
+@pytest.mark.full_matrix
 @pytest.mark.timeout(600)
 def test_ranks_begin_with_the_weights_of_another_run(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"

@@ -12,7 +12,10 @@ SLOW = ["tests/parallel", "-m", "full_matrix"]
 EXCHANGE = [f"tests/parallel/test_{name}.py" for name in ("equality", "optimizer", "wire", "world")]
 UNEVEN = [
     *EXCHANGE,
-    *(f"tests/parallel/test_{name}.py" for name in ("evaluate", "replicas", "commit_points")),
+    *(
+        f"tests/parallel/test_{name}.py"
+        for name in ("evaluate", "replicas", "commit_points", "signals", "stop")
+    ),
 ]
 EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]
 full = pytest.mark.full_matrix

@@ -18,6 +18,7 @@ world.barrier()
 """
 
 
+@pytest.mark.full_matrix
 @pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs Open MPI")
 def test_over_mpi_a_rank_that_never_comes_is_named_and_all_end():
     options = ["--allow-run-as-root", "--oversubscribe", "-np", "2"]

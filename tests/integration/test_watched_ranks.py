@@ -46,7 +46,7 @@ if "LOCKSTEP_PULSE" in os.environ:
 """
 
 
-@pytest.fixture(params=["gloo", "mpi"])
+@pytest.fixture(params=["gloo", pytest.param("mpi", marks=pytest.mark.full_matrix)])
 def transport(request):
     if request.param == "mpi" and shutil.which("mpirun") is None:
         pytest.skip("Open MPI is not installed")

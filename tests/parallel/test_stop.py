@@ -29,19 +29,15 @@ class Ask(keras.callbacks.Callback):
                 time.sleep(0.001)
 
 
-full = pytest.mark.full_matrix
-
-
+@pytest.mark.full_matrix  # several runs each
 @pytest.mark.parametrize(
     ("asked_after", "stopped_at", "keys"),
     [
         # It travels with step 2, and is read while step 3 runs.
         pytest.param(1, 3, {}, id="made"),
-        pytest.param(7, 10, {}, id="near", marks=full),  # the end of the epoch is, by then
-        pytest.param(1, 2, {"commit_every_steps": 2}, id="at one", marks=full),
-        pytest.param(
-            1, 3, {"backward_passes_per_step": 2, "compression": "fp16"}, id="passes", marks=full
-        ),
+        pytest.param(7, 10, {}, id="near"),  # the end of the epoch is, by then
+        pytest.param(1, 2, {"commit_every_steps": 2}, id="at one"),
+        pytest.param(1, 3, {"backward_passes_per_step": 2, "compression": "fp16"}, id="passes"),
     ],
 )
 def test_all_ranks_stop_at_one_step_and_the_resumed_run_ends_with_the_same_bits(

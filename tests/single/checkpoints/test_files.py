@@ -123,7 +123,7 @@ def test_a_process_may_be_killed_at_any_moment(tmp_path) -> None:
             "-m",
             "tests.single.checkpoints.killed_writer",
             str(tmp_path / "checkpoints"),
-            "60",
+            "20",
         ],
         cwd=REPOSITORY,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
@@ -132,7 +132,7 @@ def test_a_process_may_be_killed_at_any_moment(tmp_path) -> None:
         timeout=250,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("60 kills, ") and done.stdout.endswith("left: []\n")
+    assert done.stdout.startswith("20 kills, ") and done.stdout.endswith("left: []\n")
 
 
 def test_one_that_was_set_aside_counts_until_its_place_is_taken(tmp_path, monkeypatch) -> None:
