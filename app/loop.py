@@ -266,7 +266,7 @@ class Loop:
         """
         state = self.state
         for show in self._shows:
-            show.stopping(state.step, f"asked to stop, at step {state.step}")
+            show.stopping(state.step, "a rank was asked to stop")
         to_end = self._steps_of(self._examples - state.examples_seen)
         ahead = min(-state.step % self.config.run.commit_every_steps or to_end, to_end)
         since = self.clock.since()

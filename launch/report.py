@@ -93,7 +93,8 @@ class Report:
     def stopped_well(self, by: str) -> int:
         """After the last line, if all ranks have ended at a commit point because they were asked
         to. `by`: what asked them."""
-        self._say(f"stopped by {by}: the run goes on from here with --resume")
+        if 0 not in self._spoke:  # else it has said so
+            self._say(f"stopped by {by}: the run goes on from here with --resume")
         return STOPPED
 
     def stuck(self, why: str, code: int) -> int:

@@ -80,8 +80,8 @@ class RankLog(Show):
             STORY.warning("step %d: %s", step, text)
 
     def stopping(self, step: int, text: str) -> None:
-        """In the log of every rank, and on the chief's screen."""
-        LOG.warning("step %d: %s", step, text)
+        """In the log of every rank; the end of the run says it on the screen."""
+        STORY.info("step %d: %s", step, text)
 
 
 def _values(progress: Progress) -> str:

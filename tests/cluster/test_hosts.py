@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from app.errors import STOPPED
 from tests.cluster.conftest import WORKER
 
 pytestmark = pytest.mark.timeout(360)
@@ -61,7 +62,7 @@ def test_a_mistake_of_the_user_is_one_message_and_code_2(hosts, tmp_path, transp
 
 def test_a_rank_that_is_killed_on_the_other_host_is_named(hosts, tmp_path, transport):
     with running(hosts, tmp_path, *TWO, transport) as end:
-        (rank,) = hosts.processes("h2", "launch.rank")
+        (rank,) = hosts.processes("h2", "app")
         os.kill(rank, signal.SIGKILL)
         done = end()
     assert done.code not in (0, 2), done.all
@@ -76,8 +77,9 @@ def test_sigterm_ends_the_ranks_on_all_hosts(hosts, tmp_path, transport):
         (launcher,) = hosts.processes("h3", "launch.start")
         os.kill(launcher, signal.SIGTERM)
         done = end()
-    assert done.code == 128 + signal.SIGTERM, done.all
-    assert done.err.strip() == "stopped by SIGTERM", done.all
+    assert done.code == STOPPED, done.all
+    assert done.err.startswith("stopped by SIGTERM at step "), done.all
+    assert len(done.err.strip().splitlines()) == 1, done.all
     assert hosts.left_behind() == []
 
 
