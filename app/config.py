@@ -285,10 +285,12 @@ class Distribution(Section):
         "(without one, as with 2 ranks, the run ends)",
     )
     step_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        120.0, description="seconds without progress in a step after which a rank counts as stuck"
+        120.0,
+        description="seconds without progress, in a step or at a commit point, after which a "
+        "rank counts as stuck",
     )
     phase_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        600.0, description="the same outside steps: preparation, first trace, validation, ..."
+        600.0, description="the same in preparation, first trace, validation and test"
     )
 
 

@@ -26,7 +26,8 @@ PAGE_BYTES = 4096
 LAYOUT = struct.Struct("<qddq??64s")
 STEP_TIMEOUT_S, PHASE_TIMEOUT_S = 120.0, 600.0
 READS = 20
-STEP_PHASES = ("input", "step", "callbacks")  # those of every step
+# Those of every step, and what is as short.
+STEP_PHASES = ("input", "step", "callbacks", "reports", "agreement", "checkpoint")
 
 
 class Reading(NamedTuple):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from app.pulse import Reading
 
 SILENT_S = 30.0  # an agent reports every second
+HALTED_S = 60.0  # longer than anybody means to stop a process, whatever it does
 STOPPED, UNINTERRUPTIBLE = "T", "D"  # of proc(5)
 
 
@@ -45,10 +46,11 @@ def stuck(ranks: Sequence[Seen]) -> str | None:
     if silent:
         return f"{who(silent[0])}: no word from its host for {silent[0].silent_s:.0f} s"
     late = [seen for seen in ranks if seen.is_late]
+    why = halted(ranks)
+    if why and (late or any(s.state == STOPPED and s.age_s > HALTED_S for s in ranks)):
+        return why
     if not late:
         return None
-    if why := halted(ranks):
-        return why
     if disk := [seen for seen in late if seen.state == UNINTERRUPTIBLE]:
         return f"{_where(disk[0])}: its process waits for a disk or a network file system"
     busy = [seen for seen in ranks if _is_busy(seen)]

@@ -23,8 +23,8 @@ def test_phases_nest_and_have_limits_of_their_own() -> None:
     pulse.enter("step")
     assert (read(shared).phase, read(shared).limit_s) == ("step", 3.0)
     with pulse.during("first trace", 500.0):
-        with pulse.during("agreement"), pulse.waiting():
-            assert read(shared)[1:3] == ("agreement", True) and read(shared).limit_s == 70.0
+        with pulse.during("validation"), pulse.waiting():
+            assert read(shared)[1:3] == ("validation", True) and read(shared).limit_s == 70.0
         assert read(shared)[1:3] == ("first trace", False) and read(shared).limit_s == 500.0
     assert (read(shared).phase, read(shared).limit_s) == ("step", 3.0)
 

@@ -37,6 +37,7 @@ NO_PROGRESS = "no progress for 130 s in"
         ([late(0, "callbacks"), late(1, state="T")], "rank 1 on h1"),
         ([late(0), rank(1, state="T")], "rank 1 on h1"),
         ([rank(0), rank(1, state="T")], None),
+        ([rank(0), rank(1, "preparation", 61.0, state="T", limit_s=600)], "rank 1 on h1"),
         ([late(0), late(1, state="D")], "rank 1 on h1"),
         ([late(0, waits=True), rank(1, "validation", state="D", limit_s=600)], None),
         ([rank(0), rank(1, silent_s=31.0)], "rank 1 on h1: no word from its host for 31 s"),
