@@ -50,7 +50,8 @@ class Health:
         self._in_a_row += 1
         if self._in_a_row == 1 or self._in_a_row >= self._most:
             self._where = self._named(first_bad)
-            self._tell(f"step {step} was left out on all ranks: {self._where}", step)
+        if self._in_a_row == 1:
+            self._tell(f"left out on all ranks: {self._where}", step)
         return self._in_a_row >= self._most
 
     def _named(self, first_bad: str | None) -> str:
