@@ -22,6 +22,7 @@ from tests.cluster.namespaces import Network, why_not
 PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 TOOLS = {"podman": "podman", "runc": "runc", "buildah": "buildah", "debootstrap": "debootstrap"}
 # lockstep-PID-NAME, as the namespaces: another test run can tell a leftover.
+GRACE_S = 30  # from SIGTERM to SIGKILL, unless a pod says otherwise
 CONTAINER = re.compile(r"lockstep-(\d+)-[\w.-]+")
 
 # Fields that say nothing to one machine, or that the operator has used already.
@@ -154,6 +155,10 @@ class Kubelet:
     def kill(self, name: str) -> None:
         """SIGKILL to all processes of a pod: its host is gone, or it was out of memory."""
         podman("kill", self.container(name))
+
+    def stop(self, name: str) -> None:
+        """SIGTERM to a pod, and SIGKILL after the grace that Kubernetes gives: it is deleted."""
+        podman("stop", "--time", str(GRACE_S), self.container(name))
 
     def remove(self, name: str) -> None:
         """Delete a pod, if it is there, without grace."""

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from app.errors import STOPPED
 from tests.cluster import mpi_operator, pods
 from tests.cluster.manifests import K8S, build, training_job, why_no_kubectl
 from tests.cluster.namespaces import Network
-from tests.cluster.pods import Kubelet, podman
+from tests.cluster.pods import GRACE_S, Kubelet, podman
 from tests.integration.launching import ROOT
 
 pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image may be built first
@@ -179,11 +180,29 @@ def test_a_job_whose_launcher_and_then_a_worker_is_killed_resumes_and_finishes(c
     kubelet.start(cluster.launcher("restarted", "--epochs", str(last)))  # waits for it
     assert kubelet.exit_code(LAUNCHER, 400) == 0, kubelet.log(LAUNCHER)
     log = cluster.log("restarted")
-    assert [int(n) for n in re.findall(r"from (\d+)\n", log)] == [first, second]
+    # Ranks that have lost their launcher end at a commit point, also inside an epoch.
+    starts = re.findall(r"from (\d+)(?: and [\d,]+ examples)?\n", log)
+    assert [int(epoch) for epoch in starts] == [first, second]
     # A checkpoint is written before its epoch is shown, and the kill may fall between the two.
     assert set(range(1, last + 1)) - set(epochs(log)) <= {first, second}
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["epoch"] == newest_checkpoint(run) == last
+
+
+def test_a_worker_pod_that_is_deleted_stops_all_ranks_first(cluster):
+    kubelet, run = cluster.kubelet, cluster.runs / "evicted"
+    kubelet.start(cluster.launcher("evicted", *ENDLESS))
+    cluster.wait_for_epoch("evicted", 2)
+    began = time.monotonic()
+    kubelet.stop(WORKERS[1])
+    assert time.monotonic() - began < GRACE_S  # nothing had to be killed
+    code, log = kubelet.exit_code(LAUNCHER, 60), kubelet.log(LAUNCHER)
+    assert code == STOPPED, log
+    step = int(re.findall(r"stopped by \w+.* at step (\d+), with ", log)[0])
+    assert max(run.glob("checkpoints/step-*")).name == f"step-{step:08d}"
+    cluster.wait_for_no_rank(30)
+    kubelet.start(cluster.workers[1])  # for the tests after this one
+    kubelet.wait_ready(cluster.workers[1], 60)
 
 
 @pytest.mark.parametrize(
