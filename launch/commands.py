@@ -25,7 +25,7 @@ RANK = [sys.executable, "-P", "-m", "launch.rank"]
 SAFE_PATH = re.compile(r"[A-Za-z0-9_./+@%=,-]+", re.ASCII)
 SAFE_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", re.ASCII)
 # Longer than ranks may take to stop (supervise.py), so that mpirun does not kill them before.
-TERM_TO_KILL_S = 40
+TERM_TO_KILL_S = 15
 
 
 class Placement(NamedTuple):

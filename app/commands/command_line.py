@@ -111,8 +111,8 @@ def _failed(error: Exception, launched: Launched) -> int:
         return _stop(f"error: {error}", FAILURE, launched, speaks=False)
     of_tensorflow = tensorflow and isinstance(error, tensorflow.errors.OpError)
     if launched.size > 1 and of_tensorflow and "Horovod" in str(error):
-        if STOP.wanted:  # so has the other rank been
-            return _stopped(f"stopped by {STOP.signal}", launched)
+        if STOP.signal:  # the other rank has been asked to stop too, or has failed
+            return _stopped(f"stopped by {STOP.signal.name}", launched, prints=False)
         reason = str(error).strip().splitlines()[0]
         time.sleep(WAIT_TO_BE_STOPPED_S)  # let the launcher see the other rank's end first
         message = f"rank {launched.rank}: an exchange failed; has another rank ended? {reason}"
@@ -121,10 +121,10 @@ def _failed(error: Exception, launched: Launched) -> int:
     return _stop(who + traceback.format_exc(), FAILURE, launched, speaks=True)
 
 
-def _stopped(message: str, launched: Launched) -> int:
+def _stopped(message: str, launched: Launched, prints: bool = True) -> int:
     """The end of a run that was asked to stop: all ranks are, and one of them says so."""
     logs.STORY.info(message)
-    if launched.rank == 0:
+    if launched.rank == 0 and prints:
         print(message, file=sys.stderr, flush=True)
     if launched.size > 1:
         sys.stdout.flush()

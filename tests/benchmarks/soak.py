@@ -11,7 +11,9 @@ Further arguments go to `train`. Exit code 1 if something grows or the run ended
 """
 
 import argparse
+import contextlib
 import csv
+import os
 import shutil
 import signal
 import statistics
@@ -71,11 +73,10 @@ def sample(launched: Launched, files: RunFiles) -> Sample:
 def size_mb(directory: Path) -> float:
     """What the files below hold; some may vanish meanwhile."""
     total = 0
-    for path in directory.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for place, _, names in os.walk(directory):  # which passes over what it cannot list
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(place, name)).st_size
     return total / MB
 
 

@@ -53,7 +53,7 @@ def transport(request):
     return f"--{request.param}"
 
 
-LEFT_S = 60  # mpirun itself waits 40 s for ranks that have ended, if it gets a signal
+LEFT_S = 40  # mpirun itself waits 15 s for ranks that have ended, if it gets a signal
 
 
 class Launch:

@@ -63,7 +63,7 @@ def test_mpirun_is_told_everything_that_ssh_and_tcp_need():
     assert mca(command) == {
         "pml": "ob1",
         "btl": "^openib",
-        "odls_base_sigkill_timeout": "40",
+        "odls_base_sigkill_timeout": "15",
         "btl_tcp_if_include": "eth0",
         "oob_tcp_if_include": "eth0",
         "plm_rsh_args": "-o ConnectionAttempts=10 -p 2222 -i /k",
