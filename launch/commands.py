@@ -24,7 +24,8 @@ NOT_FORWARDED = {"LOCKSTEP_TERMINAL"}  # exists on this host only
 RANK = [sys.executable, "-P", "-m", "launch.rank"]
 SAFE_PATH = re.compile(r"[A-Za-z0-9_./+@%=,-]+", re.ASCII)
 SAFE_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", re.ASCII)
-# Longer than ranks may take to stop (supervise.py), so that mpirun does not kill them before.
+# If mpirun itself is ended; agents end their ranks before (launch/rank.py). A signal to the launch
+# script goes to the ranks over their lines instead, and gives them longer (supervise.py).
 TERM_TO_KILL_S = 15
 
 
