@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any
 
 from app.distributed.launcher import read_launcher
-from app.errors import USER_ERROR
+from app.errors import STOPPED, USER_ERROR
 from app.pulse import PAGE_BYTES, PAGE_VARIABLE, read
 from launch.line import DUMP, KILL, LINE_VARIABLE, STOP, Line, call
 
@@ -85,6 +85,9 @@ class Agent:
                 reported = time.monotonic()
         code = self._child.returncode
         status = code if code >= 0 else 128 - code
+        reading = read(self._page)
+        if code == -signal.SIGTERM and self._told and (not reading or reading.phase == "start"):
+            status = STOPPED  # it was asked to before it could listen
         if self._line:
             self._line.send({"ended": status})
         return status

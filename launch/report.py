@@ -94,7 +94,7 @@ class Report:
         """After the last line, if all ranks have ended at a commit point because they were asked
         to. `by`: what asked them."""
         if 0 not in self._spoke:  # else it has said so
-            self._say(f"stopped by {by}: the run goes on from here with --resume")
+            self._say(f"stopped by {by}")
         return STOPPED
 
     def stuck(self, why: str, code: int) -> int:

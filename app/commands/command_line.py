@@ -110,9 +110,13 @@ def _failed(error: Exception, launched: Launched) -> int:
     if guard and isinstance(error, guard.ReplicasDiverged):
         return _stop(f"error: {error}", FAILURE, launched, speaks=False)
     of_tensorflow = tensorflow and isinstance(error, tensorflow.errors.OpError)
-    if launched.size > 1 and of_tensorflow and "Horovod" in str(error):
-        if STOP.signal:  # the other rank has been asked to stop too, or has failed
-            return _stopped(f"stopped by {STOP.signal.name}", launched, prints=False)
+    echoes = launched.size > 1 and of_tensorflow and "Horovod" in str(error)
+    # A Stopped that is raised while TensorFlow makes an exception of its own comes as another one.
+    if STOP.signal and (echoes or "Stopped: stopped by" in str(error)):
+        logs.STORY.info(traceback.format_exc())
+        # The other rank has been asked to stop too, or has failed: then it speaks.
+        return _stopped(f"stopped by {STOP.signal.name}", launched, prints=False)
+    if echoes:
         reason = str(error).strip().splitlines()[0]
         time.sleep(WAIT_TO_BE_STOPPED_S)  # let the launcher see the other rank's end first
         message = f"rank {launched.rank}: an exchange failed; has another rank ended? {reason}"

@@ -333,6 +333,6 @@ def test_stopped_as_asked_and_stuck_have_their_own_codes():
     assert shows.stopped_well("SIGTERM") == 75
     assert shows.stuck("rank 1 on h2: no progress", 124) == 124
     assert told(errors) == [
-        "stopped by SIGTERM: the run goes on from here with --resume",
+        "stopped by SIGTERM",
         "error: rank 1 on h2: no progress",
     ]
