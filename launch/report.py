@@ -19,6 +19,7 @@ PREFIX = re.compile(rb"\[\d+,(\d+)\]<(?:stdout|stderr)>:")
 # How a rank begins to say why it ends: app/commands/command_line.py, Python, its fault handler.
 LAST_WORDS = re.compile(rb"error: |rank \d+ of \d+ failed:|Traceback \(most rec|Fatal Python error")
 ECHO = re.compile(rb"an exchange failed; has another rank ended|Horovod background loop uncaught")
+STOPS = re.compile(rb"stopped by ")  # the end of a rank that was asked to: not the first to end
 MPI_EXIT = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]\s+Exit code: +(\d+)")
 MPI_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
 MPI_LOST = re.compile(r"lost communication with a remote daemon.*Remote daemon: \S+ on node (\S+)")
@@ -53,7 +54,7 @@ class Report:
             return
         if self._speaker is None and LAST_WORDS.match(text):
             self._speaker = rank
-        if ECHO.search(text) or self._speaker not in (None, rank):
+        if ECHO.search(text) or STOPS.match(text) or self._speaker not in (None, rank):
             self._held[rank].append(text)
         else:
             self._spoke.add(rank)
@@ -93,8 +94,8 @@ class Report:
     def stopped_well(self, by: str) -> int:
         """After the last line, if all ranks have ended at a commit point because they were asked
         to. `by`: what asked them."""
-        if 0 not in self._spoke:  # else it has said so
-            self._say(f"stopped by {by}")
+        own = [line for line in self._held[0] if STOPS.match(line)]
+        self._say(own[0].decode(errors="replace").rstrip() if own else f"stopped by {by}")
         return STOPPED
 
     def stuck(self, why: str, code: int) -> int:

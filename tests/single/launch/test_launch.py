@@ -328,6 +328,19 @@ def test_an_exit_status_is_put_into_words(status, words):
     assert words in reason(status)
 
 
+def test_the_rank_that_was_asked_to_stop_is_quoted_unless_another_has_failed():
+    shows, errors = report()
+    shows.error(0, b"stopped by SIGTERM at step 7\n")
+    assert shows.stopped_well("SIGTERM") == 75
+    assert told(errors) == ["stopped by SIGTERM at step 7"]
+    shows, errors = report()
+    shows.error(0, b"stopped by SIGTERM in input\n")
+    shows.exited(0, 75)
+    shows.exited(1, 137)
+    assert shows.ended(1) == 137
+    assert len(told(errors)) == 1 and "rank 1" in told(errors)[0]
+
+
 def test_stopped_as_asked_and_stuck_have_their_own_codes():
     shows, errors = report()
     assert shows.stopped_well("SIGTERM") == 75
