@@ -1,4 +1,4 @@
-"""What horovodrun does for ranks over gloo, without its eight seconds: the server at which they
+"""What horovodrun does for ranks over gloo, without its own start: the server at which they
 meet, the environment variables of each rank, and the command that starts its agent.
 """
 
