@@ -226,4 +226,4 @@ def test_a_signal_ends_all_ranks_and_leaves_nothing_behind(tmp_path, transport, 
     assert left == []
     if number != signal.SIGKILL:
         assert process.returncode == STOPPED, err
-        assert err.startswith("stopped by SIGTERM") and err.count("\n") == 1, err
+        assert err.startswith("stopped by SIG") and err.count("\n") == 1, err
