@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from app.data.batches import Batch
+from app.state import Kind, state_variables
 
 
 class Classifier(keras.Model):
@@ -134,13 +135,8 @@ class Classifier(keras.Model):
     def _statistics(self) -> list[tuple[keras.Variable, tf.Tensor]]:
         """The moving statistics of BatchNorm that the forward pass will change, and their values;
         in the graph of a step."""
-        layers = [
-            layer
-            for layer in self._flatten_layers()
-            if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        ]
-        variables = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
-        return [(variable, tf.convert_to_tensor(variable.value)) for variable in variables]
+        averaged = [e.variable for e in state_variables(self) if e.kind is Kind.AVERAGED]
+        return [(variable, tf.convert_to_tensor(variable.value)) for variable in averaged]
 
     def _undo_statistics(
         self, before: list[tuple[keras.Variable, tf.Tensor]], loss: tf.Tensor

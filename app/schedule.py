@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from app.config import Optimizer
@@ -71,7 +72,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def move_to(self, done: float, after: float) -> None:
         """The next step takes training from `done` to `after` epochs."""
-        self._now.assign(self.rate(done, after))
+        # Not as Python's float: TensorFlow keeps every one that it has met for ever.
+        self._now.assign(np.array(self.rate(done, after), np.float32))
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         """The rate for the place that `move_to` named, float32 (); `step` does not matter."""
