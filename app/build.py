@@ -1,5 +1,6 @@
 """Builds what is trained from a config and a data plan: classifier, schedule and optimizer."""
 
+import hashlib
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from app.classifier import Classifier
 from app.config import Config
 from app.data.augment.augment import Augment
 from app.data.batches import Feed, Split
+from app.data.order import owners_of
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
 from app.distributed.optimizer import DistributedOptimizer
@@ -101,6 +103,19 @@ def build_feed(config: Config, classifier: Classifier, train: Split) -> Feed:
         return Feed(train)
     classes = classifier.network.output_shape[-1]
     return Feed(train, Augment(config.augmentation, classes, config.training.seed))
+
+
+def owners_of_run(config: Config, world: World, train: Split) -> np.ndarray | None:
+    """The rank that trains on each example, int (examples,), where shards are to differ; a
+    collective."""
+    wanted = config.distribution
+    if wanted.shard_by == "iid":
+        return None
+    seed, alpha = config.training.seed, wanted.dirichlet_alpha
+    owners = owners_of(train.labels, wanted.shard_by, world.size, seed, alpha)
+    # The Dirichlet shares are drawn as floats, which another machine could round differently.
+    world.verify_same({"shards": hashlib.blake2b(owners.data, digest_size=8).hexdigest()})
+    return owners
 
 
 def parameters(classifier: Classifier) -> int:

@@ -5,21 +5,19 @@ in it: `on_train_batch_*` is called once per pass, with this rank's own running 
 `on_epoch_end` gets those of all ranks, and exact `val_*`.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from app.build import build_feed
+from app.build import build_feed, owners_of_run
 from app.checkpoints.keeper import Keeper
 from app.classifier import Classifier
 from app.commit import Commits
 from app.config import Config
 from app.data.batches import Split, spec_of
-from app.data.order import EpochPlan, orders_of, owners_of
+from app.data.order import EpochPlan, orders_of
 from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
 from app.health import Health
@@ -120,7 +118,7 @@ class Loop:
         self._usual_rows = {len(range(rank, examples_of_pass, size)) for examples_of_pass in passes}
         self._traced.clear()
         self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
-        self._owners = _owners(self.config, self.world, self.splits["train"])
+        self._owners = owners_of_run(self.config, self.world, self.splits["train"])
 
     @property
     def _examples(self) -> int:
@@ -338,15 +336,3 @@ class Loop:
     def place(self) -> Place:
         """How far training is."""
         return place_of(self.state, self._examples)
-
-
-def _owners(config: Config, world: World, train: Split) -> np.ndarray | None:
-    """The rank that trains on each example, where shards are to differ."""
-    wanted = config.distribution
-    if wanted.shard_by == "iid":
-        return None
-    seed, alpha = config.training.seed, wanted.dirichlet_alpha
-    owners = owners_of(train.labels, wanted.shard_by, world.size, seed, alpha)
-    # The Dirichlet shares are drawn as floats, which another machine could round differently.
-    world.verify_same({"shards": hashlib.blake2b(owners.data, digest_size=8).hexdigest()})
-    return owners

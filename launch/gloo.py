@@ -57,7 +57,6 @@ def rank_variables(placement: Placement) -> list[dict[str, str]]:
         "HOROVOD_CONTROLLER": "gloo",
         "HOROVOD_CPU_OPERATIONS": "gloo",
         "HOROVOD_GLOO_IFACE": interface,
-        "NCCL_SOCKET_IFNAME": interface,
         "PYTHONUNBUFFERED": "1",
     }
     return [{**shared, **create_slot_env_vars(slot)} for slot in plan]

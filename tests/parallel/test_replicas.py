@@ -9,9 +9,9 @@ from app.distributed import callbacks, guard
 from app.distributed.callbacks import CommitPoints
 from app.distributed.guard import ReplicasDiverged, agree, compare
 from app.distributed.optimizer import DistributedOptimizer
-from app.distributed.reducers.reducer import Reduced
 from app.distributed.replicas import broadcast_state, settle, sum_metrics
 from app.state import Kind, state_variables
+from tests.parallel.runs import HalfNow
 
 
 def network():
@@ -84,24 +84,6 @@ def test_statistics_of_a_rank_without_an_example_do_not_count(world):
     assert np.isnan(norm.moving_mean.numpy()).all() == (world.rank == last)
     settle(world, model, None, 0 if world.rank == last else 7)
     np.testing.assert_array_equal(norm.moving_mean.numpy(), 2.5)
-
-
-class HalfNow:
-    """A reducer that sends half of what it owes and keeps the rest, as lossy ones keep an error."""
-
-    def build(self, variables, add_variable):
-        self.owed = [
-            add_variable(v.shape, dtype="float32", name=f"owed_{number}", kind=Kind.SUMMED)
-            for number, v in enumerate(variables)
-        ]
-
-    def reduce(self, gradients, variables, world, name):
-        sums = []
-        for number, (gradient, owed) in enumerate(zip(gradients, self.owed, strict=True)):
-            half = (gradient + owed.value) / 2
-            owed.assign(half)
-            sums.append(world.allreduce(half, f"{name}.{number}"))
-        return Reduced(sums, [])
 
 
 def test_what_ranks_owe_is_dealt_evenly_and_nothing_of_it_is_lost(world):
