@@ -14,7 +14,7 @@ UNEVEN = [
     *EXCHANGE,
     *(
         f"tests/parallel/test_{name}.py"
-        for name in ("evaluate", "replicas", "commit_points", "signals", "stop")
+        for name in ("evaluate", "replicas", "commit_points", "signals")
     ),
 ]
 EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]

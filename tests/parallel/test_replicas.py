@@ -1,5 +1,7 @@
 """What brings replicas together, and what notices when they part."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -178,7 +180,8 @@ def test_a_minority_gets_the_values_of_the_majority(world, caplog):
         f"logits/kernel', and got the values of the majority, rank(s) {[len(minority)]}"[:-1]
         in text
     )
-    assert len(set(world.gather(text))) == 1
+    # Keras numbers models by process, and ranks may have made more of them.
+    assert len({re.sub(r"sequential_?\d*", "", one) for one in world.gather(text)}) == 1
     assert (text in caplog.text) == world.is_chief
     mine = values(model, optimizer, Kind.REPLICATED)
     assert [v.tobytes() for v in mine] == [v.tobytes() for v in before[-1]]
