@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.config import Data
-from app.config_values import rgb_of
+from app.config.values import rgb_of
 from app.data.decode import decode_plain, decode_seen, needs_care
 from app.data.examples import Content, Source
 from app.data.sources.image_files import format_of, read_header

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from app.__main__ import main
 from app.config import Data
-from app.config_values import rgb_of
+from app.config.values import rgb_of
 from app.data import decode
 from app.data.images import ImageSpec, decode_images
 from app.data.orientation import orientation_of

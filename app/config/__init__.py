@@ -1,0 +1,75 @@
+"""What a run is: every key, typed and validated, a file for each group of sections.
+
+The one source of truth for defaults, help texts and valid values. Keys are unique over all
+sections, so that the key `learning_rate` of `[optimizer]` is the flag `--learning-rate`. recipe.py
+reads recipes and flags.
+"""
+
+from pathlib import Path
+
+from app.config.data import Augmentation, Data
+from app.config.distribution import Distribution
+from app.config.learning import (
+    BATCH_SIZES,
+    DEFAULT_PER_RANK_BATCH_SIZE,
+    Model,
+    Optimizer,
+    Training,
+)
+from app.config.run import Run
+from app.config.section import Section
+from app.errors import UserError, suggest
+
+__all__ = [
+    "BATCH_SIZES",
+    "DEFAULT_PER_RANK_BATCH_SIZE",
+    "Augmentation",
+    "Config",
+    "Data",
+    "Distribution",
+    "Model",
+    "Optimizer",
+    "Run",
+    "Section",
+    "Training",
+    "section_of",
+    "sections",
+]
+
+
+class Config(Section):
+    """Everything that defines a run."""
+
+    data: Data = Data()
+    augmentation: Augmentation = Augmentation()
+    model: Model = Model()
+    training: Training = Training()
+    optimizer: Optimizer = Optimizer()
+    distribution: Distribution = Distribution()
+    run: Run = Run()
+
+    def facts(self) -> dict[str, str]:
+        """Every key and its value, for ranks to compare."""
+        return {
+            f"config key '{key}'": repr(value)
+            for name in sections()
+            for key, value in getattr(self, name).model_dump().items()
+        }
+
+    def in_directory(self, directory: Path) -> "Config":
+        """The same run, kept in `directory`."""
+        return self.model_copy(update={"run": self.run.model_copy(update={"run_dir": directory})})
+
+
+def sections() -> dict[str, type[Section]]:
+    """The tables of a recipe, in order."""
+    return {name: field.annotation for name, field in Config.model_fields.items()}  # type: ignore[misc]
+
+
+def section_of(key: str) -> str:
+    """The table that holds `key`; raises UserError with the nearest key for an unknown one."""
+    for name, section in sections().items():
+        if key in section.model_fields:
+            return name
+    keys = [key for section in sections().values() for key in section.model_fields]
+    raise UserError(f"unknown key '{key}': {suggest(key, keys)}")

@@ -1,0 +1,128 @@
+"""[model], [training] and [optimizer]: what learns, and how."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import Field
+
+from app.config.section import Section
+from app.config.values import Positive, Share
+from models.table import MODELS, names_of
+
+DEFAULT_PER_RANK_BATCH_SIZE = 32
+BATCH_SIZES = ("per_rank_batch_size", "global_batch_size")
+
+
+class Model(Section):
+    """[model]: the network."""
+
+    model: Literal[tuple(MODELS)] = Field(  # type: ignore[valid-type]
+        "cnn",
+        description=f"{', '.join(names_of('image'))} read images, {', '.join(names_of('text'))} "
+        "texts",
+    )
+    width: Positive | None = Field(
+        None, description="filters or embedding width (default: the model's own)"
+    )
+    dropout: Share | None = Field(None, description="dropout rate (default: the model's own)")
+    init_from: Path | None = Field(
+        None,
+        description="begin with the weights of this run, checkpoint or .safetensors file, where "
+        "names and shapes are equal",
+    )
+
+
+class Training(Section):
+    """[training]: how long, in which batches, in which precision."""
+
+    epochs: Positive = Field(10, description="passes over the training data")
+    per_rank_batch_size: Positive | None = Field(
+        None,
+        description="examples per rank and pass (default 32 if neither size is given, halved until "
+        "a step fits the training data)",
+    )
+    global_batch_size: Positive | None = Field(
+        None, description="examples per optimizer step over all ranks and passes"
+    )
+    backward_passes_per_step: Positive = Field(
+        1, description="accumulate gradients over this many passes before each exchange"
+    )
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
+        "float32", description="Keras dtype policy"
+    )
+    label_smoothing: Share = Field(0.0, description="share of each label spread over all classes")
+    imbalance: Literal["none", "class_weights", "balanced_sampling"] = Field(
+        "none",
+        description="for classes of unequal size: weight each class's loss by examples / (classes "
+        "x its examples), or draw every class equally often (not every example once)",
+    )
+    stop_after_bad_steps: Positive = Field(
+        10,
+        description="end the run after so many steps in a row with a loss or gradients that "
+        "are not finite; each is left out on all ranks",
+    )
+    on_loss_spike: Literal["go_on", "go_back"] = Field(
+        "go_on",
+        description="when the loss jumps: only say so, or go back to the last checkpoint and on "
+        "from there at half the learning rate",
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="seed of the initial weights, data order, dropout, augmentation and hold-out"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _one_batch_size(self) -> "Training":
+        if self.per_rank_batch_size and self.global_batch_size:
+            raise ValueError("give per_rank_batch_size or global_batch_size, not both")
+        return self
+
+    def examples_per_step(self, world_size: int) -> int:
+        """Examples of all ranks and passes in one optimizer step."""
+        per_rank = self.examples_per_rank * self.backward_passes_per_step
+        return self.global_batch_size or per_rank * world_size
+
+    @property
+    def examples_per_rank(self) -> int:
+        """Examples of one rank and pass, where no global size is given."""
+        return self.per_rank_batch_size or DEFAULT_PER_RANK_BATCH_SIZE
+
+
+class Optimizer(Section):
+    """[optimizer]: the update rule and the learning rate over time."""
+
+    optimizer: Literal["sgd", "adam", "lamb"] = Field("adam", description="update rule")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="peak, for a global batch of reference_batch_size"
+    )
+    learning_rate_scaling: Literal["linear", "sqrt", "none"] = Field(
+        "linear", description="how the peak grows with global batch / reference batch"
+    )
+    reference_batch_size: Positive = Field(
+        64, description="the global batch that learning_rate is meant for"
+    )
+    schedule: Literal["constant", "cosine", "step"] = Field(
+        "cosine", description="after warm-up: constant, cosine to 0, or factors at epochs"
+    )
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="epochs of linear rise from 0 to the peak (may be a fraction)"
+    )
+    step_epochs: list[float] = Field(
+        [], description="schedule 'step': the epochs at which the rate is multiplied"
+    )
+    step_factor: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="schedule 'step': the factor"
+    )
+    momentum: Share = Field(0.9, description="momentum of sgd")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="decoupled decay of weight matrices (not of biases or BatchNorm)"
+    )
+    clip_norm: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="clip the global gradient to this norm"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _steps_match_schedule(self) -> "Optimizer":
+        if bool(self.step_epochs) != (self.schedule == "step"):
+            raise ValueError("step_epochs goes with schedule = 'step', which needs it")
+        return self
