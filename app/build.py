@@ -15,6 +15,7 @@ from app.data.order import owners_of
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
 from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.options import Sync, Wire
 from app.distributed.world import World
 from app.errors import UserError
 from app.schedule import Schedule, scaled_peak
@@ -71,7 +72,7 @@ def build_schedule(config: Config, world_size: int) -> Schedule:
 
 def build_optimizer(config: Config, schedule: Schedule, world: World) -> DistributedOptimizer:
     """The update rule with its schedule, inside a DistributedOptimizer."""
-    wanted = config.optimizer
+    wanted, wire = config.optimizer, config.distribution
     common = {
         "weight_decay": wanted.weight_decay or None,
         "global_clipnorm": wanted.clip_norm,
@@ -87,11 +88,19 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
         inner.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return DistributedOptimizer(
         inner,
-        compression=config.distribution.compression,
-        op=config.distribution.aggregation,
+        compression=wire.compression,
+        wire=Wire(
+            seed=config.training.seed,
+            from_epoch=wire.compress_from_epoch,
+            topk_ratio=wire.topk_ratio,
+            powersgd_rank=wire.powersgd_rank,
+        ),
+        strategy=wire.sync,
+        sync=Sync(every_steps=wire.sync_every_steps or 1, from_epoch=wire.sync_from_epoch),
+        op=wire.aggregation,
         backward_passes_per_step=config.training.backward_passes_per_step,
-        sparse_as_dense=config.distribution.sparse_as_dense,
-        bucket_mb=config.distribution.bucket_mb,
+        sparse_as_dense=wire.sparse_as_dense,
+        bucket_mb=wire.bucket_mb,
         world=world,
         name="distributed",
     )

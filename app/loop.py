@@ -224,12 +224,17 @@ class Loop:
             return
         if commits:
             self._commit()
-        elif state.step % self.config.distribution.guard_every_steps == 0:
+        elif self._guards(state.step):
             self.commits.compare()
         if before is not None and before.numpy()[0] and not self._is_ending:
             self._is_ending = True
             if not self.commits.ends:
                 self._end_soon()
+
+    def _guards(self, step: int) -> bool:
+        """Whether ranks are compared after this step, where no commit point is."""
+        every = self.config.distribution.guard_every_steps
+        return self.state.optimizer.is_equal_after_steps and step % every == 0
 
     def _is_bad(self, heard: tf.Tensor | None) -> bool:
         """Whether training has gone back, since steps stay bad; all ranks see it after the same
@@ -307,9 +312,9 @@ class Loop:
         """Set the rate of the next step from where the epoch is before and after it."""
         seen, examples = self.state.examples_seen, self._examples
         after = min(seen + self.batch_size, examples)
-        self.schedule.move_to(
-            self.state.epoch + seen / examples, self.state.epoch + after / examples
-        )
+        done = self.state.epoch + seen / examples
+        self.schedule.move_to(done, self.state.epoch + after / examples)
+        self.state.optimizer.move_to(done)
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""

@@ -7,6 +7,7 @@ from pydantic import Field
 from app.config.section import Section
 from app.config.values import Positive
 from app.distributed.reducers import COMPRESSIONS
+from app.distributed.strategies import STRATEGIES
 
 
 class Distribution(Section):
@@ -14,6 +15,26 @@ class Distribution(Section):
 
     compression: Literal[tuple(COMPRESSIONS)] = Field(  # type: ignore[valid-type]
         "none", description="of gradients on the wire"
+    )
+    compress_from_epoch: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="compression 'topk' and 'powersgd': send everything before this epoch (may be "
+        "a fraction)",
+    )
+    topk_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.01, description="compression 'topk': the share of elements that is sent"
+    )
+    powersgd_rank: Positive = Field(
+        4, description="compression 'powersgd': the rank of what is sent of each matrix"
+    )
+    sync: Literal[tuple(STRATEGIES)] = Field(  # type: ignore[valid-type]
+        "every_step", description="when ranks exchange"
+    )
+    sync_every_steps: Positive | None = Field(
+        None, description="optimizer steps of a round, for a sync that has rounds"
+    )
+    sync_from_epoch: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="sync 'local': exchange at every step before this epoch"
     )
     aggregation: Literal["weighted", "average"] = Field(
         "weighted", description="weigh ranks by their examples, or all equally"

@@ -73,7 +73,9 @@ class CommitPoints(keras.callbacks.Callback):
         self._trains = True
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Forget the last epoch's results."""
+        """Forget the last epoch's results; tell the optimizer where training is."""
+        if hasattr(self.model.optimizer, "move_to"):
+            self.model.optimizer.move_to(epoch)
         self._train, self._test = {}, {}
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -84,7 +86,8 @@ class CommitPoints(keras.callbacks.Callback):
         self._moved = True
         self._passes += 1
         passes_per_step = getattr(self.model.optimizer, "backward_passes_per_step", 1)
-        if self._passes % (self.compare_every_steps * passes_per_step) == 0:
+        is_due = self._passes % (self.compare_every_steps * passes_per_step) == 0
+        if is_due and getattr(self.model.optimizer, "is_equal_after_steps", True):
             compare(self._world, self.model, self.model.optimizer, self._step, self.on_drift)
 
     def on_test_begin(self, logs: Any = None) -> None:

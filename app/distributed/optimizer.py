@@ -7,8 +7,8 @@ gradient, in order:
    gradients of the same kinds;
 2. `strategy.apply` (strategies/): `Accumulate` keeps the weighted sum of several passes,
    `EveryStep` goes on at once;
-3. `Parts.mean` (strategies/strategy.py): scales by what this rank counts for, its share
-   n_r / sum(n), and tells all ranks if a number is not finite (signals.py);
+3. `Parts.mean` (strategies/strategy.py): takes the loss scale away, scales by what this rank
+   counts for, its share n_r / sum(n), and tells all ranks if a number is not finite (signals.py);
 4. `reducer.reduce` (reducers/): `SparseRows` and `DenseBuckets` compress, sum over ranks by the
    collectives of `World`, and decompress;
 5. `Parts.update`, unless numbers have gone bad: the wrapped optimizer, with its loss scale,
@@ -19,14 +19,17 @@ It is outermost on purpose: every rank takes part in every exchange, and hears o
 any of them, so all skip the same step of a loss-scaling optimizer.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from app.distributed.options import Sync, Wire
 from app.distributed.reducers import make_reducer
 from app.distributed.reducers.codec import Compressor
 from app.distributed.reducers.reducer import Reducer
@@ -54,8 +57,8 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         optimizer: any `keras.optimizers.Optimizer`. Under the global policy mixed_float16 a plain
             one is put into a `keras.optimizers.LossScaleOptimizer` (a LossScaleOptimizer around
             this one is a ValueError at the first `apply`).
-        compression: "none"; "fp16", float16 under a scale per bucket, kept as a variable of this
-            optimizer; an object with Horovod's `compress` / `decompress`, which is given 1-D
+        compression: a name of `app.distributed.reducers.COMPRESSIONS`, whose files say what they
+            do; an object with Horovod's `compress` / `decompress`, which is given 1-D
             buckets, and the values of sparse gradients; or a `Reducer`.
         op: "weighted" (default: ranks count by the `weight` they pass to `apply`, 1 without) or
             "average" (every rank counts the same; Horovod's `hvd.Average` is accepted too).
@@ -64,7 +67,9 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         process_set: a `hvd.ProcessSet` that exchanges among its ranks; default all ranks.
         sparse_as_dense: exchange `tf.IndexedSlices` (gradients of embeddings) as dense tensors;
             otherwise values and indices are gathered, and duplicate indices added up.
+        wire: options of the compression.
         strategy: when ranks communicate; a name of `app.distributed.strategies.STRATEGIES`.
+        sync: options of the strategy.
         bucket_mb: gradients travel in buckets of at most so many megabytes (10^6 bytes).
         name: also the prefix of its collectives' names; must be the same on every rank.
         world: the ranks, as `connect()` gives them; default: those of the running Horovod.
@@ -78,7 +83,9 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         optimizer: keras.optimizers.Optimizer,
         *,
         compression: str | Compressor | Reducer = "none",
+        wire: Wire | None = None,
         strategy: str = "every_step",
+        sync: Sync | None = None,
         op: str | int = "weighted",
         backward_passes_per_step: int = 1,
         process_set: Any = None,
@@ -100,17 +107,31 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self.backward_passes_per_step = backward_passes_per_step
         self.sparse_as_dense = sparse_as_dense
         self.bucket_mb = bucket_mb
+        self.wire = wire or Wire()
         self.strategy_name = strategy
+        self.sync = sync or Sync()
         self.telemetry = Telemetry()
         self.signals = Signals()
         self.world = world or current_world(process_set)
         # Sums of passes are dense.
         self._all_dense = sparse_as_dense or backward_passes_per_step > 1
-        self.reducer = make_reducer(compression, int(bucket_mb * MEGABYTE), self._all_dense)
-        self._parts = Parts(
-            optimizer, self.reducer, self.world, self.telemetry, self.signals, name or "lockstep"
+        # Follows from the place in the run, so it is no state. On the CPU, as a condition is.
+        with tf.init_scope(), tf.device("CPU"):
+            self._epoch = tf.Variable(0.0, trainable=False)
+        bucket_bytes = int(bucket_mb * MEGABYTE)
+        self.reducer = make_reducer(
+            compression, bucket_bytes, self._all_dense, self.wire, self._epoch
         )
-        self.strategy = make_strategy(strategy, self._parts)
+        self._parts = Parts(
+            optimizer,
+            self.reducer,
+            self.world,
+            self.telemetry,
+            self.signals,
+            name or "lockstep",
+            self._epoch,
+        )
+        self.strategy = make_strategy(strategy, self._parts, self.sync)
         if backward_passes_per_step > 1:
             self.strategy = Accumulate(
                 self.strategy, self.world, self.signals, backward_passes_per_step
@@ -122,7 +143,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         if self.built:
             return
         self.strategy.build(variables, self.add_variable)
-        self._parts.build(variables, self.add_variable)
+        self.reducer.build(variables, self.add_variable)
         if not self.inner_optimizer.built:
             with keras.name_scope(self.inner_optimizer.name, caller=self.inner_optimizer):
                 self.inner_optimizer.build(variables)
@@ -196,6 +217,15 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             _check_equal(variables, rows[0], row, f"on rank {rank}", "on rank 0")
         self._agreed_kinds[key] = kinds
 
+    def move_to(self, epoch: float) -> None:
+        """Training is at this epoch (may be a fraction), where options say "from epoch"."""
+        self._epoch.assign(np.array(epoch, np.float32))  # TensorFlow keeps every Python float
+
+    @property
+    def is_equal_after_steps(self) -> bool:
+        """Whether all ranks hold the same variables after each step, not only at settles."""
+        return self.strategy.is_equal_after_steps
+
     def settle(self) -> None:
         """Finish what is pending, so that all ranks have one state; a collective."""
         if self.built:
@@ -217,7 +247,9 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             "name": self.name,
             "optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
             "compression": self.compression,
+            "wire": dataclasses.asdict(self.wire),
             "strategy": self.strategy_name,
+            "sync": dataclasses.asdict(self.sync),
             "op": self.op,
             "backward_passes_per_step": self.backward_passes_per_step,
             "sparse_as_dense": self.sparse_as_dense,
@@ -228,7 +260,8 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
         """The inverse of `get_config`."""
         inner = keras.saving.deserialize_keras_object(config.pop("optimizer"), custom_objects)
-        return cls(inner, **config)
+        wire, sync = Wire(**config.pop("wire", {})), Sync(**config.pop("sync", {}))
+        return cls(inner, wire=wire, sync=sync, **config)
 
 
 def _check_options(optimizer, op, backward_passes_per_step, bucket_mb) -> None:

@@ -62,6 +62,10 @@ class World:
         """Sum over ranks, inside or outside a graph; shape and dtype must agree."""
         return tensor
 
+    def allmax(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        """Elementwise maximum over ranks, as `allreduce`."""
+        return tensor
+
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         """Every rank's rows, concatenated in the order of ranks; row counts may differ."""
         return tensor
@@ -177,9 +181,15 @@ class HorovodWorld(World):
                 PULSE.beat()
 
     def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._reduce(tensor, self._hvd.Sum, name)
+
+    def allmax(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return self._reduce(tensor, self._hvd.Max, name)
+
+    def _reduce(self, tensor: tf.Tensor, op: Any, name: str) -> tf.Tensor:
         tensor = tf.convert_to_tensor(tensor)
         rows = self._unknown(tensor if tensor.shape.rank else tensor[tf.newaxis])
-        total = self._hvd.allreduce(rows, op=self._hvd.Sum, **self._called(name))
+        total = self._hvd.allreduce(rows, op=op, **self._called(name))
         return total if tensor.shape.rank else total[0]
 
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:

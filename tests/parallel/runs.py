@@ -92,9 +92,9 @@ class HalfNow:
         ]
 
     def reduce(self, gradients, variables, world, name):
-        sums = []
+        sums, keeps = [], []
         for number, (gradient, owed) in enumerate(zip(gradients, self.owed, strict=True)):
             half = (gradient + owed.value) / 2
-            owed.assign(half)
+            keeps.append((owed, half))
             sums.append(world.allreduce(half, f"{name}.{number}"))
-        return Reduced(sums, [])
+        return Reduced(sums, [], keeps)

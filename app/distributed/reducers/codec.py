@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from app.distributed.reducers.reducer import Sent
+from app.distributed.reducers.reducer import Collective, Keeps, Sent
 from app.distributed.world import World
 
 
@@ -24,7 +24,11 @@ class Part(NamedTuple):
     name: str
 
 
-Results = list[tuple[tf.Tensor, Sent]]  # of each part, and what it took
+class Results(NamedTuple):
+    """Of each part the result and what it took, and the codec's state after this step."""
+
+    parts: list[tuple[tf.Tensor, Sent]]
+    keeps: Keeps = ()
 
 
 class Codec(Protocol):
@@ -40,6 +44,10 @@ class Codec(Protocol):
 
     def gather(self, parts: Sequence[Part], world: World) -> Results:
         """All ranks' rows of the tensors, in the order of ranks."""
+        ...
+
+    def collectives(self, elements: int, ranks: int) -> list[Collective]:
+        """What `sum` of a tensor of so many float32 hands to collectives."""
         ...
 
 
@@ -78,10 +86,14 @@ class Stateless:
         """There is nothing to keep."""
 
     def sum(self, parts: Sequence[Part], world: World) -> Results:
-        return [self._exchange(world.allreduce, part) for part in parts]
+        return Results([self._exchange(world.allreduce, part) for part in parts])
 
     def gather(self, parts: Sequence[Part], world: World) -> Results:
-        return [self._exchange(world.allgather, part) for part in parts]
+        return Results([self._exchange(world.allgather, part) for part in parts])
+
+    def collectives(self, elements: int, ranks: int) -> list[Collective]:
+        payload, _ = self.compressor.compress(tf.zeros(elements))
+        return [Collective("allreduce", int(tf.size(payload)) * payload.dtype.size)]
 
     def _exchange(self, collective, part) -> tuple[tf.Tensor, Sent]:
         payload, context = self.compressor.compress(part.tensor)

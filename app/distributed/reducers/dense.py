@@ -6,13 +6,14 @@ produces gradients, so that the first bucket leaves while earlier layers still c
 decompresses -> unbucket.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from app.distributed.reducers.codec import Codec, Part
-from app.distributed.reducers.reducer import Reduced
+from app.distributed.reducers.reducer import Collective, Reduced
 from app.distributed.world import World
 
 
@@ -56,12 +57,19 @@ class DenseBuckets:
             )
             for number, bucket in enumerate(buckets)
         ]
-        sums = self.codec.sum(parts, world)
+        sums, keeps = self.codec.sum(parts, world)
         for bucket, (flat, _) in zip(buckets, sums, strict=True):
             pieces = unflatten(flat, [reduced[index].shape for index in bucket])
             for index, piece in zip(bucket, pieces, strict=True):
                 reduced[index] = piece
-        return Reduced(reduced, [sent for _, sent in sums])
+        return Reduced(reduced, [sent for _, sent in sums], keeps)
+
+    def collectives(self, shapes: Sequence[Sequence[int]], ranks: int) -> list[Collective]:
+        """See `Reducer`."""
+        elements = [math.prod(shape) for shape in shapes]
+        buckets = plan_buckets([("float32", 4 * number) for number in elements], self.bucket_bytes)
+        totals = [sum(elements[index] for index in bucket) for bucket in buckets]
+        return [one for total in totals for one in self.codec.collectives(total, ranks)]
 
 
 def plan_buckets(sizes: Sequence[tuple[str, int]], bucket_bytes: int) -> list[list[int]]:

@@ -22,7 +22,7 @@ from typing import Any
 import tensorflow as tf
 
 from app.distributed.reducers.codec import Part, Results
-from app.distributed.reducers.reducer import Sent
+from app.distributed.reducers.reducer import Collective, Sent
 from app.distributed.world import World
 
 TOP = 16  # float16 ends just below 2^16
@@ -50,25 +50,32 @@ class ScaledHalf:
     def sum(self, parts: Sequence[Part], world: World) -> Results:
         """The sums over ranks of the tensors, each of them 1-D."""
         halves = functools.partial(_sum_halves, world)
-        sums = self._exchange_all(halves, world.allreduce, parts)
-        return [
+        sums, keeps = self._exchange_all(halves, world.allreduce, parts)
+        shaped = [
             (tf.ensure_shape(total, part.tensor.shape), sent)
             for part, (total, sent) in zip(parts, sums, strict=True)
         ]
+        return Results(shaped, keeps)
 
     def gather(self, parts: Sequence[Part], world: World) -> Results:
         """All ranks' rows of the tensors, in the order of ranks."""
         return self._exchange_all(world.allgather, world.allgather, parts)
 
-    def _exchange_all(self, half_collective, collective, parts):
+    def collectives(self, elements: int, ranks: int) -> list[Collective]:
+        """Of a step in which the scale fits, as nearly all do."""
+        shard = -(-elements // ranks)
+        return [Collective("alltoall", 2 * ranks * shard), Collective("allgather", 2 * shard)]
+
+    def _exchange_all(self, half_collective, collective, parts) -> Results:
         # The state is read once and written once per step. Parts that read and wrote rows of their
         # own would wait for each other, since TensorFlow keeps the order of accesses to a variable.
         before = tf.convert_to_tensor(self._state.value)
         done = [_exchange(half_collective, collective, part, before[part.row]) for part in parts]
-        if parts:
-            rows, after = [[part.row] for part in parts], tf.stack([row for _, _, row in done])
-            self._state.assign(tf.tensor_scatter_nd_update(before, rows, after))
-        return [(total, sent) for total, sent, _ in done]
+        results = [(total, sent) for total, sent, _ in done]
+        if not parts:
+            return Results(results)
+        rows, after = [[part.row] for part in parts], tf.stack([row for _, _, row in done])
+        return Results(results, [(self._state, tf.tensor_scatter_nd_update(before, rows, after))])
 
 
 def _sum_halves(world: World, half: tf.Tensor, name: str) -> tf.Tensor:

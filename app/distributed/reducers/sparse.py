@@ -6,7 +6,7 @@ from typing import Any
 import tensorflow as tf
 
 from app.distributed.reducers.codec import Codec, Part
-from app.distributed.reducers.reducer import Reduced, Reducer
+from app.distributed.reducers.reducer import Collective, Reduced, Reducer
 from app.distributed.world import World
 
 
@@ -41,15 +41,19 @@ class SparseRows:
             Part(g.values, self._rows[id(variables[i])], f"{name}.sparse.{i}.values")
             for i, g in sparse.items()
         ]
-        gathered = self.codec.gather(parts, world)
+        gathered, row_keeps = self.codec.gather(parts, world)
         rest = [None if index in sparse else g for index, g in enumerate(gradients)]
-        reduced, sent = self.dense.reduce(rest, variables, world, name)
+        reduced, sent, keeps = self.dense.reduce(rest, variables, world, name)
         for (index, gradient), (values, _) in zip(sparse.items(), gathered, strict=True):
             indices = world.allgather(gradient.indices, f"{name}.sparse.{index}.indices")
             # Duplicate indices are added up, as optimizers need them.
             slices = sum_duplicates(values, indices)
             reduced[index] = tf.IndexedSlices(*slices, gradient.dense_shape)
-        return Reduced(reduced, [*(one for _, one in gathered), *sent])
+        return Reduced(reduced, [*(one for _, one in gathered), *sent], [*row_keeps, *keeps])
+
+    def collectives(self, shapes: Sequence[Sequence[int]], ranks: int) -> list[Collective]:
+        """See `Reducer`: of a model without rows, as `shapes` says nothing of them."""
+        return self.dense.collectives(shapes, ranks)
 
 
 def sum_duplicates(values: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -3,7 +3,9 @@
 A new one is a file here and a line in `STRATEGIES`. Its class provides what `strategy.Strategy`
 describes:
 
-- `__init__(parts)`: the optimizer inside, the reducer, the ranks (strategy.py);
+- `__init__(parts, sync)`: the optimizer inside, the reducer, the ranks (strategy.py); its options
+  (app/distributed/options.py);
+- `is_equal_after_steps`: whether all ranks hold the same variables after each step;
 - `build(variables, add_variable)`: makes what it keeps from step to step. `add_variable` is that
   of Keras optimizers, with the kind of state besides: `add_variable(shape, name=..., kind=...)`,
   such as `Kind.LOCAL` for what is empty at a commit point;
@@ -20,6 +22,8 @@ Imports no TensorFlow, so that the command line can read the names.
 import importlib
 from typing import TYPE_CHECKING
 
+from app.distributed.options import Sync
+
 if TYPE_CHECKING:
     from app.distributed.strategies.strategy import Parts, Strategy
 
@@ -27,9 +31,9 @@ if TYPE_CHECKING:
 STRATEGIES = {"every_step": "every_step.EveryStep"}
 
 
-def make_strategy(name: str, parts: "Parts") -> "Strategy":
+def make_strategy(name: str, parts: "Parts", sync: Sync | None = None) -> "Strategy":
     """The strategy of this name. Raises ValueError for an unknown one."""
     if name not in STRATEGIES:
         raise ValueError(f"strategy={name!r}: expected one of {list(STRATEGIES)}")
     file, class_name = STRATEGIES[name].split(".")
-    return getattr(importlib.import_module(f"{__name__}.{file}"), class_name)(parts)
+    return getattr(importlib.import_module(f"{__name__}.{file}"), class_name)(parts, sync or Sync())

@@ -19,6 +19,7 @@ class Accumulate:
 
     def __init__(self, strategy: Strategy, world: World, signals: Signals, passes: int):
         self.strategy = strategy
+        self.is_equal_after_steps = strategy.is_equal_after_steps
         self.world = world
         self.signals = signals
         self.passes = passes

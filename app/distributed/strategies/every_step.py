@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from app.distributed.options import Sync
 from app.distributed.strategies.strategy import Parts
 
 
 class EveryStep:
     """N workers take one worker's step, each time."""
 
-    def __init__(self, parts: Parts):
+    is_equal_after_steps = True
+
+    def __init__(self, parts: Parts, sync: Sync):
         self.parts = parts
 
     def build(self, variables: Sequence[Any], add_variable: Callable[..., Any]) -> None:

@@ -10,13 +10,15 @@ import keras
 import tensorflow as tf
 
 from app.distributed.reducers.reducer import Reduced, Reducer
-from app.distributed.signals import Signals, cast_gradient, with_overflow
+from app.distributed.signals import Signals, cast_gradient, times, with_overflow
 from app.distributed.telemetry import Telemetry
 from app.distributed.world import World
 
 
 class Strategy(Protocol):
     """Decides when gradients are exchanged and variables updated; the same on every rank."""
+
+    is_equal_after_steps: bool  # whether all ranks hold the same variables after each step
 
     def build(self, variables: Sequence[Any], add_variable: Callable[..., Any]) -> None:
         """Create what is kept from step to step; called once, by the optimizer's `build`."""
@@ -51,16 +53,7 @@ class Parts:
     telemetry: Telemetry
     signals: Signals
     name: str
-    _kept: list[keras.Variable] = dataclasses.field(default_factory=list)  # by the reducer
-
-    def build(self, variables: Sequence[Any], add_variable: Callable[..., Any]) -> None:
-        """Have the reducer create what it keeps from step to step."""
-
-        def add(*args: Any, **options: Any) -> Any:
-            self._kept.append(add_variable(*args, **options))
-            return self._kept[-1]
-
-        self.reducer.build(variables, add)
+    epoch: tf.Variable  # how far training is, float32 ()
 
     def mean(
         self, gradients: Sequence[Any], variables: Sequence[Any], weight: Any, total: Any
@@ -69,43 +62,87 @@ class Parts:
         collective.
 
         Not if no rank has an example, nor if a rank's numbers are not finite: then the reducer
-        keeps what it kept before. Ranks scale before any cast: float16 sums of unscaled gradients
-        overflow.
+        keeps what it kept before.
         """
+        name = self.name_for(variables)
+        weight, total = self.counted(weight, total, name)
+        shares = self.shares(gradients, variables, weight, total)
+        good, overflow = self.heard(name)
+        reduced = self.sum(shares, variables, name, counts=good & ~overflow)
+        return self.as_gradients(gradients, reduced, overflow), good & (total > 0)
+
+    def name_for(self, variables: Sequence[Any]) -> str:
+        """How the names of collectives about these variables begin."""
         shapes = str([tuple(variable.shape) for variable in variables])
-        name = f"{self.name}.{zlib.crc32(shapes.encode()):08x}"
+        return f"{self.name}.{zlib.crc32(shapes.encode()):08x}"
+
+    def counted(self, weight: Any, total: Any, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """(what this rank counts for, what all ranks do), float32 (); a collective where `total` is
+        not known."""
         if weight is None:
-            weight, total = tf.constant(1.0), self.world.size_tensor()
-        else:
-            weight = tf.cast(weight, tf.float32)
-            if total is None:
-                total = self.world.allreduce(weight, f"{name}.weight")
-            total = tf.cast(total, tf.float32)
+            return tf.constant(1.0), self.world.size_tensor()
+        weight = tf.cast(weight, tf.float32)
+        if total is None:
+            total = self.world.allreduce(weight, f"{name}.weight")
+        return weight, tf.cast(total, tf.float32)
+
+    def shares(
+        self,
+        gradients: Sequence[Any],
+        variables: Sequence[Any],
+        weight: tf.Tensor,
+        total: tf.Tensor,
+    ) -> list[Any]:
+        """This rank's shares of the weighted mean, float32 or float64, without the loss scale; 0
+        of a gradient that is not finite, of which all ranks will hear.
+
+        Ranks scale before any cast: float16 sums of unscaled gradients overflow. The loss scale
+        changes, and is nothing for what a reducer owes to later steps.
+        """
         share = tf.math.divide_no_nan(weight, total)
-        shares = self.signals.scaled(gradients, variables, share)
-        scale = tf.cast(self._loss_scale, tf.float32)
-        good, overflow = self.signals.exchange(self.world, name, scale)
-        kept = [tf.convert_to_tensor(variable.value) for variable in self._kept]
+        return self.signals.scaled(gradients, variables, share / self.loss_scale)
+
+    def heard(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+        """(whether no rank has numbers that are not finite, or only by the loss scale; whether one
+        has them by the loss scale), bool (); a collective."""
+        return self.signals.exchange(self.world, name, self.loss_scale)
+
+    def sum(
+        self, shares: Sequence[Any], variables: Sequence[Any], name: str, counts: tf.Tensor
+    ) -> Reduced:
+        """What the reducer makes of all ranks' shares; a collective. `counts`: whether the step
+        does, bool (); if not, the reducer keeps what it kept before."""
         reduced = self.reducer.reduce(shares, variables, self.world, name)
-        reduced = reduced._replace(gradients=_cast_like(gradients, reduced.gradients))
-        self.telemetry.count_exchange(gradients, reduced)
-        self._keep_again(kept, unless=good & ~overflow)
-        if hasattr(self.optimizer, "dynamic_scale"):
-            reduced = reduced._replace(gradients=with_overflow(reduced.gradients, overflow))
-        return reduced, good & (total > 0)
+        self.telemetry.count_exchange(shares, reduced)
 
-    @property
-    def _loss_scale(self) -> Any:
-        return getattr(self.optimizer, "dynamic_scale", 1.0)
-
-    def _keep_again(self, values: Sequence[tf.Tensor], unless: tf.Tensor) -> None:
-        def restore() -> bool:
-            for variable, value in zip(self._kept, values, strict=True):
+        def keep() -> bool:
+            for variable, value in reduced.keeps:
                 variable.assign(value)
             return True
 
-        if values:
-            tf.cond(unless, lambda: True, restore)
+        if reduced.keeps:
+            tf.cond(counts, keep, lambda: True)
+        return reduced
+
+    def as_gradients(
+        self, gradients: Sequence[Any], reduced: Reduced, overflow: tf.Tensor
+    ) -> Reduced:
+        """The sums as the optimizer inside expects them: in the dtypes of `gradients`, under the
+        loss scale, with a NaN if `overflow` so that it lowers that."""
+        scaled = reduced.gradients
+        if self._scales_loss:
+            scaled = [None if one is None else times(one, self.loss_scale) for one in scaled]
+            scaled = with_overflow(scaled, overflow)
+        return reduced._replace(gradients=_cast_like(gradients, scaled))
+
+    @property
+    def _scales_loss(self) -> bool:
+        return hasattr(self.optimizer, "dynamic_scale")
+
+    @property
+    def loss_scale(self) -> tf.Tensor:
+        """What the gradients are too large by, float32 ()."""
+        return tf.cast(getattr(self.optimizer, "dynamic_scale", 1.0), tf.float32)
 
     def update(self, reduced: Reduced, variables: Sequence[Any], applies: tf.Tensor) -> None:
         """Let the optimizer inside step if `applies`, bool (); the same on every rank.
@@ -120,7 +157,7 @@ class Parts:
         def guarded() -> None:
             tf.cond(applies, update, lambda: True)
 
-        self.telemetry.watch(reduced, variables, guarded, self._loss_scale)
+        self.telemetry.watch(reduced, variables, guarded, self.loss_scale)
 
 
 def _cast_like(originals: Sequence[Any], gradients: Sequence[Any]) -> list[Any]:

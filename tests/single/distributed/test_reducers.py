@@ -124,7 +124,7 @@ def gradients() -> list[tf.Tensor | None]:
 
 
 def test_the_mean_of_two_equal_ranks_is_that_of_one() -> None:
-    reduced, _ = reduce(TwinWorld(), gradients(), VARIABLES, 0.5)
+    reduced, *_ = reduce(TwinWorld(), gradients(), VARIABLES, 0.5)
     assert reduced[1] is None
     for index in (0, 2):
         np.testing.assert_allclose(reduced[index], GRADIENTS[index], rtol=1e-6)
@@ -132,14 +132,14 @@ def test_the_mean_of_two_equal_ranks_is_that_of_one() -> None:
 
 def test_ranks_count_by_their_shares() -> None:
     world = TwinWorld()
-    reduced, _ = reduce(world, gradients(), VARIABLES, 0.25)
+    reduced, *_ = reduce(world, gradients(), VARIABLES, 0.25)
     np.testing.assert_allclose(reduced[0], GRADIENTS[0] * 2 / 4)
     assert world.sent == [("x.bucket.0", "float32", 7)]
 
 
 def test_small_buckets_leave_last_variables_first_and_give_the_same() -> None:
     world = TwinWorld()
-    reduced, sent = reduce(world, gradients(), VARIABLES, 0.5, bucket_bytes=8)
+    reduced, sent, _ = reduce(world, gradients(), VARIABLES, 0.5, bucket_bytes=8)
     assert [(name, size) for name, _, size in world.sent] == [("x.bucket.0", 1), ("x.bucket.1", 6)]
     assert [float(one.bytes_sent) for one in sent] == [4, 24]
     np.testing.assert_allclose(reduced[0], GRADIENTS[0])
@@ -148,7 +148,7 @@ def test_small_buckets_leave_last_variables_first_and_give_the_same() -> None:
 def test_a_bucket_has_one_dtype() -> None:
     world = TwinWorld()
     mixed = [tf.ones((2, 3), tf.float16), None, tf.ones(1)]
-    reduced, _ = reduce(world, mixed, VARIABLES, 0.5)
+    reduced, *_ = reduce(world, mixed, VARIABLES, 0.5)
     assert [(dtype, size) for _, dtype, size in world.sent] == [("float32", 1), ("float16", 6)]
     assert reduced[0].dtype == tf.float16
 
@@ -163,7 +163,7 @@ def test_sparse_gradients_are_gathered_and_duplicates_added_up() -> None:
     values = np.array([[1.0, 2.0], [3.0, 4.0], [10.0, 20.0]], np.float32)
     slices = tf.IndexedSlices(tf.constant(values), tf.constant([4, 1, 4]), tf.constant([6, 2]))
     table = tf.Variable(tf.zeros((6, 2)))
-    (reduced,), _ = reduce(world, [slices], [table], 0.5)
+    (reduced,), *_ = reduce(world, [slices], [table], 0.5)
     assert isinstance(reduced, tf.IndexedSlices)
     assert sorted(reduced.indices.numpy().tolist()) == [1, 4]
     np.testing.assert_allclose(
@@ -193,6 +193,6 @@ def test_sparse_gradients_travel_dense_if_asked_to() -> None:
     world = TwinWorld()
     slices = tf.IndexedSlices(tf.ones((1, 2)), tf.constant([4]), tf.constant([6, 2]))
     table = tf.Variable(tf.zeros((6, 2)))
-    (reduced,), _ = reduce(world, [slices], [table], 0.5, sparse_as_dense=True)
+    (reduced,), *_ = reduce(world, [slices], [table], 0.5, sparse_as_dense=True)
     np.testing.assert_allclose(reduced, tf.convert_to_tensor(slices))
     assert world.sent == [("x.bucket.0", "float32", 12)]
