@@ -66,7 +66,7 @@ def open_run(
     directory = config.run.run_dir or Path()
     begins: dict[str, str] = {}
     if goes_on:
-        world.from_chief(lambda: keeper.restore_latest(state))
+        world.from_chief(lambda: keeper.restore_latest(state, world.size))
     elif source := config.model.init_from:
         report = world.from_chief(lambda: load_weights(source, state.model, data.plan))
         begins["begins with"] = str(report)

@@ -73,13 +73,17 @@ def build_schedule(config: Config, world_size: int) -> Schedule:
 def build_optimizer(config: Config, schedule: Schedule, world: World) -> DistributedOptimizer:
     """The update rule with its schedule, inside a DistributedOptimizer."""
     wanted, wire = config.optimizer, config.distribution
+    # topk's momentum is made before elements are chosen, and its clipping on each rank.
+    is_topk = wire.compression == "topk"
+    momentum = wanted.momentum if wanted.optimizer == "sgd" else 0.0
     common = {
         "weight_decay": wanted.weight_decay or None,
-        "global_clipnorm": wanted.clip_norm,
+        "global_clipnorm": None if is_topk else wanted.clip_norm,
         "name": wanted.optimizer,
     }
     if wanted.optimizer == "sgd":
-        inner = keras.optimizers.SGD(schedule, momentum=wanted.momentum, **common)
+        own = 0.0 if is_topk else momentum
+        inner = keras.optimizers.SGD(schedule, momentum=own, **common)
     elif wanted.optimizer == "adam":
         inner = keras.optimizers.Adam(schedule, **common)
     else:
@@ -94,6 +98,8 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
             from_epoch=wire.compress_from_epoch,
             topk_ratio=wire.topk_ratio,
             powersgd_rank=wire.powersgd_rank,
+            momentum=momentum if is_topk else 0.0,
+            clip_norm=wanted.clip_norm if is_topk else None,
         ),
         strategy=wire.sync,
         sync=Sync(every_steps=wire.sync_every_steps or 1, from_epoch=wire.sync_from_epoch),

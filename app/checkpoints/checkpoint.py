@@ -30,7 +30,7 @@ from app.checkpoints.snapshot import Snapshot, take
 from app.errors import UserError, suggest
 from app.run_files import CHECKPOINT_PREFIX, list_checkpoints
 from app.rundir import flush_directory
-from app.state import POSITION, SAVED, StateVariable, TrainState, state_variables
+from app.state import POSITION, SAVED, Kind, StateVariable, TrainState, state_variables
 
 LOG = logging.getLogger(__name__)
 
@@ -156,14 +156,21 @@ class Checkpoints:
         path.rename(nameless)
         shutil.rmtree(nameless)
 
-    def restore_latest(self, state: TrainState) -> Path | None:
+    def restore_latest(self, state: TrainState, world_size: int | None = None) -> Path | None:
         """Put the newest sound checkpoint into `state`, in place; None if there is none at all.
+
+        Each rank owes an equal part of what was owed to the gradients: more if there are fewer
+        ranks than when it was saved. `world_size`: the ranks there are now; None: as many.
 
         Raises UserError if all are damaged, or it belongs to another model.
         """
         if not self.list():
             return None
         path, (arrays, meta, _) = self.newest()
+        if world_size and (before := meta.get("world_size", world_size)) != world_size:
+            for entry in state.entries:
+                if entry.kind is Kind.SUMMED and entry.path in arrays:
+                    arrays[entry.path] = arrays[entry.path] * np.float32(before / world_size)
         _assign(path, arrays, state.entries, meta["optional"])
         for metric in state.model.metrics:
             for variable, value in zip(metric.variables, meta["metrics"][metric.name], strict=True):

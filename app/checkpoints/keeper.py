@@ -112,12 +112,9 @@ class Keeper:
                 f"{problem}. {self._what_is_left()}"
             )
 
-    def restore_latest(self, state: TrainState) -> Path | None:
-        """Put the newest sound checkpoint into `state`, in place; None if there is none at all.
-
-        Raises UserError if all are damaged, or it belongs to another model.
-        """
-        return self.checkpoints.restore_latest(state)
+    def restore_latest(self, state: TrainState, world_size: int | None = None) -> Path | None:
+        """See `Checkpoints.restore_latest`."""
+        return self.checkpoints.restore_latest(state, world_size)
 
     def _wake(self) -> None:
         if self._thread is None:

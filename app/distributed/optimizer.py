@@ -95,6 +95,11 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         name: str | None = None,
     ):
         _check_options(optimizer, op, backward_passes_per_step, bucket_mb)
+        if compression == "topk" and getattr(optimizer, "momentum", 0.0):
+            raise ValueError(
+                f"compression 'topk' makes the momentum itself: give SGD(momentum=0.0) and "
+                f"wire=Wire(momentum={optimizer.momentum})"
+            )
         # Not LossScaleOptimizer.__init__, which would turn off the inner optimizer's loss scale.
         keras.optimizers.Optimizer.__init__(self, learning_rate=0.0, name=name)
         if keras.config.dtype_policy().name == "mixed_float16" and not isinstance(
