@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from app.distributed.strategies.strategy import Parts, Strategy
 
 # Where each class is, as "file.Class" of this folder.
-STRATEGIES = {"every_step": "every_step.EveryStep"}
+STRATEGIES = {
+    "every_step": "every_step.EveryStep",
+    "local": "local.Local",
+}
 
 
 def make_strategy(name: str, parts: "Parts", sync: Sync | None = None) -> "Strategy":
