@@ -17,6 +17,7 @@ from app.classifier import Classifier
 from app.commit import Commits
 from app.config import Config
 from app.data.batches import Split, spec_of
+from app.data.local_epochs import LocalEpochs
 from app.data.order import EpochPlan, orders_of
 from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
@@ -36,7 +37,9 @@ class Loop:
     """Train for the epochs that `state` has not seen yet.
 
     At a commit point all ranks agree on one state; see app/commit.py. It comes after every
-    `commit_every_steps` optimizer steps, and at the end of each epoch.
+    `commit_every_steps` optimizer steps, and at the end of each epoch. Where models are averaged in
+    rounds, these begin anew with each epoch, and both are counted from there. Under `local_epochs`
+    an epoch is one round, so that each example comes `local_epochs` times in it.
 
     Args:
         config, world: the run and its ranks.
@@ -76,6 +79,7 @@ class Loop:
         )
         self.clock = Clock()
         state.optimizer.telemetry.keeps_gradients = config.run.histograms
+        state.optimizer.settles = True  # at commit points
         every = config.run.log_every_steps
         self._reports = Reports(world, state, self.clock, shows, self._examples, every)
         self.goodput = goodput or Goodput(None)
@@ -100,33 +104,53 @@ class Loop:
         self._feed = build_feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
+        self._round = config.distribution.sync_every_steps  # steps; None: there are no rounds
         self._traced: dict[int | None, Callable] = {}
         self.fit_to_world()
 
     def fit_to_world(self) -> None:
         """Derive everything that depends on the number of ranks, from the current state."""
         state, epochs, examples = self.state, self.config.training.epochs, self._examples
-        training = with_fitting_batch(self.config, examples, self.world.size).training
+        train, rank, size = self.splits["train"], self.world.rank, self.world.size
+        training = with_fitting_batch(self.config, len(train), size).training
+        self._rows = training.examples_per_rank
+        self._owners = owners_of_run(self.config, self.world, train)
         self.passes = training.backward_passes_per_step
-        self.batch_size = training.examples_per_step(self.world.size)
+        self.batch_size = training.examples_per_step(size)
+        self._own_steps = self._local_plan().steps if self._local_epochs else None
+        self._commit_every = self._own_steps or self.config.commit_steps
         peak = scaled_peak(self.config.optimizer, self.batch_size)
         self.schedule.peak = peak * self.state.rate
         steps, left = self._steps_of(examples), self._steps_of(examples - state.examples_seen)
         self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
         passes = [len(range(first, self.batch_size, self.passes)) for first in range(self.passes)]
-        rank, size = self.world.rank, self.world.size
         self._usual_rows = {len(range(rank, examples_of_pass, size)) for examples_of_pass in passes}
+        if self._local_epochs:
+            self._usual_rows = {0, self._rows}
         self._traced.clear()
         self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
-        self._owners = owners_of_run(self.config, self.world, self.splits["train"])
+
+    @property
+    def _local_epochs(self) -> int | None:
+        return self.config.distribution.local_epochs
 
     @property
     def _examples(self) -> int:
-        return len(self.splits["train"])
+        """Examples of an epoch."""
+        return len(self.splits["train"]) * (self._local_epochs or 1)
 
     def _steps_of(self, examples: int) -> int:
         """How many optimizer steps `examples` of one epoch take."""
+        if self._own_steps:
+            return -(-examples * self._own_steps // self._examples)
         return -(-examples // self.batch_size)
+
+    def _seen_after_step(self) -> int:
+        """The examples of the epoch that are done after the next step."""
+        seen = self.state.examples_seen
+        if self._own_steps:  # of which ranks do different numbers in a step: evenly, by and large
+            return (self._steps_of(seen) + 1) * self._examples // self._own_steps
+        return min(seen + self.batch_size, self._examples)
 
     def run(self) -> None:
         """Train to the last epoch, or to the commit point at which all ranks have agreed to stop:
@@ -213,11 +237,11 @@ class Loop:
         state = self.state
         state.step += 1
         PULSE.step = state.step
-        state.examples_seen = min(state.examples_seen + self.batch_size, self._examples)
+        state.examples_seen = self._seen_after_step()
         with PULSE.during("reports"):
             progress = self._reports.count_step(self.passes)
         epoch_ends = state.examples_seen == self._examples
-        commits = state.step % self.config.run.commit_every_steps == 0 and not epoch_ends
+        commits = self._steps_to_commit() == self._commit_every and not epoch_ends
         # Of the step before: reading this one's would wait for it, and leave a GPU idle.
         before, self._heard = self._heard, heard
         if self._is_bad(before) or self._jumps(progress, commits):
@@ -226,10 +250,17 @@ class Loop:
             self._commit()
         elif self._guards(state.step):
             self.commits.compare()
-        if before is not None and before.numpy()[0] and not self._is_ending:
+        if before is not None and before.numpy()[0] > 0 and not self._is_ending:
             self._is_ending = True
             if not self.commits.ends:
                 self._end_soon()
+
+    def _steps_to_commit(self, every: int | None = None) -> int:
+        """Steps to the next commit point inside an epoch, 1 or more, if they come `every` steps."""
+        every = every or self._commit_every
+        in_rounds = self._round or self._own_steps
+        done = self._steps_of(self.state.examples_seen) if in_rounds else self.state.step
+        return every - done % every
 
     def _guards(self, step: int) -> bool:
         """Whether ranks are compared after this step, where no commit point is."""
@@ -242,6 +273,8 @@ class Loop:
         if heard is None:
             return False
         said = heard.numpy()
+        if said[0] < 0:  # inside a round
+            return False
         first_bad = self.state.optimizer.signals.first_bad() if said[1:].any() else None
         if not self._health.see_step(self.state.step - 1, said, first_bad):
             return False
@@ -262,7 +295,8 @@ class Loop:
         return self._health.see_loss(self.state.step, loss, seen) and self._go_back()
 
     def _end_soon(self) -> None:
-        """A rank has been asked to stop: end at a commit point, one made for it if none is near.
+        """A rank has been asked to stop: end at a commit point, one made for it if none is near; at
+        the end of a round, if that is near.
 
         One that an undisturbed run would not make may change what ranks hold apart from each other
         (BatchNorm's statistics, dropout), so that the bits of a resumed run differ from its.
@@ -271,11 +305,14 @@ class Loop:
         for show in self._shows:
             show.stopping(state.step, "a rank was asked to stop")
         to_end = self._steps_of(self._examples - state.examples_seen)
-        ahead = min(-state.step % self.config.run.commit_every_steps or to_end, to_end)
         since = self.clock.since()
         speed = since.passes / self.passes / since.seconds if since.seconds else 0.0
-        if not self.commits.is_near(ahead, speed, ahead == to_end):
-            self._commit()
+        for every in filter(None, (self._commit_every, self._round)):
+            ahead = min(self._steps_to_commit(every), to_end)
+            if self.commits.is_near(ahead, speed, ahead == to_end):
+                self._commit_every = every
+                return
+        self._commit()
 
     def _go_back(self) -> bool:
         """Go on from the newest checkpoint at half the learning rate, if the config wants it and
@@ -306,20 +343,27 @@ class Loop:
 
     def _commit(self, ended: Progress | None = None) -> dict[str, float]:
         examples, self._own_examples = self._own_examples, 0
-        return self.commits.make(examples, ended)
+        logs = self.commits.make(examples, ended)
+        self._heard = self.state.optimizer.signals.heard()  # a round may have ended only now
+        return logs
 
     def _move_schedule(self) -> None:
         """Set the rate of the next step from where the epoch is before and after it."""
         seen, examples = self.state.examples_seen, self._examples
-        after = min(seen + self.batch_size, examples)
         done = self.state.epoch + seen / examples
-        self.schedule.move_to(done, self.state.epoch + after / examples)
+        self.schedule.move_to(done, self.state.epoch + self._seen_after_step() / examples)
         self.state.optimizer.move_to(done)
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
+        plan = self._local_plan() if self._local_epochs else self._plan()
+        batches = self._feed.training(plan, self.world.rank, self.state.epoch)
+        for number, batch in enumerate(batches):
+            yield batch, (number + 1) % self.passes == 0
+
+    def _plan(self) -> EpochPlan:
         state, train = self.state, self.splits["train"]
-        plan = EpochPlan(
+        return EpochPlan(
             self._order(state.seed, state.epoch),
             self.batch_size,
             self.world.size,
@@ -328,9 +372,14 @@ class Loop:
             "round robin" if train.files_of is None else "neighbours",
             self._owners,
         )
-        batches = self._feed.training(plan, self.world.rank, state.epoch)
-        for number, batch in enumerate(batches):
-            yield batch, (number + 1) % self.passes == 0
+
+    def _local_plan(self) -> LocalEpochs:
+        """The epoch that is one round of federated averaging."""
+        assert self._local_epochs and self._owners is not None
+        first = self.state.epoch * self._local_epochs
+        passes = range(first, first + self._local_epochs)
+        orders = [self._order(self.state.seed, number) for number in passes]
+        return LocalEpochs(orders, self._owners, self._rows, self.world.size)
 
     @property
     def stragglers(self) -> list[dict[str, Any]]:

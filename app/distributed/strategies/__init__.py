@@ -32,6 +32,8 @@ STRATEGIES = {
     "every_step": "every_step.EveryStep",
     "local": "local.Local",
 }
+# Those whose exchanges come in rounds of `Sync.every_steps` steps.
+WITH_ROUNDS = ("local", "delayed", "hierarchical")
 
 
 def make_strategy(name: str, parts: "Parts", sync: Sync | None = None) -> "Strategy":
