@@ -5,32 +5,35 @@ in it: `on_train_batch_*` is called once per pass, with this rank's own running 
 `on_epoch_end` gets those of all ranks, and exact `val_*`.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from app.build import build_feed, owners_of_run
+from app.build import build_feed
 from app.checkpoints.keeper import Keeper
 from app.classifier import Classifier
 from app.commit import Commits
 from app.config import Config
 from app.data.batches import Split, spec_of
-from app.data.local_epochs import LocalEpochs
-from app.data.order import EpochPlan, orders_of
+from app.data.order import orders_of
 from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
+from app.epochs import Epochs
 from app.health import Health
 from app.monitor.goodput import Goodput
 from app.monitor.progress import Place, Progress, Show
 from app.monitor.reports import Reports, place_of
 from app.monitor.timing import Clock
-from app.preflight import with_fitting_batch
 from app.pulse import PULSE
 from app.schedule import Schedule, scaled_peak
 from app.state import TrainState, reseed
 from app.stop import Stop
+
+LOG = logging.getLogger(__name__)
+FEWEST_ROUNDS = 50  # from which on an outer momentum does not lose accuracy
 
 
 class Loop:
@@ -110,52 +113,28 @@ class Loop:
 
     def fit_to_world(self) -> None:
         """Derive everything that depends on the number of ranks, from the current state."""
-        state, epochs, examples = self.state, self.config.training.epochs, self._examples
-        train, rank, size = self.splits["train"], self.world.rank, self.world.size
-        training = with_fitting_batch(self.config, len(train), size).training
-        self._rows = training.examples_per_rank
-        self._owners = owners_of_run(self.config, self.world, train)
-        self.passes = training.backward_passes_per_step
-        self.batch_size = training.examples_per_step(size)
-        self._own_steps = self._local_plan().steps if self._local_epochs else None
-        self._commit_every = self._own_steps or self.config.commit_steps
-        peak = scaled_peak(self.config.optimizer, self.batch_size)
-        self.schedule.peak = peak * self.state.rate
-        steps, left = self._steps_of(examples), self._steps_of(examples - state.examples_seen)
+        state, epochs = self.state, self.config.training.epochs
+        self._epochs = Epochs(self.config, self.world, self.splits["train"], self._order)
+        self.passes, self.batch_size = self._epochs.passes, self._epochs.batch_size
+        self.schedule.peak = scaled_peak(self.config.optimizer, self.batch_size) * state.rate
+        steps = self._epochs.steps_of(self._examples)
+        left = self._epochs.steps_of(self._examples - state.examples_seen)
         self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
-        passes = [len(range(first, self.batch_size, self.passes)) for first in range(self.passes)]
-        self._usual_rows = {len(range(rank, examples_of_pass, size)) for examples_of_pass in passes}
-        if self._local_epochs:
-            self._usual_rows = {0, self._rows}
+        # Epochs that are rounds of federated averaging have commit points at their ends only.
+        self._commit_every = steps if self._epochs.are_rounds else self.config.commit_steps
         self._traced.clear()
         self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
 
     @property
-    def _local_epochs(self) -> int | None:
-        return self.config.distribution.local_epochs
-
-    @property
     def _examples(self) -> int:
         """Examples of an epoch."""
-        return len(self.splits["train"]) * (self._local_epochs or 1)
-
-    def _steps_of(self, examples: int) -> int:
-        """How many optimizer steps `examples` of one epoch take."""
-        if self._own_steps:
-            return -(-examples * self._own_steps // self._examples)
-        return -(-examples // self.batch_size)
-
-    def _seen_after_step(self) -> int:
-        """The examples of the epoch that are done after the next step."""
-        seen = self.state.examples_seen
-        if self._own_steps:  # of which ranks do different numbers in a step: evenly, by and large
-            return (self._steps_of(seen) + 1) * self._examples // self._own_steps
-        return min(seen + self.batch_size, self._examples)
+        return len(self.splits["train"]) * (self.config.distribution.local_epochs or 1)
 
     def run(self) -> None:
         """Train to the last epoch, or to the commit point at which all ranks have agreed to stop:
         a callback on any of them wants to, or one has been asked to (`commits.was_asked`)."""
         self.classifier.stop_training = self.commits.ends = False
+        self._warn_of_few_rounds()
         self.goodput.begin(self.state.step)
         self.callbacks.on_train_begin()
         logs: dict[str, float] = {}
@@ -165,6 +144,18 @@ class Loop:
             self.stop.reached()
             self.commits.compare()  # callbacks may have changed something since
             self.callbacks.on_train_end(logs)
+
+    def _warn_of_few_rounds(self) -> None:
+        wanted = self.config.distribution
+        rounds = self.total_steps // self._round if self._round else self.config.training.epochs
+        if wanted.outer_momentum and rounds < FEWEST_ROUNDS and self.world.is_chief:
+            LOG.warning(
+                "outer_momentum = %g (DiLoCo) is experimental, and this run has %d rounds: below "
+                "about %d it loses accuracy; use a smaller sync_every_steps or outer_momentum = 0",
+                wanted.outer_momentum,
+                rounds,
+                FEWEST_ROUNDS,
+            )
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""
@@ -178,7 +169,7 @@ class Loop:
         self._reports.begin_epoch()
         self.clock.begin()
         PULSE.enter("input")
-        first = self._steps_of(state.examples_seen) * self.passes
+        first = self._epochs.steps_of(state.examples_seen) * self.passes
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches()), first):
             heard = self._pass(number, batch)
             if last_pass:
@@ -204,7 +195,7 @@ class Loop:
             self._has_asked = True
             self.state.optimizer.signals.ask_to_stop()
         traces, rows = len(self._traced), len(batch.labels)
-        step = self._step_of(batch, rows if rows in self._usual_rows else None)
+        step = self._step_of(batch, rows if rows in self._epochs.usual_rows else None)
         PULSE.enter("step" if len(self._traced) == traces else "first trace")
         logs, heard = step(batch)
         self.clock.tick(int(batch.total), compiled=len(self._traced) > traces)
@@ -237,7 +228,7 @@ class Loop:
         state = self.state
         state.step += 1
         PULSE.step = state.step
-        state.examples_seen = self._seen_after_step()
+        state.examples_seen = self._epochs.seen_after_step(state.examples_seen)
         with PULSE.during("reports"):
             progress = self._reports.count_step(self.passes)
         epoch_ends = state.examples_seen == self._examples
@@ -258,8 +249,8 @@ class Loop:
     def _steps_to_commit(self, every: int | None = None) -> int:
         """Steps to the next commit point inside an epoch, 1 or more, if they come `every` steps."""
         every = every or self._commit_every
-        in_rounds = self._round or self._own_steps
-        done = self._steps_of(self.state.examples_seen) if in_rounds else self.state.step
+        in_rounds = self._round or self._epochs.are_rounds
+        done = self._epochs.steps_of(self.state.examples_seen) if in_rounds else self.state.step
         return every - done % every
 
     def _guards(self, step: int) -> bool:
@@ -304,7 +295,7 @@ class Loop:
         state = self.state
         for show in self._shows:
             show.stopping(state.step, "a rank was asked to stop")
-        to_end = self._steps_of(self._examples - state.examples_seen)
+        to_end = self._epochs.steps_of(self._examples - state.examples_seen)
         since = self.clock.since()
         speed = since.passes / self.passes / since.seconds if since.seconds else 0.0
         for every in filter(None, (self._commit_every, self._round)):
@@ -350,36 +341,18 @@ class Loop:
     def _move_schedule(self) -> None:
         """Set the rate of the next step from where the epoch is before and after it."""
         seen, examples = self.state.examples_seen, self._examples
+        after = self._epochs.seen_after_step(seen)
         done = self.state.epoch + seen / examples
-        self.schedule.move_to(done, self.state.epoch + self._seen_after_step() / examples)
+        self.schedule.move_to(done, self.state.epoch + after / examples)
         self.state.optimizer.move_to(done)
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
-        plan = self._local_plan() if self._local_epochs else self._plan()
-        batches = self._feed.training(plan, self.world.rank, self.state.epoch)
+        state = self.state
+        plan = self._epochs.plan(state.seed, state.epoch, state.examples_seen)
+        batches = self._feed.training(plan, self.world.rank, state.epoch)
         for number, batch in enumerate(batches):
             yield batch, (number + 1) % self.passes == 0
-
-    def _plan(self) -> EpochPlan:
-        state, train = self.state, self.splits["train"]
-        return EpochPlan(
-            self._order(state.seed, state.epoch),
-            self.batch_size,
-            self.world.size,
-            self.passes,
-            state.examples_seen,
-            "round robin" if train.files_of is None else "neighbours",
-            self._owners,
-        )
-
-    def _local_plan(self) -> LocalEpochs:
-        """The epoch that is one round of federated averaging."""
-        assert self._local_epochs and self._owners is not None
-        first = self.state.epoch * self._local_epochs
-        passes = range(first, first + self._local_epochs)
-        orders = [self._order(self.state.seed, number) for number in passes]
-        return LocalEpochs(orders, self._owners, self._rows, self.world.size)
 
     @property
     def stragglers(self) -> list[dict[str, Any]]:

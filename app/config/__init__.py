@@ -60,8 +60,8 @@ class Config(Section):
 
     @property
     def commit_steps(self) -> int:
-        """Optimizer steps between commit points: those asked for, or the first multiple of a round
-        from 1000 on. Rounds of `local_epochs` end with epochs, and so do all their commit points."""
+        """Optimizer steps between commit points inside an epoch: those asked for, or the first
+        multiple of a round from 1000 on."""
         of_round = self.distribution.sync_every_steps or 1
         return self.run.commit_every_steps or -(-COMMIT_STEPS // of_round) * of_round
 

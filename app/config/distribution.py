@@ -47,8 +47,8 @@ class Distribution(Section):
     )
     outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0,
-        description="sync 'local': Nesterov's, over rounds (DiLoCo; experimental: it loses accuracy "
-        "in runs of less than about 50 rounds)",
+        description="sync 'local': Nesterov's, over rounds (DiLoCo; experimental: it loses "
+        "accuracy in runs of less than about 50 rounds)",
     )
     aggregation: Literal["weighted", "average"] = Field(
         "weighted", description="weigh ranks by their examples, or all equally"
