@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from app.distributed.strategies.strategy import Parts, Strategy
 
 # Where each class is, as "file.Class" of this folder.
-STRATEGIES = {"every_step": "every_step.EveryStep"}
+STRATEGIES = {
+    "every_step": "every_step.EveryStep",
+    "local": "local.Local",
+}
+# Those whose exchanges come in rounds of `Sync.every_steps` steps.
+WITH_ROUNDS = ("local", "delayed", "hierarchical")
 
 
 def make_strategy(name: str, parts: "Parts", sync: Sync | None = None) -> "Strategy":
