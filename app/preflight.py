@@ -15,6 +15,7 @@ from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
 from app.data.sources import synthetic
+from app.distributed.reducers import MOST_RANKS_OF_INT8
 from app.distributed.strategies import WITH_ROUNDS
 from app.errors import UserError, suggest
 from app.recipe import overlay
@@ -41,6 +42,7 @@ def check(config: Config, resume: bool, world_size: int) -> None:
     if config.model.init_from and not goes_on:
         find_source(config.model.init_from, MODELS[config.model.model].kind)
     check_parts(config, world_size)
+    check_compression(config, world_size)
     check_sync(config)
     kind = KINDS.get(config.data.dataset.partition(":")[0])
     if kind is not None:
@@ -75,6 +77,31 @@ def check_parts(config: Config, world_size: int) -> None:
         raise UserError(
             f"global_batch_size = {batch} cannot be dealt to {world_size} rank(s) x "
             f"{training.backward_passes_per_step} pass(es): give at least {parts}"
+        )
+
+
+def check_compression(config: Config, world_size: int) -> None:
+    """Raise UserError if keys about compression do not go together, or with so many ranks."""
+    wanted = config.distribution
+    goes_with = {
+        "compress_from_epoch": ("topk", "powersgd"),
+        "topk_ratio": ("topk",),
+        "powersgd_rank": ("powersgd",),
+    }
+    for key, names in goes_with.items():
+        is_given = getattr(wanted, key) != Distribution.model_fields[key].default
+        if is_given and wanted.compression not in names:
+            raise UserError(
+                f"{key} is for compression = {' or '.join(map(repr, names))}, but compression = "
+                f"'{wanted.compression}'"
+            )
+    # Between hosts there are fewer of them, which is known when they have joined.
+    counts_hosts = wanted.sync == "hierarchical"
+    if wanted.compression == "int8" and world_size > MOST_RANKS_OF_INT8 and not counts_hosts:
+        raise UserError(
+            f"compression = 'int8' with {world_size} ranks: a sum of bytes has room for at most "
+            f"{MOST_RANKS_OF_INT8}. Use sync = 'hierarchical', which counts hosts, or another "
+            "compression"
         )
 
 

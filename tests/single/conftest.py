@@ -30,11 +30,12 @@ def make_classifier() -> Callable[..., Classifier]:
         dropout: float = 0.5,
         seed: int = 0,
         label_smoothing: float = 0.0,
+        width: int = 5,
         **options: object,
     ) -> Classifier:
         keras.utils.set_random_seed(seed)
         inputs = keras.Input((4,), name="inputs")
-        x = keras.layers.Dense(5, name="hidden")(inputs)
+        x = keras.layers.Dense(width, name="hidden")(inputs)
         if batch_norm:
             x = keras.layers.BatchNormalization(name="norm")(x)
         x = keras.layers.Activation("tanh", name="tanh")(x)

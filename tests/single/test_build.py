@@ -83,3 +83,23 @@ def test_biases_and_batchnorm_do_not_decay() -> None:
                     model.trainable_variables)  # fmt: skip
     moved = {v.name: bool((v.numpy() != 1).any()) for v in model.trainable_variables}
     assert moved == {"kernel": True, "bias": False, "gamma": False, "beta": False}
+
+
+def optimizer_of(**keys):
+    config = load(None, keys)
+    world = Ranks(2)
+    return build_optimizer(config, build_schedule(config, 2), world)
+
+
+def test_topk_makes_the_momentum_and_the_clipping_instead_of_sgd(caplog) -> None:
+    keys = {"optimizer": "sgd", "momentum": 0.8, "clip_norm": 2.0}
+    plain = optimizer_of(**keys)
+    assert (plain.inner_optimizer.momentum, plain.inner_optimizer.global_clipnorm) == (0.8, 2.0)
+    assert (plain.wire.momentum, plain.wire.clip_norm) == (0.0, None)
+    topk = optimizer_of(compression="topk", topk_ratio=0.1, compress_from_epoch=2, **keys)
+    assert (topk.inner_optimizer.momentum, topk.inner_optimizer.global_clipnorm) == (0.0, None)
+    assert (topk.wire.momentum, topk.wire.clip_norm) == (0.8, 2.0)
+    assert (topk.wire.topk_ratio, topk.wire.from_epoch) == (0.1, 2.0)
+    assert caplog.records == []
+    assert optimizer_of(compression="topk", optimizer="adam").wire.momentum == 0.0
+    assert "'topk' with optimizer 'adam' costs accuracy" in caplog.text

@@ -109,3 +109,22 @@ def test_a_run_that_is_there_is_told_before_anything_is_read(table, tmp_path) ->
     config = load(None, {"dataset": table, "model": "bag", "run_dir": str(run)})
     with pytest.raises(UserError, match="already holds a run: add --resume"):
         check(config, False, 1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "ranks", "message"),
+    [
+        ({"compression": "int8"}, 9, "compression = 'int8' with 9 ranks: .* at most 8"),
+        ({"topk_ratio": 0.1}, 2, "topk_ratio is for compression = 'topk', .* 'none'"),
+        ({"powersgd_rank": 2, "compression": "topk"}, 2, "powersgd_rank is for .*'powersgd'"),
+        ({"compress_from_epoch": 1, "compression": "int8"}, 2, "'topk' or 'powersgd', but"),
+    ],
+)
+def test_keys_of_compression_that_do_not_go_together(keys, ranks: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(load(None, keys), False, ranks)
+
+
+def test_keys_of_compression_that_go_together() -> None:
+    for keys in ({"compression": "int8"}, {"compression": "topk", "topk_ratio": 0.1}):
+        check(load(None, keys), False, 8)

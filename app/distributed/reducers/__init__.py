@@ -49,6 +49,8 @@ COMPRESSIONS = {
     "terngrad": Way("codec.Stateless", "terngrad.TernGrad"),
 }
 
+MOST_RANKS_OF_INT8 = 8  # 15 levels; with more ranks, what rounding adds outgrows the gradients
+
 
 def make_reducer(
     compression: Any,

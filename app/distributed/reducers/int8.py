@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from app.distributed.reducers import MOST_RANKS_OF_INT8
 from app.distributed.reducers.dense import flatten, unflatten
 from app.distributed.reducers.lossy import Lossy
 from app.distributed.reducers.random_bits import key_of, uniform
@@ -19,7 +20,6 @@ from app.distributed.world import World
 from app.state import Kind
 
 MOST = 127  # of int8
-MOST_RANKS = 8  # 15 levels; with more, what rounding adds is larger than the gradients
 
 
 class Int8(Lossy):
@@ -68,11 +68,11 @@ class Int8(Lossy):
 
 def refuse_many(ranks: int) -> None:
     """Raise ValueError if int8 has too few levels for so many ranks."""
-    if ranks > MOST_RANKS:
+    if ranks > MOST_RANKS_OF_INT8:
         raise ValueError(
             f"compression 'int8' with {ranks} ranks: a sum of bytes has room for at most "
-            f"{MOST_RANKS}. Use sync = 'hierarchical', which adds up exactly inside a host and "
-            "counts hosts here, or another compression"
+            f"{MOST_RANKS_OF_INT8}. Use sync = 'hierarchical', which adds up exactly inside a host "
+            "and counts hosts here, or another compression"
         )
 
 

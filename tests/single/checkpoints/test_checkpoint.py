@@ -90,6 +90,24 @@ def test_training_goes_on_from_a_checkpoint_as_without_one(make_state, batch, tm
     assert_equal_bits(values(fresh), values(state))
 
 
+@pytest.mark.parametrize(("ranks", "times"), [(4, 1), (2, 2), (6, 4 / 6), (None, 1)])
+def test_fewer_ranks_owe_more_each_so_that_all_is_kept(
+    make_state, tmp_path, ranks: int | None, times: float
+) -> None:
+    def owed(state: TrainState) -> list:
+        return [entry.variable for entry in state.entries if entry.kind is Kind.SUMMED]
+
+    saved = make_state(compression="topk", width=300)
+    for variable in owed(saved):
+        variable.assign(np.full(variable.shape, 3.0))
+    assert owed(saved)
+    Checkpoints(tmp_path, keep=2).save(saved, {"world_size": 4})
+    fresh = make_state(compression="topk", width=300)
+    assert Checkpoints(tmp_path, keep=2).restore_latest(fresh, ranks)
+    for variable in owed(fresh):
+        np.testing.assert_allclose(variable.numpy(), 3.0 * times, rtol=1e-6)
+
+
 def test_the_loss_scale_is_kept(make_state, tmp_path) -> None:
     keras.config.set_dtype_policy("mixed_float16")
     state = make_state()
