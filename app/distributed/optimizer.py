@@ -95,7 +95,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         name: str | None = None,
     ):
         _check_options(optimizer, op, backward_passes_per_step, bucket_mb)
-        if compression == "topk" and getattr(optimizer, "momentum", 0.0):
+        if compression == "topk" and getattr(optimizer, "momentum", None):
             raise ValueError(
                 f"compression 'topk' makes the momentum itself: give SGD(momentum=0.0) and "
                 f"wire=Wire(momentum={optimizer.momentum})"

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from app.distributed.reducers import MOST_RANKS_OF_INT8
 from app.distributed.reducers.dense import flatten, unflatten
+from app.distributed.reducers.fused import fused
 from app.distributed.reducers.lossy import Lossy
 from app.distributed.reducers.random_bits import key_of, uniform
 from app.distributed.reducers.reducer import Collective, Reduced, Sent
@@ -76,7 +77,7 @@ def refuse_many(ranks: int) -> None:
         )
 
 
-@tf.function(jit_compile=True, autograph=False)
+@fused
 def _encode(flat: tf.Tensor, per_unit: tf.Tensor, levels: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
     """int8 (n,) in [-levels, levels] of float32 (n,)."""
     rounded = tf.floor(flat * per_unit + uniform(flat.shape[0], key))

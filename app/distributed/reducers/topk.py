@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from app.distributed.reducers.dense import flatten, unflatten
+from app.distributed.reducers.fused import fused
 from app.distributed.reducers.lossy import Lossy
 from app.distributed.reducers.reducer import Collective, Reduced, Sent
 from app.distributed.world import World
@@ -181,6 +182,6 @@ def _added(values: tf.Tensor, places: tf.Tensor, elements: int) -> tf.Tensor:
         return _scattered(values, places, tf.zeros(elements))
 
 
-@tf.function(jit_compile=True, autograph=False, reduce_retracing=True)
+@fused
 def _scattered(values: tf.Tensor, places: tf.Tensor, zeros: tf.Tensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_add(zeros, places[:, tf.newaxis], values)
