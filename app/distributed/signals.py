@@ -142,9 +142,14 @@ def cast_gradient(gradient: Any, dtype: tf.DType) -> Any:
     return _map(gradient, lambda one: tf.cast(one, dtype))
 
 
+def wide_type(dtype: Any) -> tf.DType:
+    """What gradients of this type, also one of NumPy, are exchanged in: at least float32."""
+    dtype = tf.as_dtype(dtype)
+    return dtype if dtype.size >= 4 else tf.float32
+
+
 def _wide(gradient: Any) -> Any:
-    dtype = tf.as_dtype(gradient.dtype)  # `apply` also takes arrays of NumPy
-    return cast_gradient(gradient, dtype if dtype.size >= 4 else tf.float32)
+    return cast_gradient(gradient, wide_type(gradient.dtype))  # `apply` also takes NumPy's arrays
 
 
 def times(gradient: Any, by: Any) -> Any:
