@@ -143,11 +143,11 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         """Create the variables of the strategy, the reducer and the inner optimizer."""
         if self.built:
             return
-        self.strategy.build(variables, self.add_variable)
-        self.reducer.build(variables, self.add_variable)
         if not self.inner_optimizer.built:
             with keras.name_scope(self.inner_optimizer.name, caller=self.inner_optimizer):
                 self.inner_optimizer.build(variables)
+        self.strategy.build(variables, self.add_variable)
+        self.reducer.build(variables, self.add_variable)
         keras.optimizers.Optimizer.build(self, variables)
 
     def add_variable(

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 STRATEGIES = {
     "every_step": "every_step.EveryStep",
     "overlapped": "overlapped.Overlapped",
+    "local": "local.Local",
+    "delayed": "delayed.Delayed",
 }
 # Those that keep gradients from step to step, in variables, and so need dense ones.
 KEEP_GRADIENTS = ("overlapped",)
