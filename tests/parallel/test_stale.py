@@ -17,6 +17,10 @@ START = np.linspace(-1, 1, 12, dtype=np.float32).reshape(SHAPE)
 STALE = ("overlapped", "delayed")
 
 
+def full(value):
+    return pytest.param(value, marks=pytest.mark.full_matrix)
+
+
 class Toy:
     """A weight per rank; its steps have the gradient and the examples of (rank, step), and pull
     towards 0, so that they depend on where the weight is."""
@@ -96,11 +100,9 @@ def a_round_late(ranks, steps, every_steps):
     begun, moved, mean, numbers = START.astype(np.float64), None, None, []
 
     def merge():
-        return (
-            weights
-            if moved is None
-            else [w + mean - m for w, m in zip(weights, moved, strict=True)]
-        )
+        if moved is None:
+            return weights
+        return [weight + mean - own for weight, own in zip(weights, moved, strict=True)]
 
     for number in range(steps):
         for rank in range(ranks):
@@ -123,12 +125,15 @@ def a_round_late(ranks, steps, every_steps):
 
 def test_overlapped_takes_the_steps_of_sgd_with_gradients_that_are_one_step_old(world):
     toy = Toy(world, "overlapped")
-    toy.steps(7)
+    toy.steps(6)
+    toy.optimizer.signals.ask_to_stop()
+    assert toy.steps(1) == [world.size]  # heard in the same step
     assert len(set(world.gather(toy.weight.numpy().tobytes()))) == 1  # equal after each step
     np.testing.assert_allclose(toy.settle(), late(world.size, 7), atol=1e-5)
     assert int(toy.optimizer.iterations) == 7
 
 
+@pytest.mark.full_matrix
 def test_overlapped_on_n_ranks_ends_where_one_rank_ends(world):
     def run(within):
         keras.utils.set_random_seed(3)
@@ -139,14 +144,14 @@ def test_overlapped_on_n_ranks_ends_where_one_rank_ends(world):
     assert largest_difference(run(world), alone) < 2e-6
 
 
-@pytest.mark.parametrize("steps", [2, 6, 8, 10])
+@pytest.mark.parametrize("steps", [full(2), full(6), 8, full(10)])
 def test_delayed_is_local_sgd_whose_averages_come_a_round_late(world, steps):
     toy = Toy(world, "delayed")
     toy.steps(steps)
     np.testing.assert_allclose(toy.settle(), a_round_late(world.size, steps, 3), atol=1e-5)
 
 
-@pytest.mark.parametrize("compression", ["none", "fp16", "lossy"])
+@pytest.mark.parametrize("compression", ["none", full("fp16"), full("lossy")])
 @pytest.mark.parametrize("strategy", STALE)
 def test_after_settling_all_ranks_have_the_same_bits_and_a_repeated_run_too(
     world, strategy, compression
@@ -185,14 +190,7 @@ def test_delayed_tells_of_a_wish_to_stop_where_an_average_is_merged(world):
     toy.settle()
 
 
-def test_overlapped_tells_of_a_wish_to_stop_in_the_same_step(world):
-    toy = Toy(world, "overlapped")
-    if world.rank == world.size - 1:
-        toy.optimizer.signals.ask_to_stop()
-    assert toy.steps(1) == [1.0]
-    toy.settle()
-
-
+@pytest.mark.full_matrix
 @pytest.mark.parametrize("strategy", STALE)
 def test_accumulated_passes_make_steps_that_come_late(world, strategy):
     toy = Toy(world, strategy, backward_passes_per_step=2)
