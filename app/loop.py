@@ -314,6 +314,7 @@ class Loop:
         if self.config.training.on_loss_spike != "go_back":
             return False
         state, step, halvings = self.state, self.state.step, self.state.halvings + 1
+        state.optimizer.settle()  # what is pending belongs to what is given up
         if not self.world.from_chief(self._restore):
             return False
         if not self.world.is_chief:

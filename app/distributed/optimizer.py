@@ -34,7 +34,7 @@ from app.distributed.reducers import make_reducer
 from app.distributed.reducers.codec import Compressor
 from app.distributed.reducers.reducer import Reducer
 from app.distributed.signals import Signals
-from app.distributed.strategies import make_strategy
+from app.distributed.strategies import KEEP_GRADIENTS, make_strategy
 from app.distributed.strategies.accumulate import Accumulate
 from app.distributed.strategies.strategy import Parts
 from app.distributed.telemetry import Telemetry
@@ -118,8 +118,9 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self.telemetry = Telemetry()
         self.signals = Signals()
         self.world = world or current_world(process_set)
-        # Sums of passes are dense.
-        self._all_dense = sparse_as_dense or backward_passes_per_step > 1
+        # What waits in variables is dense.
+        keeps_gradients = backward_passes_per_step > 1 or strategy in KEEP_GRADIENTS
+        self._all_dense = sparse_as_dense or keeps_gradients
         # Follows from the place in the run, so it is no state. On the CPU, as a condition is.
         with tf.init_scope(), tf.device("CPU"):
             self._epoch = tf.Variable(0.0, trainable=False)

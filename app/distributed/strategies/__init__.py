@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 # Where each class is, as "file.Class" of this folder.
 STRATEGIES = {
     "every_step": "every_step.EveryStep",
+    "overlapped": "overlapped.Overlapped",
     "local": "local.Local",
+    "delayed": "delayed.Delayed",
 }
+# Those that keep gradients from step to step, in variables, and so need dense ones.
+KEEP_GRADIENTS = ("overlapped",)
 # Those whose exchanges come in rounds of `Sync.every_steps` steps.
 WITH_ROUNDS = ("local", "delayed", "hierarchical")
 
