@@ -5,6 +5,7 @@ describes:
 
 - `__init__(parts, sync)`: the optimizer inside, the reducer, the ranks (strategy.py); its options
   (app/distributed/options.py);
+- `parts`: those given, or with a reducer of its own around the one given;
 - `is_equal_after_steps`: whether all ranks hold the same variables after each step;
 - `build(variables, add_variable)`: makes what it keeps from step to step. `add_variable` is that
   of Keras optimizers, with the kind of state besides: `add_variable(shape, name=..., kind=...)`,
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from app.distributed.strategies.strategy import Parts, Strategy
 
 # Where each class is, as "file.Class" of this folder.
-STRATEGIES = {"every_step": "every_step.EveryStep"}
+STRATEGIES = {
+    "every_step": "every_step.EveryStep",
+    "hierarchical": "hierarchical.Hierarchical",
+}
 
 
 def make_strategy(name: str, parts: "Parts", sync: Sync | None = None) -> "Strategy":
