@@ -12,7 +12,12 @@ class Hierarchical(EveryStep):
     """One worker's step, as `EveryStep`, by way of `ByHost`."""
 
     def __init__(self, parts: Parts, sync: Sync):
-        """A collective. Raises UserError if hosts have unequal numbers of ranks."""
+        """A collective. Raises UserError if hosts have unequal numbers of ranks, ValueError for
+        rounds."""
+        if sync.every_steps != 1:
+            raise ValueError(
+                f"sync_every_steps={sync.every_steps}: sync='hierarchical' exchanges at every step"
+            )
         local, across = parts.world.by_host()
         self.reducer = ByHost(parts.reducer, local, across)
         super().__init__(dataclasses.replace(parts, reducer=self.reducer), sync)
