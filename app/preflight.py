@@ -21,6 +21,7 @@ from models.table import MODELS, names_of
 
 # A dataset with more files or bytes is not read twice; its mistakes show up when ranks read it.
 MOST_FILES, MOST_BYTES = 5_000, 20_000_000
+WITH_RESIDUALS = ("topk", "powersgd")
 KINDS = {"digits": "image", "pydocs": "text", synthetic.IMAGE: "image", synthetic.TEXT: "text"}
 
 
@@ -40,6 +41,7 @@ def check(config: Config, resume: bool, world_size: int) -> None:
     if config.model.init_from and not goes_on:
         find_source(config.model.init_from, MODELS[config.model.model].kind)
     check_parts(config, world_size)
+    check_hierarchy(config)
     kind = KINDS.get(config.data.dataset.partition(":")[0])
     if kind is not None:
         check_model(config, config.data.dataset, kind)
@@ -73,6 +75,17 @@ def check_parts(config: Config, world_size: int) -> None:
         raise UserError(
             f"global_batch_size = {batch} cannot be dealt to {world_size} rank(s) x "
             f"{training.backward_passes_per_step} pass(es): give at least {parts}"
+        )
+
+
+def check_hierarchy(config: Config) -> None:
+    """Raise UserError if a compression cannot be exchanged between hosts in pieces."""
+    wanted = config.distribution
+    if wanted.sync == "hierarchical" and wanted.compression in WITH_RESIDUALS:
+        raise UserError(
+            f"compression = '{wanted.compression}' does not go with sync = 'hierarchical': it "
+            "keeps what it has not sent, and each rank of a host would keep that of other pieces. "
+            "Use compression none, fp16 or int8, or sync = 'every_step'"
         )
 
 

@@ -267,6 +267,13 @@ class HorovodWorld(World):
         """The `hvd.ProcessSet` of these ranks; a collective of all ranks, in or not, that
         `connect(by_host=True)` has joined."""
         key = tuple(sorted(ranks))
+        if os.environ.get("HOROVOD_DYNAMIC_PROCESS_SETS") != "1":
+            raise UserError(
+                "Horovod makes process sets only if told before it starts: give --sync "
+                "hierarchical again where a run is resumed, or set HOROVOD_DYNAMIC_PROCESS_SETS=1 "
+                "on all ranks",
+                shared=True,
+            )
         if key not in _PROCESS_SETS:
             _PROCESS_SETS[key] = self._hvd.add_process_set(key)
         return _PROCESS_SETS[key]
