@@ -15,7 +15,7 @@ from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
 from app.data.sources import synthetic
-from app.distributed.reducers import MOST_RANKS_OF_INT8
+from app.distributed.reducers import MOST_RANKS_OF_INT8, WITH_RESIDUALS
 from app.distributed.strategies import WITH_ROUNDS
 from app.errors import UserError, suggest
 from app.recipe import overlay
@@ -103,6 +103,12 @@ def check_compression(config: Config, world_size: int) -> None:
             f"{MOST_RANKS_OF_INT8}. Use sync = 'hierarchical', which counts hosts, or another "
             "compression"
         )
+    if wanted.compression in WITH_RESIDUALS and counts_hosts:
+        raise UserError(
+            f"compression = '{wanted.compression}' does not go with sync = 'hierarchical': it "
+            "keeps what it has not sent, and each rank of a host would keep that of other pieces. "
+            "Use compression none, fp16 or int8, or sync = 'every_step'"
+        )
 
 
 def check_sync(config: Config) -> None:
@@ -122,6 +128,10 @@ def check_sync(config: Config) -> None:
         raise UserError(
             "sync = 'local' needs the length of a round: give either sync_every_steps (such as 8), "
             "or local_epochs with shard_by"
+        )
+    if sync == "delayed" and not steps:
+        raise UserError(
+            "sync = 'delayed' needs the length of a round: give sync_every_steps, such as 8"
         )
     if steps and commit and commit % steps:
         lower, upper = commit // steps * steps, -(-commit // steps) * steps

@@ -49,6 +49,8 @@ COMPRESSIONS = {
     "terngrad": Way("codec.Stateless", "terngrad.TernGrad"),
 }
 
+# Those that keep what they have not sent yet.
+WITH_RESIDUALS = ("topk", "powersgd")
 MOST_RANKS_OF_INT8 = 8  # 15 levels; with more ranks, what rounding adds outgrows the gradients
 
 
