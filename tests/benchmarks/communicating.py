@@ -165,12 +165,12 @@ def measure_reducers(world: World, about: dict, network: keras.Model) -> tuple[l
     """A row for each reducer, and the seconds of a step with the first of them."""
     gradients = given_gradients(network, world.rank)
     shapes = [tuple(variable.shape) for variable in network.trainable_variables]
-    steps, works, settles, reducers = about["steps"], {}, {}, {}
+    steps, works, settles, collectives = about["steps"], {}, {}, {}
     for name in about["reducers"] or ["none"]:
         step, optimizer = stepper(world, network, gradients, name, compression=name)
         works[name] = lambda step=step: [step() for _ in range(steps)][-1].numpy()
         settles[name] = lambda o=optimizer: settle(world, network, o, 1.0)
-        reducers[name] = optimizer.reducer
+        collectives[name] = optimizer.reducer.collectives(shapes, world.size)
     times = take_turns(world, works, about["rounds"])
     settling = take_turns(world, settles, about["rounds"])
     each = {

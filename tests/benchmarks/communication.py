@@ -108,13 +108,21 @@ def _report(what: str, place: dict, rows: Sequence[dict], options: argparse.Name
         )
     sys.stdout.flush()
     if options.csv:
-        columns = [*PLACE, "what", *dict.fromkeys(sum(COLUMNS.values(), []))]
+        columns = [
+            *PLACE,
+            "what",
+            *dict.fromkeys(c for columns in COLUMNS.values() for c in columns),
+        ]
         is_new = not options.csv.exists()
         with options.csv.open("a", newline="") as file:
             writer = csv.DictWriter(file, columns)
             if is_new:
                 writer.writeheader()
             writer.writerows({**place, "load": load, "what": what, **row} for row in rows)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":
