@@ -34,7 +34,7 @@ from app.distributed.reducers import make_reducer
 from app.distributed.reducers.codec import Compressor
 from app.distributed.reducers.reducer import Reducer
 from app.distributed.signals import Signals
-from app.distributed.strategies import make_strategy
+from app.distributed.strategies import KEEP_GRADIENTS, make_strategy
 from app.distributed.strategies.accumulate import Accumulate
 from app.distributed.strategies.strategy import Parts
 from app.distributed.telemetry import Telemetry
@@ -113,8 +113,9 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self.telemetry = Telemetry()
         self.signals = Signals()
         self.world = world or current_world(process_set)
-        # Sums of passes are dense.
-        self._all_dense = sparse_as_dense or backward_passes_per_step > 1
+        # What waits in variables is dense.
+        keeps_gradients = backward_passes_per_step > 1 or strategy in KEEP_GRADIENTS
+        self._all_dense = sparse_as_dense or keeps_gradients
         # Follows from the place in the run, so it is no state. On the CPU, as a condition is.
         with tf.init_scope(), tf.device("CPU"):
             self._epoch = tf.Variable(0.0, trainable=False)
@@ -142,11 +143,11 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         """Create the variables of the strategy, the reducer and the inner optimizer."""
         if self.built:
             return
-        self.strategy.build(variables, self.add_variable)
-        self.reducer.build(variables, self.add_variable)
         if not self.inner_optimizer.built:
             with keras.name_scope(self.inner_optimizer.name, caller=self.inner_optimizer):
                 self.inner_optimizer.build(variables)
+        self.strategy.build(variables, self.add_variable)
+        self.reducer.build(variables, self.add_variable)
         keras.optimizers.Optimizer.build(self, variables)
 
     def add_variable(

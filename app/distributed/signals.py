@@ -30,6 +30,8 @@ class Signals:
             self._wish = tf.Variable(0.0, trainable=False)
             # Of this rank since its last exchange: 1 if a (gradient, loss) was not finite.
             self._bad = tf.Variable(tf.zeros(2), trainable=False)
+            # The same, of this rank's steps without an exchange: it has skipped these alone.
+            self._skipped = tf.Variable(tf.zeros(2), trainable=False)
             self._heard = tf.Variable(tf.zeros(3), trainable=False)
             self._first_bad = tf.Variable(-1, trainable=False)  # of `_names`; -1: none
 
@@ -41,7 +43,8 @@ class Signals:
     def heard(self) -> tf.Tensor:
         """How many ranks, in the newest exchange, wanted to stop, had gradients that were not
         finite (other than by their loss scale), had a loss that was not finite: float32 (3,), with
-        the same bits on every rank; inside a graph or outside."""
+        the same bits on every rank; inside a graph or outside. All -1 after a step in which
+        nothing was exchanged."""
         return tf.convert_to_tensor(self._heard)
 
     def first_bad(self) -> str | None:
@@ -97,16 +100,36 @@ class Signals:
         """(whether the numbers of all ranks are good or explained by the loss scale, whether any is
         explained by it), bool (); a collective, in the graph of a step."""
         with tf.device("CPU"):
-            gradient, loss = tf.unstack(tf.convert_to_tensor(self._bad))
-            explained = gradient * (1.0 - loss) * tf.cast(loss_scale > 1.0, tf.float32)
-            own = tf.stack([self._wish, gradient - explained, loss, explained])
+            gradient, loss, explained = self._own(loss_scale)
+            skipped = tf.convert_to_tensor(self._skipped)
+            gradient, loss = tf.unstack(tf.maximum([gradient, loss], skipped))
+            own = tf.stack([self._wish, gradient, loss, explained])
             total = world.allreduce(own, f"{name}.signals")
             any_bad = tf.reduce_any(total[1:] > 0)
-            is_mine = (gradient > 0) | (loss > 0)
+            is_mine = tf.reduce_any(own[1:] > 0)
             self._first_bad.assign(tf.where(any_bad & ~is_mine, -1, self._first_bad))
             self._heard.assign(total[:3])
-            self._bad.assign(tf.zeros(2))
+            for variable in (self._bad, self._skipped):
+                variable.assign(tf.zeros(2))
             return ~tf.reduce_any(total[1:3] > 0), total[3] > 0
+
+    def alone(self, loss_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `exchange`, of this rank only: nothing is exchanged, and what was bad is told at the
+        next exchange."""
+        with tf.device("CPU"):
+            gradient, loss, explained = self._own(loss_scale)
+            now = tf.stack([gradient, loss])
+            self._skipped.assign(tf.maximum(self._skipped, now))
+            self._bad.assign(tf.zeros(2))
+            self._heard.assign(-tf.ones(3))
+            return ~tf.reduce_any(now > 0), explained > 0
+
+    def _own(self, loss_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Whether this rank has bad gradients, a bad loss, gradients that are explained by the loss
+        scale; each 0 or 1, float32 ()."""
+        gradient, loss = tf.unstack(tf.convert_to_tensor(self._bad))
+        explained = gradient * (1.0 - loss) * tf.cast(loss_scale > 1.0, tf.float32)
+        return gradient - explained, loss, explained
 
 
 def with_overflow(gradients: Sequence[Any], overflow: tf.Tensor) -> list[Any]:
@@ -142,9 +165,14 @@ def cast_gradient(gradient: Any, dtype: tf.DType) -> Any:
     return _map(gradient, lambda one: tf.cast(one, dtype))
 
 
+def wide_type(dtype: Any) -> tf.DType:
+    """What gradients of this type, also one of NumPy, are exchanged in: at least float32."""
+    dtype = tf.as_dtype(dtype)
+    return dtype if dtype.size >= 4 else tf.float32
+
+
 def _wide(gradient: Any) -> Any:
-    dtype = tf.as_dtype(gradient.dtype)  # `apply` also takes arrays of NumPy
-    return cast_gradient(gradient, dtype if dtype.size >= 4 else tf.float32)
+    return cast_gradient(gradient, wide_type(gradient.dtype))  # `apply` also takes NumPy's arrays
 
 
 def times(gradient: Any, by: Any) -> Any:

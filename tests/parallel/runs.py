@@ -74,6 +74,7 @@ def train(
 
     for part in itertools.islice(batches(), steps * passes):
         step(part)
+    classifier.optimizer.settle()
     assert int(classifier.optimizer.iterations) == steps
     return [variable.numpy() for variable in classifier.trainable_variables]
 

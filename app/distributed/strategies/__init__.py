@@ -28,7 +28,14 @@ if TYPE_CHECKING:
     from app.distributed.strategies.strategy import Parts, Strategy
 
 # Where each class is, as "file.Class" of this folder.
-STRATEGIES = {"every_step": "every_step.EveryStep"}
+STRATEGIES = {
+    "every_step": "every_step.EveryStep",
+    "overlapped": "overlapped.Overlapped",
+    "local": "local.Local",
+    "delayed": "delayed.Delayed",
+}
+# Those that keep gradients from step to step, in variables, and so need dense ones.
+KEEP_GRADIENTS = ("overlapped",)
 
 
 def make_strategy(name: str, parts: "Parts", sync: Sync | None = None) -> "Strategy":

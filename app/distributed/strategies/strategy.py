@@ -108,12 +108,18 @@ class Parts:
         return self.signals.exchange(self.world, name, self.loss_scale)
 
     def sum(
-        self, shares: Sequence[Any], variables: Sequence[Any], name: str, counts: tf.Tensor
+        self,
+        shares: Sequence[Any],
+        variables: Sequence[Any],
+        name: str,
+        counts: tf.Tensor,
+        beside: Sequence[Any] = (),
     ) -> Reduced:
         """What the reducer makes of all ranks' shares; a collective. `counts`: whether the step
-        does, bool (); if not, the reducer keeps what it kept before."""
+        does, bool (); if not, the reducer keeps what it kept before. `beside`: tensors that are
+        computed meanwhile; what the exchange takes after these is what it costs."""
         reduced = self.reducer.reduce(shares, variables, self.world, name)
-        self.telemetry.count_exchange(shares, reduced)
+        self.telemetry.count_exchange([*shares, *beside], reduced)
 
         def keep() -> bool:
             for variable, value in reduced.keeps:
