@@ -183,8 +183,7 @@ def measure_reducers(world: World, about: dict, network: keras.Model) -> tuple[l
     rows = [
         {
             "name": name,
-            "mb_per_step": sum(c.bytes for c in reducers[name].collectives(shapes, world.size))
-            / 1e6,
+            "mb_per_step": sum(one.bytes for one in collectives[name]) / 1e6,
             **_milliseconds(values),
             "settle_ms": 1e3 * median_of(settling[name]),
             "speedup": speedup(values, first),
