@@ -100,18 +100,30 @@ class Signals:
         """(whether the numbers of all ranks are good or explained by the loss scale, whether any is
         explained by it), bool (); a collective, in the graph of a step."""
         with tf.device("CPU"):
+            own = self.tell(loss_scale)
+            total = world.allreduce(own, f"{name}.signals")
+            self.hear(own, total)
+            return ~tf.reduce_any(total[1:3] > 0), total[3] > 0
+
+    def tell(self, loss_scale: tf.Tensor) -> tf.Tensor:
+        """What this rank has to say since it was last asked, float32 (4,), whose sum over ranks it
+        is to `hear`: as `heard`, and whether gradients are bad by the loss scale."""
+        with tf.device("CPU"):
             gradient, loss, explained = self._own(loss_scale)
             skipped = tf.convert_to_tensor(self._skipped)
             gradient, loss = tf.unstack(tf.maximum([gradient, loss], skipped))
             own = tf.stack([self._wish, gradient, loss, explained])
-            total = world.allreduce(own, f"{name}.signals")
+            for variable in (self._bad, self._skipped):
+                variable.assign(tf.zeros(2))
+            return own
+
+    def hear(self, own: tf.Tensor, total: tf.Tensor) -> None:
+        """Note the sum over ranks of what each of them has told; `own` is what this one has."""
+        with tf.device("CPU"):
             any_bad = tf.reduce_any(total[1:] > 0)
             is_mine = tf.reduce_any(own[1:] > 0)
             self._first_bad.assign(tf.where(any_bad & ~is_mine, -1, self._first_bad))
             self._heard.assign(total[:3])
-            for variable in (self._bad, self._skipped):
-                variable.assign(tf.zeros(2))
-            return ~tf.reduce_any(total[1:3] > 0), total[3] > 0
 
     def alone(self, loss_scale: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """As `exchange`, of this rank only: nothing is exchanged, and what was bad is told at the

@@ -73,10 +73,13 @@ class Telemetry:
     def count_exchange(self, gradients: Sequence[Any], reduced: Reduced) -> None:
         """Add one exchange to the totals; in the graph of a step."""
         ready, received = _when_ready(gradients), _when_ready(reduced.gradients)
+        self.count(tf.maximum(received - ready, 0.0), reduced.sent)
+
+    def count(self, exposed_s: Any, sent: Sequence[Sent] = ()) -> None:
+        """Add to the totals; `exposed_s`: float64 ()."""
         none = tf.constant(0.0, tf.float64)
-        exposed_s = tf.maximum(received - ready, none)
-        in_bytes = tf.add_n([none, *(one.bytes_sent for one in reduced.sent)])
-        uncompressed = tf.add_n([none, *(one.bytes_uncompressed for one in reduced.sent)])
+        in_bytes = tf.add_n([none, *(one.bytes_sent for one in sent)])
+        uncompressed = tf.add_n([none, *(one.bytes_uncompressed for one in sent)])
         self._totals.assign_add(tf.stack([exposed_s, in_bytes, uncompressed]))
 
     def watch(

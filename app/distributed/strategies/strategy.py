@@ -120,15 +120,19 @@ class Parts:
         computed meanwhile; what the exchange takes after these is what it costs."""
         reduced = self.reducer.reduce(shares, variables, self.world, name)
         self.telemetry.count_exchange([*shares, *beside], reduced)
+        self.keep(reduced, counts)
+        return reduced
 
-        def keep() -> bool:
+    def keep(self, reduced: Reduced, counts: tf.Tensor) -> None:
+        """Let the reducer keep what it is to keep, if `counts`, bool ()."""
+
+        def assign() -> bool:
             for variable, value in reduced.keeps:
                 variable.assign(value)
             return True
 
         if reduced.keeps:
-            tf.cond(counts, keep, lambda: True)
-        return reduced
+            tf.cond(counts, assign, lambda: True)
 
     def as_gradients(
         self, gradients: Sequence[Any], reduced: Reduced, overflow: tf.Tensor
