@@ -23,7 +23,7 @@ from app.state import SAVED, state_variables
 
 # What a case has beside its reducer and its strategy.
 FEATURES = ("sgd", "adam", "accumulates", "mixed_float16", "rows")
-WORDS, LENGTH = 64, 6
+WORDS, WIDTH, LENGTH = 64, 32, 6
 ROUND_STEPS = 2
 STEPS = 5  # so a round is under way where ranks settle
 STEPS_AFTER = 3
@@ -90,7 +90,7 @@ class Trained:
         ]
         if self.has_rows:
             rows = tf.gather(gradients[0], ids)
-            gradients[0] = tf.IndexedSlices(rows, ids, tf.constant(self.variables[0].shape))
+            gradients[0] = tf.IndexedSlices(rows, ids, tf.constant([WORDS, WIDTH]))
         self.optimizer.apply(gradients, self.variables, weight=weight, total_weight=total)
 
     def steps(self, first: int, number: int) -> None:
@@ -124,7 +124,7 @@ class Trained:
 
 def _network() -> keras.Model:
     ids = keras.Input((LENGTH,), dtype="int32", name="ids")
-    x = keras.layers.Embedding(WORDS, 32, name="embedding")(ids)
+    x = keras.layers.Embedding(WORDS, WIDTH, name="embedding")(ids)
     return keras.Model(ids, keras.layers.Dense(40, name="dense")(x), name="network")
 
 
