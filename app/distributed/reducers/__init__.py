@@ -43,6 +43,10 @@ class Way(NamedTuple):
 COMPRESSIONS = {
     "none": Way("codec.Stateless"),
     "fp16": Way("half.ScaledHalf"),
+    "int8": Way("codec.Stateless", "int8.Int8"),
+    "topk": Way("codec.Stateless", "topk.TopK"),
+    "powersgd": Way("codec.Stateless", "powersgd.PowerSGD"),
+    "terngrad": Way("codec.Stateless", "terngrad.TernGrad"),
 }
 
 

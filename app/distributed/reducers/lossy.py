@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from app.distributed.options import Wire
-from app.distributed.reducers.dense import DenseBuckets
+from app.distributed.reducers.dense import DenseBuckets, plan_buckets
 from app.distributed.reducers.reducer import Collective, Reduced
 from app.distributed.world import World
 
@@ -74,6 +74,17 @@ class Lossy:
         small = self.dense.collectives([shape for shape in shapes if not is_large(shape)], ranks)
         large = [shape for shape in shapes if is_large(shape)]
         return small + (self.collectives_of_large(large, ranks) if large else [])
+
+    def buckets_of(self, shapes: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Which tensors of these shapes travel together."""
+        sizes = [("float32", 4 * math.prod(shape)) for shape in shapes]
+        return plan_buckets(sizes, self.dense.bucket_bytes)
+
+    def elements_of_buckets(self, shapes: Sequence[Sequence[int]]) -> list[int]:
+        """The number of elements in each bucket of `buckets_of`."""
+        return [
+            sum(math.prod(shapes[index]) for index in bucket) for bucket in self.buckets_of(shapes)
+        ]
 
     def build_large(
         self, shapes: Sequence[tuple[int, ...]], add_variable: Callable[..., Any]

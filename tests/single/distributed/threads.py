@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import tensorflow as tf
 
+from app.distributed.reducers.reducer import Collective
 from app.distributed.world import World
 
 THREADS = 8
@@ -20,11 +21,11 @@ class ThreadRank(World):
     ):
         self.rank, self.size, self.threads = rank, threads * copies, threads
         self.copies, self.barrier, self.desk = copies, barrier, desk
-        self.called: list[str] = []
+        self.called: list[Collective] = []
 
-    def swap(self, tensor: tf.Tensor, name: str) -> list[np.ndarray]:
+    def swap(self, kind: str, tensor: tf.Tensor, name: str) -> list[np.ndarray]:
         """Every thread's tensor, in the order of ranks."""
-        self.called.append(name)
+        self.called.append(Collective(kind, tensor.numpy().nbytes))
         self.desk[self.rank] = name, tensor.numpy()
         self.barrier.wait(30)
         names, arrays = zip(*(self.desk[rank] for rank in range(self.threads)), strict=True)
@@ -33,17 +34,17 @@ class ThreadRank(World):
         return list(arrays)
 
     def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        total = np.sum([a.astype(np.float64) for a in self.swap(tensor, name)], axis=0)
+        total = np.sum([a.astype(np.float64) for a in self.swap("allreduce", tensor, name)], axis=0)
         return tf.constant((total * self.copies).astype(tensor.dtype.as_numpy_dtype))
 
     def allmax(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return tf.constant(np.max(self.swap(tensor, name), axis=0))
+        return tf.constant(np.max(self.swap("allmax", tensor, name), axis=0))
 
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return tf.constant(np.concatenate(self.swap(tensor, name)))
+        return tf.constant(np.concatenate(self.swap("allgather", tensor, name)))
 
     def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        mine = [array[self.rank] for array in self.swap(tensor, name)]
+        mine = [array[self.rank] for array in self.swap("alltoall", tensor, name)]
         return tf.constant(np.repeat(mine, self.copies, axis=0))
 
     def size_tensor(self) -> tf.Tensor:
