@@ -96,7 +96,12 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
             powersgd_rank=wire.powersgd_rank,
         ),
         strategy=wire.sync,
-        sync=Sync(every_steps=wire.sync_every_steps or 1, from_epoch=wire.sync_from_epoch),
+        sync=Sync(
+            every_steps=0 if wire.local_epochs else wire.sync_every_steps or 1,
+            from_epoch=wire.sync_from_epoch,
+            outer_learning_rate=wire.outer_learning_rate,
+            outer_momentum=wire.outer_momentum,
+        ),
         op=wire.aggregation,
         backward_passes_per_step=config.training.backward_passes_per_step,
         sparse_as_dense=wire.sparse_as_dense,

@@ -70,6 +70,7 @@ class Classifier(keras.Model):
 
         Raises ValueError for a tuple that `fit()` would not pass to a classifier.
         """
+        self.optimizer.check_settles()
         batch, weights = unpacked(data)
         examples = tf.shape(batch.labels)[0]
 

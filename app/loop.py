@@ -5,38 +5,44 @@ in it: `on_train_batch_*` is called once per pass, with this rank's own running 
 `on_epoch_end` gets those of all ranks, and exact `val_*`.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from app.build import build_feed, owners_of_run
+from app.build import build_feed
 from app.checkpoints.keeper import Keeper
 from app.classifier import Classifier
 from app.commit import Commits
 from app.config import Config
 from app.data.batches import Split, spec_of
-from app.data.order import EpochPlan, orders_of
+from app.data.order import orders_of
 from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
+from app.epochs import Epochs
 from app.health import Health
 from app.monitor.goodput import Goodput
 from app.monitor.progress import Place, Progress, Show
 from app.monitor.reports import Reports, place_of
 from app.monitor.timing import Clock
-from app.preflight import with_fitting_batch
 from app.pulse import PULSE
 from app.schedule import Schedule, scaled_peak
 from app.state import TrainState, reseed
 from app.stop import Stop
+
+LOG = logging.getLogger(__name__)
+FEWEST_ROUNDS = 50  # from which on an outer momentum does not lose accuracy
 
 
 class Loop:
     """Train for the epochs that `state` has not seen yet.
 
     At a commit point all ranks agree on one state; see app/commit.py. It comes after every
-    `commit_every_steps` optimizer steps, and at the end of each epoch.
+    `commit_every_steps` optimizer steps, and at the end of each epoch. Where models are averaged in
+    rounds, these begin anew with each epoch, and both are counted from there. Under `local_epochs`
+    an epoch is one round, so that each example comes `local_epochs` times in it.
 
     Args:
         config, world: the run and its ranks.
@@ -76,6 +82,7 @@ class Loop:
         )
         self.clock = Clock()
         state.optimizer.telemetry.keeps_gradients = config.run.histograms
+        state.optimizer.settles = True  # at commit points
         every = config.run.log_every_steps
         self._reports = Reports(world, state, self.clock, shows, self._examples, every)
         self.goodput = goodput or Goodput(None)
@@ -100,38 +107,34 @@ class Loop:
         self._feed = build_feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
+        self._round = config.distribution.sync_every_steps  # steps; None: there are no rounds
         self._traced: dict[int | None, Callable] = {}
         self.fit_to_world()
 
     def fit_to_world(self) -> None:
         """Derive everything that depends on the number of ranks, from the current state."""
-        state, epochs, examples = self.state, self.config.training.epochs, self._examples
-        training = with_fitting_batch(self.config, examples, self.world.size).training
-        self.passes = training.backward_passes_per_step
-        self.batch_size = training.examples_per_step(self.world.size)
-        peak = scaled_peak(self.config.optimizer, self.batch_size)
-        self.schedule.peak = peak * self.state.rate
-        steps, left = self._steps_of(examples), self._steps_of(examples - state.examples_seen)
+        state, epochs = self.state, self.config.training.epochs
+        self._epochs = Epochs(self.config, self.world, self.splits["train"], self._order)
+        self.passes, self.batch_size = self._epochs.passes, self._epochs.batch_size
+        self.schedule.peak = scaled_peak(self.config.optimizer, self.batch_size) * state.rate
+        steps = self._epochs.steps_of(self._examples)
+        left = self._epochs.steps_of(self._examples - state.examples_seen)
         self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
-        passes = [len(range(first, self.batch_size, self.passes)) for first in range(self.passes)]
-        rank, size = self.world.rank, self.world.size
-        self._usual_rows = {len(range(rank, examples_of_pass, size)) for examples_of_pass in passes}
+        # Epochs that are rounds of federated averaging have commit points at their ends only.
+        self._commit_every = steps if self._epochs.are_rounds else self.config.commit_steps
         self._traced.clear()
         self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
-        self._owners = owners_of_run(self.config, self.world, self.splits["train"])
 
     @property
     def _examples(self) -> int:
-        return len(self.splits["train"])
-
-    def _steps_of(self, examples: int) -> int:
-        """How many optimizer steps `examples` of one epoch take."""
-        return -(-examples // self.batch_size)
+        """Examples of an epoch."""
+        return len(self.splits["train"]) * (self.config.distribution.local_epochs or 1)
 
     def run(self) -> None:
         """Train to the last epoch, or to the commit point at which all ranks have agreed to stop:
         a callback on any of them wants to, or one has been asked to (`commits.was_asked`)."""
         self.classifier.stop_training = self.commits.ends = False
+        self._warn_of_few_rounds()
         self.goodput.begin(self.state.step)
         self.callbacks.on_train_begin()
         logs: dict[str, float] = {}
@@ -141,6 +144,18 @@ class Loop:
             self.stop.reached()
             self.commits.compare()  # callbacks may have changed something since
             self.callbacks.on_train_end(logs)
+
+    def _warn_of_few_rounds(self) -> None:
+        wanted = self.config.distribution
+        rounds = self.total_steps // self._round if self._round else self.config.training.epochs
+        if wanted.outer_momentum and rounds < FEWEST_ROUNDS and self.world.is_chief:
+            LOG.warning(
+                "outer_momentum = %g (DiLoCo) is experimental, and this run has %d rounds: below "
+                "about %d it loses accuracy; use a smaller sync_every_steps or outer_momentum = 0",
+                wanted.outer_momentum,
+                rounds,
+                FEWEST_ROUNDS,
+            )
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""
@@ -154,7 +169,7 @@ class Loop:
         self._reports.begin_epoch()
         self.clock.begin()
         PULSE.enter("input")
-        first = self._steps_of(state.examples_seen) * self.passes
+        first = self._epochs.steps_of(state.examples_seen) * self.passes
         for number, (batch, last_pass) in enumerate(self.clock.waits_for(self._batches()), first):
             heard = self._pass(number, batch)
             if last_pass:
@@ -180,7 +195,7 @@ class Loop:
             self._has_asked = True
             self.state.optimizer.signals.ask_to_stop()
         traces, rows = len(self._traced), len(batch.labels)
-        step = self._step_of(batch, rows if rows in self._usual_rows else None)
+        step = self._step_of(batch, rows if rows in self._epochs.usual_rows else None)
         PULSE.enter("step" if len(self._traced) == traces else "first trace")
         logs, heard = step(batch)
         self.clock.tick(int(batch.total), compiled=len(self._traced) > traces)
@@ -213,11 +228,11 @@ class Loop:
         state = self.state
         state.step += 1
         PULSE.step = state.step
-        state.examples_seen = min(state.examples_seen + self.batch_size, self._examples)
+        state.examples_seen = self._epochs.seen_after_step(state.examples_seen)
         with PULSE.during("reports"):
             progress = self._reports.count_step(self.passes)
         epoch_ends = state.examples_seen == self._examples
-        commits = state.step % self.config.run.commit_every_steps == 0 and not epoch_ends
+        commits = self._steps_to_commit() == self._commit_every and not epoch_ends
         # Of the step before: reading this one's would wait for it, and leave a GPU idle.
         before, self._heard = self._heard, heard
         if self._is_bad(before) or self._jumps(progress, commits):
@@ -226,10 +241,17 @@ class Loop:
             self._commit()
         elif self._guards(state.step):
             self.commits.compare()
-        if before is not None and before.numpy()[0] and not self._is_ending:
+        if before is not None and before.numpy()[0] > 0 and not self._is_ending:
             self._is_ending = True
             if not self.commits.ends:
                 self._end_soon()
+
+    def _steps_to_commit(self, every: int | None = None) -> int:
+        """Steps to the next commit point inside an epoch, 1 or more, if they come `every` steps."""
+        every = every or self._commit_every
+        in_rounds = self._round or self._epochs.are_rounds
+        done = self._epochs.steps_of(self.state.examples_seen) if in_rounds else self.state.step
+        return every - done % every
 
     def _guards(self, step: int) -> bool:
         """Whether ranks are compared after this step, where no commit point is."""
@@ -242,6 +264,8 @@ class Loop:
         if heard is None:
             return False
         said = heard.numpy()
+        if said[0] < 0:  # inside a round
+            return False
         first_bad = self.state.optimizer.signals.first_bad() if said[1:].any() else None
         if not self._health.see_step(self.state.step - 1, said, first_bad):
             return False
@@ -262,7 +286,8 @@ class Loop:
         return self._health.see_loss(self.state.step, loss, seen) and self._go_back()
 
     def _end_soon(self) -> None:
-        """A rank has been asked to stop: end at a commit point, one made for it if none is near.
+        """A rank has been asked to stop: end at a commit point, one made for it if none is near; at
+        the end of a round, if that is near.
 
         One that an undisturbed run would not make may change what ranks hold apart from each other
         (BatchNorm's statistics, dropout), so that the bits of a resumed run differ from its.
@@ -270,12 +295,15 @@ class Loop:
         state = self.state
         for show in self._shows:
             show.stopping(state.step, "a rank was asked to stop")
-        to_end = self._steps_of(self._examples - state.examples_seen)
-        ahead = min(-state.step % self.config.run.commit_every_steps or to_end, to_end)
+        to_end = self._epochs.steps_of(self._examples - state.examples_seen)
         since = self.clock.since()
         speed = since.passes / self.passes / since.seconds if since.seconds else 0.0
-        if not self.commits.is_near(ahead, speed, ahead == to_end):
-            self._commit()
+        for every in filter(None, (self._commit_every, self._round)):
+            ahead = min(self._steps_to_commit(every), to_end)
+            if self.commits.is_near(ahead, speed, ahead == to_end):
+                self._commit_every = every
+                return
+        self._commit()
 
     def _go_back(self) -> bool:
         """Go on from the newest checkpoint at half the learning rate, if the config wants it and
@@ -286,6 +314,7 @@ class Loop:
         if self.config.training.on_loss_spike != "go_back":
             return False
         state, step, halvings = self.state, self.state.step, self.state.halvings + 1
+        state.optimizer.settle()  # what is pending belongs to what is given up
         if not self.world.from_chief(self._restore):
             return False
         if not self.world.is_chief:
@@ -306,28 +335,22 @@ class Loop:
 
     def _commit(self, ended: Progress | None = None) -> dict[str, float]:
         examples, self._own_examples = self._own_examples, 0
-        return self.commits.make(examples, ended)
+        logs = self.commits.make(examples, ended)
+        self._heard = self.state.optimizer.signals.heard()  # a round may have ended only now
+        return logs
 
     def _move_schedule(self) -> None:
         """Set the rate of the next step from where the epoch is before and after it."""
         seen, examples = self.state.examples_seen, self._examples
-        after = min(seen + self.batch_size, examples)
+        after = self._epochs.seen_after_step(seen)
         done = self.state.epoch + seen / examples
         self.schedule.move_to(done, self.state.epoch + after / examples)
         self.state.optimizer.move_to(done)
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""
-        state, train = self.state, self.splits["train"]
-        plan = EpochPlan(
-            self._order(state.seed, state.epoch),
-            self.batch_size,
-            self.world.size,
-            self.passes,
-            state.examples_seen,
-            "round robin" if train.files_of is None else "neighbours",
-            self._owners,
-        )
+        state = self.state
+        plan = self._epochs.plan(state.seed, state.epoch, state.examples_seen)
         batches = self._feed.training(plan, self.world.rank, state.epoch)
         for number, batch in enumerate(batches):
             yield batch, (number + 1) % self.passes == 0

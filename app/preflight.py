@@ -10,11 +10,12 @@ import numpy as np
 
 from app import rundir
 from app.checkpoints.init_source import find_source
-from app.config import Config, Data
+from app.config import Config, Data, Distribution
 from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
 from app.data.sources import synthetic
+from app.distributed.strategies import WITH_ROUNDS
 from app.errors import UserError, suggest
 from app.recipe import overlay
 from models.table import MODELS, names_of
@@ -40,6 +41,7 @@ def check(config: Config, resume: bool, world_size: int) -> None:
     if config.model.init_from and not goes_on:
         find_source(config.model.init_from, MODELS[config.model.model].kind)
     check_parts(config, world_size)
+    check_sync(config)
     kind = KINDS.get(config.data.dataset.partition(":")[0])
     if kind is not None:
         check_model(config, config.data.dataset, kind)
@@ -74,6 +76,63 @@ def check_parts(config: Config, world_size: int) -> None:
             f"global_batch_size = {batch} cannot be dealt to {world_size} rank(s) x "
             f"{training.backward_passes_per_step} pass(es): give at least {parts}"
         )
+
+
+def check_sync(config: Config) -> None:
+    """Raise UserError if keys about rounds do not go together."""
+    wanted, commit = config.distribution, config.run.commit_every_steps
+    sync, steps = wanted.sync, wanted.sync_every_steps
+    if steps and sync not in WITH_ROUNDS:
+        raise UserError(
+            f"sync_every_steps = {steps}: sync = '{sync}' has no rounds; use sync = 'local', or "
+            "leave it out"
+        )
+    if sync != "local":
+        for key in ("sync_from_epoch", "local_epochs", "outer_learning_rate", "outer_momentum"):
+            if getattr(wanted, key) != Distribution.model_fields[key].default:
+                raise UserError(f"{key} is for sync = 'local', but sync = '{sync}'")
+    if sync == "local" and bool(steps) == bool(wanted.local_epochs):
+        raise UserError(
+            "sync = 'local' needs the length of a round: give either sync_every_steps (such as 8), "
+            "or local_epochs with shard_by"
+        )
+    if steps and commit and commit % steps:
+        lower, upper = commit // steps * steps, -(-commit // steps) * steps
+        raise UserError(
+            f"commit_every_steps = {commit} is no multiple of sync_every_steps = {steps}, and "
+            f"commit points lie at ends of rounds: use {f'{lower} or ' if lower else ''}{upper}"
+        )
+    if wanted.local_epochs:
+        _check_local_epochs(config)
+
+
+def _check_local_epochs(config: Config) -> None:
+    """Each rank takes batches of its own from its own shard, and commits with the others when all
+    have done so."""
+    training = config.training
+    refused = {
+        "shard_by = 'iid': each rank needs a shard of its own; use 'label' or 'dirichlet'": (
+            config.distribution.shard_by == "iid"
+        ),
+        "commit_every_steps: commit points lie at ends of epochs only; leave it out": (
+            config.run.commit_every_steps is not None
+        ),
+        "sync_from_epoch: every epoch is one round; leave it out": (
+            config.distribution.sync_from_epoch > 0
+        ),
+        "global_batch_size: ranks take batches of their own; give per_rank_batch_size": (
+            training.global_batch_size is not None
+        ),
+        "backward_passes_per_step: every batch is a step of its rank; leave it out": (
+            training.backward_passes_per_step > 1
+        ),
+        "imbalance = 'balanced_sampling': a shard is passed over as it is": (
+            training.imbalance == "balanced_sampling"
+        ),
+    }
+    for reason, is_refused in refused.items():
+        if is_refused:
+            raise UserError(f"local_epochs does not go with {reason}")
 
 
 def check_model(config: Config, name: str, kind: str) -> None:

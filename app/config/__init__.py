@@ -20,6 +20,8 @@ from app.config.run import Run
 from app.config.section import Section
 from app.errors import UserError, suggest
 
+COMMIT_STEPS = 1000
+
 __all__ = [
     "BATCH_SIZES",
     "DEFAULT_PER_RANK_BATCH_SIZE",
@@ -55,6 +57,13 @@ class Config(Section):
             for name in sections()
             for key, value in getattr(self, name).model_dump().items()
         }
+
+    @property
+    def commit_steps(self) -> int:
+        """Optimizer steps between commit points inside an epoch: those asked for, or the first
+        multiple of a round from 1000 on."""
+        of_round = self.distribution.sync_every_steps or 1
+        return self.run.commit_every_steps or -(-COMMIT_STEPS // of_round) * of_round
 
     def in_directory(self, directory: Path) -> "Config":
         """The same run, kept in `directory`."""

@@ -28,13 +28,27 @@ class Distribution(Section):
         4, description="compression 'powersgd': the rank of what is sent of each matrix"
     )
     sync: Literal[tuple(STRATEGIES)] = Field(  # type: ignore[valid-type]
-        "every_step", description="when ranks exchange"
+        "every_step",
+        description="when ranks exchange: 'local' averages models every sync_every_steps steps",
     )
     sync_every_steps: Positive | None = Field(
         None, description="optimizer steps of a round, for a sync that has rounds"
     )
     sync_from_epoch: Annotated[float, Field(ge=0)] = Field(
         0.0, description="sync 'local': exchange at every step before this epoch"
+    )
+    local_epochs: Positive | None = Field(
+        None,
+        description="sync 'local', in the place of sync_every_steps, with shard_by: federated "
+        "averaging; an epoch is one round, in which each rank passes so often over its own shard",
+    )
+    outer_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="sync 'local': how far to go along the mean movement of a round"
+    )
+    outer_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0,
+        description="sync 'local': Nesterov's, over rounds (DiLoCo; experimental: it loses "
+        "accuracy in runs of less than about 50 rounds)",
     )
     aggregation: Literal["weighted", "average"] = Field(
         "weighted", description="weigh ranks by their examples, or all equally"

@@ -19,10 +19,11 @@ class Run(Section):
     histograms: bool = Field(
         False, description="weights and gradients in TensorBoard after each epoch (needs memory)"
     )
-    commit_every_steps: Positive = Field(
-        1000,
+    commit_every_steps: Positive | None = Field(
+        None,
         description="optimizer steps between commit points, where ranks agree on one state and a "
-        "checkpoint may be kept; every epoch ends with one",
+        "checkpoint may be kept; every epoch ends with one (default 1000, or the next multiple of "
+        "sync_every_steps)",
     )
     checkpoint_every_commits: Positive = Field(
         1, description="commit points between checkpoints; every epoch ends with one"

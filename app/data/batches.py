@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.data.examples import Source
-from app.data.order import EpochPlan, Share, evaluation_indices
+from app.data.order import Share, evaluation_indices
 from app.errors import UserError
 
 Inputs = Any  # of a network: a tensor, or a dict of tensors such as "token_ids", "padding_mask"
@@ -180,6 +180,12 @@ class Augmenter(Protocol):
     ) -> Any: ...
 
 
+class Plan(Protocol):
+    """Which examples a rank trains on: `EpochPlan` or `LocalEpochs`."""
+
+    def shares(self, rank: int) -> Iterator[Share]: ...
+
+
 class Feed:
     """Makes the batches of a split, a few ahead of use, in threads of its own.
 
@@ -193,7 +199,7 @@ class Feed:
         self._gpu = next(iter(tf.config.list_logical_devices("GPU")), None)
         self._augment = augment and tf.function(augment, autograph=False, reduce_retracing=True)
 
-    def training(self, plan: EpochPlan, rank: int, epoch: int = 0) -> Iterator[Batch]:
+    def training(self, plan: Plan, rank: int, epoch: int = 0) -> Iterator[Batch]:
         """This rank's batches of the rest of an epoch, in order.
 
         Raises UserError if a file of the split can no longer be read.

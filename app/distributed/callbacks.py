@@ -67,6 +67,7 @@ class CommitPoints(keras.callbacks.Callback):
             )
         _check_same_steps(self._world.gather((self.params or {}).get("steps")))
         optimizer = self.model.optimizer
+        optimizer.settles = True
         if not optimizer.built:
             optimizer.build(self.model.trainable_variables)
         broadcast_state(self._world, self.model, optimizer, self.seed, self._step)

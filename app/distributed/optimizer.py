@@ -137,6 +137,8 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             self.strategy = Accumulate(
                 self.strategy, self.world, self.signals, backward_passes_per_step
             )
+        # Whether whoever drives the training calls `settle()` at commit points, as they say here.
+        self.settles = False
         self._agreed_kinds: dict[tuple[int, ...], list[str]] = {}
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
@@ -232,8 +234,20 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         if self.built:
             self.strategy.settle()
 
+    def check_settles(self) -> None:
+        """Raise RuntimeError in a `fit()` that would end with models that differ between ranks, or
+        with steps that are pending."""
+        if self.strategy_name != "every_step" and not self.settles:
+            raise RuntimeError(
+                f"strategy={self.strategy_name!r} leaves ranks with different models, or steps "
+                "undone, until settle() is called: give fit() the callback "
+                "app.distributed.CommitPoints(), first in the list. In a training loop of your own "
+                "call settle() before you evaluate or save, and set optimizer.settles = True"
+            )
+
     def apply_gradients(self, grads_and_vars: Any) -> Any:
         """Keras' older spelling of `apply`, used by `fit()`."""
+        self.check_settles()
         grads, variables = zip(*grads_and_vars, strict=True)
         self.apply(grads, variables)
         return self.iterations

@@ -47,7 +47,7 @@ def main(*pairs: str) -> None:
         config = load(None, {**keys, "run_dir": run})
         metrics = train(config, world=world)
     step = config.training.examples_per_step(world.size) / metrics["examples_per_second"]
-    once, every = statistics.median(commits[:-1]), Config().run.commit_every_steps
+    once, every = statistics.median(commits[:-1]), Config().commit_steps
     if world.is_chief:
         print(
             f"{1e3 * step:.1f} ms per step, {1e3 * once:.0f} ms per commit point (median of "

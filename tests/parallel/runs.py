@@ -63,6 +63,7 @@ def train(
         DistributedOptimizer(optimizer, world=world, backward_passes_per_step=passes, **options)
     )
     classifier.optimizer.build(classifier.trainable_variables)
+    classifier.optimizer.settles = True
     broadcast_state(world, classifier, classifier.optimizer, seed=0, step=0)
     step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)
 

@@ -56,7 +56,6 @@ class OneByOne(World):
         self.rank, self.size = world.rank, world.size
         self.local_rank, self.local_size = world.local_rank, world.local_size
         self.backend, self.has_nccl = world.backend, world.has_nccl
-        self.size_tensor = world.size_tensor  # type: ignore[method-assign]
         self._world = world
         self._last: tf.Tensor | None = None
 
@@ -82,6 +81,9 @@ class OneByOne(World):
 
     def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
         return self._next(self._world.alltoall, tensor, name)
+
+    def size_tensor(self) -> tf.Tensor:
+        return self._world.size_tensor()
 
     def _next(self, collective: Callable, tensor: tf.Tensor, name: str) -> tf.Tensor:
         if tf.executing_eagerly():

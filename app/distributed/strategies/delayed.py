@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from app.distributed.options import Sync
@@ -101,13 +100,13 @@ class Delayed(Averaging):
             _call(self._start)
         return True
 
-    def _start(self) -> np.ndarray:
+    def _start(self) -> float:
         assert self._travel is not None
         self._background.start(self._travel)
-        return np.float64(0)
+        return 0.0
 
-    def _wait(self) -> np.ndarray:
-        return np.float64(self._background.wait())
+    def _wait(self) -> float:
+        return self._background.wait()
 
     def _merge(self) -> None:
         """Wait for what is in flight, and move on by it; of the first round it is zeros."""
@@ -150,7 +149,7 @@ class Delayed(Averaging):
             variable.assign(tf.zeros_like(variable.value))
 
 
-def _call(work: Callable[[], np.ndarray]) -> tf.Tensor:
+def _call(work: Callable[[], float]) -> tf.Tensor:
     """Run Python, in the graph of a step too; its float64 ()."""
     with tf.device("CPU"):
         return tf.ensure_shape(tf.numpy_function(work, [], tf.float64), ())
