@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.build import parameters
-from app.config import Config
+from app.config import Config, Distribution
 from app.distributed import devices
 from app.distributed.world import World
 from app.evaluation.report import HARDEST
@@ -41,11 +41,22 @@ def plan_of_run(
         "batch": f"{batch} examples per step over all ranks",
         "optimizer": f"{optimizer.optimizer}, peak learning rate {schedule.peak:g}, "
         f"{optimizer.schedule}",
-        "exchange": f"{wire.aggregation}, compression {wire.compression}",
+        "exchange": f"{wire.aggregation}, compression {wire.compression}{_when(wire)}",
         "epochs": f"{training.epochs}{_already(state)}",
         "run": str(config.run.run_dir),
         **notes,
     }
+
+
+def _when(wire: Distribution) -> str:
+    """When ranks exchange, if it is not at every step."""
+    if wire.sync == "every_step":
+        return ""
+    if wire.local_epochs:
+        return f", sync {wire.sync} after {wire.local_epochs} passes over each shard"
+    return f", sync {wire.sync}" + (
+        f" every {wire.sync_every_steps} steps" if wire.sync_every_steps else ""
+    )
 
 
 def _already(state: TrainState) -> str:

@@ -69,7 +69,7 @@ def test_rounds_of_one_step_are_those_of_every_step(world):
     def after_steps(**options):
         keras.utils.set_random_seed(3)
         sgd = keras.optimizers.SGD(0.1)
-        return train(world, image_network(), images(), sgd, steps=12, **options)
+        return train(world, image_network(), images(), sgd, steps=6, **options)
 
     local = after_steps(strategy="local", sync=Sync(every_steps=1))
     assert largest_difference(after_steps(), local) < 2e-6
@@ -77,8 +77,10 @@ def test_rounds_of_one_step_are_those_of_every_step(world):
 
 @pytest.mark.parametrize(
     "options",
-    [{"compression": "fp16"}, {"passes": 2, "batch": 26}],
-    ids=["fp16", "accumulated"],
+    [
+        pytest.param({"compression": "fp16"}, id="fp16"),
+        pytest.param({"passes": 2, "batch": 26}, id="accumulated", marks=pytest.mark.full_matrix),
+    ],
 )
 def test_all_ranks_have_the_same_bits_after_a_round(world, options):
     keras.utils.set_random_seed(3)
@@ -175,6 +177,7 @@ def test_the_loss_scale_is_a_ranks_own_in_a_round_and_then_the_lowest(world):
 KEYS = {"sync": "local", "sync_every_steps": 2, "optimizer": "sgd", "momentum": 0.9}
 
 
+@pytest.mark.full_matrix
 def test_a_run_in_rounds_that_is_killed_ends_with_the_same_bits(world, directory, monkeypatch):
     monkeypatch.setattr(models, "build_image_model", lambda name, *a, **k: normed(*a, **k))
     whole = trained(config_of(directory / "whole", **KEYS), world=world)
@@ -208,6 +211,7 @@ def test_runs_in_rounds_resume_with_the_same_bits(world, directory, keys):
             assert_same_bits(directory / "whole", directory / "parted")
 
 
+@pytest.mark.full_matrix
 def test_all_ranks_stop_at_the_end_of_a_round(world, directory):
     keys = {**KEYS, "commit_every_steps": 1000}
     with pytest.raises(Stopped, match="at step 4, with"):  # heard with step 2, read at step 3

@@ -252,3 +252,16 @@ def test_the_default_that_help_shows_is_the_configs() -> None:
     help_of = {action.dest: action.help for action in parser._actions}
     assert help_of["label_smoothing"].endswith("[0.0]")
     assert help_of["epochs"].endswith(f"[{Config().training.epochs}]")
+
+
+@pytest.mark.parametrize(
+    ("keys", "steps"),
+    [
+        ({}, 1000),
+        ({"sync": "local", "sync_every_steps": 8}, 1000),
+        ({"sync": "local", "sync_every_steps": 7}, 1001),
+        ({"sync": "local", "sync_every_steps": 7, "commit_every_steps": 14}, 14),
+    ],
+)
+def test_commit_points_come_every_1000_steps_or_with_the_next_round(keys, steps) -> None:
+    assert load(None, keys).commit_steps == steps

@@ -61,6 +61,22 @@ def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
             1,
             "is not a .safetensors file",
         ),
+        ({"sync": "local"}, 2, "give either sync_every_steps (such as 8), or local_epochs"),
+        ({"sync_every_steps": 8}, 2, "sync_every_steps = 8: sync = 'every_step' has no rounds"),
+        ({"outer_momentum": 0.9}, 2, "outer_momentum is for sync = 'local'"),
+        (
+            {"sync": "local", "sync_every_steps": 8, "commit_every_steps": 100},
+            2,
+            "no multiple of sync_every_steps = 8, and commit points lie at ends of rounds: use 96 "
+            "or 104",
+        ),
+        ({"sync": "local", "sync_every_steps": 8, "commit_every_steps": 3}, 2, "rounds: use 8"),
+        ({"sync": "local", "local_epochs": 2}, 2, "local_epochs does not go with shard_by = 'iid'"),
+        (
+            {"sync": "local", "local_epochs": 2, "shard_by": "label", "commit_every_steps": 8},
+            2,
+            "local_epochs does not go with commit_every_steps",
+        ),
     ],
 )
 def test_a_mistake_that_is_there_to_see_is_told(table, keys, ranks, message) -> None:
