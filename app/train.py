@@ -19,6 +19,7 @@ from app.build import (
 from app.checkpoints.keeper import Keeper
 from app.config import Config
 from app.distributed import devices
+from app.distributed.options import Knobs
 from app.distributed.world import World
 from app.errors import UserError
 from app.evaluation.evaluate import describe_mistakes, evaluate
@@ -80,7 +81,10 @@ def _run(
     wire = config.distribution
     PULSE.limits(wire.step_timeout_s, wire.phase_timeout_s)
     world = world or devices.connect_configured(
-        monitoring.timeline, stall_timeout_s=wire.phase_timeout_s + wire.step_timeout_s
+        monitoring.timeline,
+        stall_timeout_s=wire.phase_timeout_s + wire.step_timeout_s,
+        knobs=Knobs(wire.cycle_time_ms, wire.fusion_mb, wire.nccl_streams, wire.autotune_log),
+        by_host=wire.sync == "hierarchical",
     )
     STOP.speaks = world.is_chief
     PULSE.enter("preparation")

@@ -1,5 +1,6 @@
 """[distribution]: how ranks exchange what they learn, and prove that they agree."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -58,6 +59,20 @@ class Distribution(Section):
     )
     bucket_mb: Annotated[float, Field(gt=0)] = Field(
         25.0, description="exchange gradients in buckets of this many megabytes"
+    )
+    cycle_time_ms: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="milliseconds between Horovod's looks at which tensors are ready"
+    )
+    fusion_mb: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description="let Horovod join tensors that are ready together, up to so many megabytes; "
+        "then repeated runs may differ in their last bits",
+    )
+    nccl_streams: Positive = Field(1, description="CUDA streams of Horovod's NCCL, per GPU")
+    autotune_log: Path | None = Field(
+        None,
+        description="let Horovod try out cycle_time_ms and fusion_mb by itself, and write what it "
+        "tried into this file",
     )
     shard_by: Literal["iid", "label", "dirichlet"] = Field(
         "iid",

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from app.distributed.options import Knobs
 from app.distributed.world import World, connect
 from app.doctor.facts import gpus_named
 from app.doctor.probe import OK
@@ -92,12 +93,17 @@ def warn_of_unused_gpus(world: World) -> None:
             LOG.warning("GPUs of %s%s: %s", names[0], more, found)
 
 
-def connect_configured(timeline: bool = False, stall_timeout_s: float = 600.0) -> World:
+def connect_configured(
+    timeline: bool = False,
+    stall_timeout_s: float = 600.0,
+    knobs: Knobs | None = None,
+    by_host: bool = False,
+) -> World:
     """The ranks of the launcher, each with its devices; warns about unused GPUs.
 
     Arguments: as those of `connect`.
     """
-    world = connect(timeline=timeline, stall_timeout_s=stall_timeout_s)
+    world = connect(None, timeline, stall_timeout_s, knobs, by_host)
     with world.together():
         configure(world)
     warn_of_unused_gpus(world)

@@ -133,6 +133,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             self._epoch,
         )
         self.strategy = make_strategy(strategy, self._parts, self.sync)
+        self.reducer = self.strategy.parts.reducer  # the strategy may have put its own around it
         if backward_passes_per_step > 1:
             self.strategy = Accumulate(
                 self.strategy, self.world, self.signals, backward_passes_per_step

@@ -1,6 +1,8 @@
-"""What a DistributedOptimizer is told about its reducer and its strategy. Loads no TensorFlow."""
+"""What a DistributedOptimizer is told about its reducer and its strategy, and Horovod about itself.
+Loads no TensorFlow."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 
@@ -56,6 +58,44 @@ class Sync:
         _check(self, "from_epoch", self.from_epoch >= 0, "at least 0")
         _check(self, "outer_learning_rate", self.outer_learning_rate > 0, "above 0")
         _check(self, "outer_momentum", 0 <= self.outer_momentum < 1, "at least 0 and below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Knobs:
+    """What Horovod is told about itself before it starts. The user's own environment variables,
+    such as HOROVOD_CYCLE_TIME, come first.
+
+    cycle_time_ms: between two looks at which tensors are ready.
+    fusion_mb: tensors that are ready together travel as one, up to so many megabytes (10^6 bytes).
+        Above 0, repeated runs may differ in their last bits: the place of a number in a fused
+        tensor decides the order in which ranks are added. Our buckets are fused gradients already.
+    nccl_streams: of each GPU.
+    autotune_log: has Horovod try out values of both of the above, in the place of those given, and
+        write what it tried into this file (rank 0).
+
+    Raises ValueError for a value that is not valid.
+    """
+
+    cycle_time_ms: float = 1.0
+    fusion_mb: float = 0.0
+    nccl_streams: int = 1
+    autotune_log: Path | None = None
+
+    def __post_init__(self) -> None:
+        _check(self, "cycle_time_ms", self.cycle_time_ms > 0, "above 0")
+        _check(self, "fusion_mb", self.fusion_mb >= 0, "at least 0")
+        _check(self, "nccl_streams", self.nccl_streams >= 1, "at least 1")
+
+    def variables(self) -> dict[str, str]:
+        """The environment variables that say so."""
+        of_all = {"HOROVOD_NUM_NCCL_STREAMS": str(self.nccl_streams)}
+        if self.autotune_log is not None:  # Horovod does not tune what it is told
+            log = str(self.autotune_log)
+            return of_all | {"HOROVOD_AUTOTUNE": "1", "HOROVOD_AUTOTUNE_LOG": log}
+        return of_all | {
+            "HOROVOD_CYCLE_TIME": str(self.cycle_time_ms),
+            "HOROVOD_FUSION_THRESHOLD": str(int(self.fusion_mb * 1_000_000)),
+        }
 
 
 def _check(options: Any, name: str, is_valid: bool, expected: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.distributed.launcher import Launched, read_launcher
+from app.distributed.options import Knobs
 from app.errors import UserError
 from app.pulse import PULSE
 
@@ -78,6 +79,15 @@ class World:
         """The number of ranks as float32 (), read when the graph runs, not when it is traced."""
         return tf.constant(1.0)
 
+    def by_host(self, hosts: Sequence[str] | None = None) -> tuple["World", "World"]:
+        """(the ranks of this rank's host, the ranks of the same number on every host); a
+        collective, outside graphs, for ranks that `connect(by_host=True)` has joined.
+
+        `hosts`: the host of each rank; by default what each calls its own. Raises UserError if
+        hosts have unequal numbers of ranks, ValueError for the ranks of a process set.
+        """
+        return self, self
+
     @contextlib.contextmanager
     def timeline(self, path: Path) -> Iterator[None]:
         """Have rank 0 record every collective of a block in `path`, for Perfetto; on all ranks."""
@@ -130,6 +140,10 @@ class World:
                         "package versions and data",
                         shared=True,
                     )
+
+
+# The process sets made here, by their ranks: Horovod makes none twice.
+_PROCESS_SETS: dict[tuple[int, ...], Any] = {}
 
 
 class HorovodWorld(World):
@@ -223,6 +237,40 @@ class HorovodWorld(World):
         finally:
             self._hvd.stop_timeline()
 
+    def by_host(self, hosts: Sequence[str] | None = None) -> tuple[World, World]:
+        if self._set is not self._hvd.global_process_set:
+            raise ValueError("the ranks of a process set cannot be told apart by their hosts")
+        ranks_of: dict[str, list[int]] = {}
+        for rank, host in enumerate(hosts or self.gather(socket.gethostname())):
+            ranks_of.setdefault(host, []).append(rank)
+        if len({len(ranks) for ranks in ranks_of.values()}) > 1:
+            counts = ", ".join(f"{len(ranks)} on {host}" for host, ranks in ranks_of.items())
+            raise UserError(
+                f"the exchange by hosts deals each tensor to the ranks of a host, so it needs the "
+                f"same number on every host, but there are {counts}: start as many on each, or use "
+                "another sync",
+                shared=True,
+            )
+        local = list(ranks_of.values())
+        return self._mine(local), self._mine([list(ranks) for ranks in zip(*local, strict=True)])
+
+    def _mine(self, groups: Sequence[Sequence[int]]) -> World:
+        """The group that this rank is in; all ranks give the same groups, of one size."""
+        if len(groups) == 1:
+            return self
+        if len(groups[0]) == 1:
+            return World()
+        sets = [self.process_set(ranks) for ranks in groups]
+        return HorovodWorld(next(one for one in sets if self.rank in one.ranks))
+
+    def process_set(self, ranks: Sequence[int]) -> Any:
+        """The `hvd.ProcessSet` of these ranks; a collective of all ranks, in or not, that
+        `connect(by_host=True)` has joined."""
+        key = tuple(sorted(ranks))
+        if key not in _PROCESS_SETS:
+            _PROCESS_SETS[key] = self._hvd.add_process_set(key)
+        return _PROCESS_SETS[key]
+
     def size_tensor(self) -> tf.Tensor:
         size = self._hvd.size_op(process_set_id=self._set.process_set_id)
         return tf.cast(size, tf.float32)
@@ -231,15 +279,16 @@ class HorovodWorld(World):
 def connect(
     launched: Launched | None = None,
     timeline: bool = False,
-    process_sets: Any = None,
     stall_timeout_s: float = 600.0,
+    knobs: Knobs | None = None,
+    by_host: bool = False,
 ) -> World:
     """Join the ranks that the launcher started; without a launcher, a world of one.
 
-    `timeline`: `World.timeline` will be used. `process_sets`: as `hvd.init` takes them.
-    `stall_timeout_s`: over MPI, how long an exchange waits for a missing rank before it fails;
-    infinity for ever. Over gloo Horovod does not notice. HOROVOD_STALL_SHUTDOWN_TIME_SECONDS and
-    HOROVOD_STALL_CHECK_TIME_SECONDS, which are read here, come first.
+    `timeline`: `World.timeline` will be used. `by_host`: `World.by_host` or `process_set` will be.
+    `knobs`: Horovod's own. `stall_timeout_s`: over MPI, how long an exchange waits for a missing
+    rank before it fails; infinity for ever. Over gloo Horovod does not notice. The environment
+    variables of Horovod that say these, which are read here, come first.
 
     Raises UserError when a launcher started several ranks that Horovod cannot join: they would
     otherwise train as separate runs.
@@ -259,12 +308,13 @@ def connect(
         _check_hostname()
     if timeline:  # it is started and stopped later; its path is not known yet
         os.environ["HOROVOD_TIMELINE"] = "DYNAMIC"
-    # Horovod would fuse tensors that happen to be ready together, and the place of a number in a
-    # fused tensor decides the order in which ranks are added: from 3 ranks on, a repeated run would
-    # differ in its last bits. Our buckets are fused gradients already.
-    os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", "0")
+    _turn(knobs or Knobs())
+    if by_host:
+        os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
     _limit_stalls(stall_timeout_s)
-    hvd.init(process_sets=process_sets)
+    if not hvd.is_initialized():
+        _PROCESS_SETS.clear()
+    hvd.init()
     if hvd.size() != launched.size:
         raise UserError(
             f"{launched.launcher} started {launched.size} ranks, but Horovod joined "
@@ -273,6 +323,12 @@ def connect(
             shared=True,
         )
     return HorovodWorld()
+
+
+def _turn(knobs: Knobs) -> None:
+    """Tell Horovod, unless the user has."""
+    for name, value in knobs.variables().items():
+        os.environ.setdefault(name, value)
 
 
 def _limit_stalls(timeout_s: float) -> None:

@@ -9,13 +9,8 @@ import pytest
 from app.distributed.launcher import read_launcher
 
 RANKS = read_launcher().size
-PAIR = None
 if RANKS == 1:
     collect_ignore_glob = ["test_*.py"]
-if RANKS > 2:  # process sets must be known to Horovod from the start
-    import horovod.tensorflow as hvd
-
-    PAIR = hvd.ProcessSet([0, 1])
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +18,7 @@ def world():
     from app.distributed import devices
     from app.distributed.world import connect
 
-    world = connect(process_sets=[PAIR] if PAIR else None)
+    world = connect(by_host=RANKS > 2)  # for process sets
     devices.configure(world)
     return world
 
@@ -31,9 +26,9 @@ def world():
 @pytest.fixture
 def pair(world):
     """A process set of ranks 0 and 1, where these are not all ranks."""
-    if PAIR is None:
+    if RANKS < 3:
         pytest.skip("a proper subset of two ranks needs at least three")
-    return PAIR
+    return world.process_set([0, 1])
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,15 @@ def test_allgather_takes_a_different_number_of_rows_from_each_rank(world):
     assert gathered[:, 0].tolist() == [r for r in range(world.size) for _ in range(r)]
 
 
+def test_the_maximum_is_each_elements_own_inside_a_graph_and_outside(world):
+    own = tf.constant([world.rank, -world.rank, 7])
+    expected = [world.size - 1, 0, 7]
+    assert world.allmax(own, "test.max").numpy().tolist() == expected
+    in_graph = tf.function(lambda: world.allmax(tf.cast(own, tf.float32), "test.max.graph"))
+    assert in_graph().numpy().tolist() == expected
+    assert float(world.allmax(tf.constant(float(world.rank)), "test.max.one")) == world.size - 1
+
+
 def test_the_size_is_read_when_the_graph_runs(world):
     graph = tf.function(world.size_tensor).get_concrete_function().graph
     assert "HorovodSize" in {op.type for op in graph.get_operations()}

@@ -5,6 +5,7 @@ describes:
 
 - `__init__(parts, sync)`: the optimizer inside, the reducer, the ranks (strategy.py); its options
   (app/distributed/options.py);
+- `parts`: those given, or with a reducer of its own around the one given;
 - `is_equal_after_steps`: whether all ranks hold the same variables after each step;
 - `build(variables, add_variable)`: makes what it keeps from step to step. `add_variable` is that
   of Keras optimizers, with the kind of state besides: `add_variable(shape, name=..., kind=...)`,
@@ -33,6 +34,7 @@ STRATEGIES = {
     "overlapped": "overlapped.Overlapped",
     "local": "local.Local",
     "delayed": "delayed.Delayed",
+    "hierarchical": "hierarchical.Hierarchical",
 }
 # Those that keep gradients from step to step, in variables, and so need dense ones.
 KEEP_GRADIENTS = ("overlapped",)

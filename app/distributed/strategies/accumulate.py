@@ -20,6 +20,7 @@ class Accumulate:
     def __init__(self, strategy: Strategy, world: World, signals: Signals, passes: int):
         self.strategy = strategy
         self.is_equal_after_steps = strategy.is_equal_after_steps
+        self.parts = strategy.parts
         self.world = world
         self.signals = signals
         self.passes = passes

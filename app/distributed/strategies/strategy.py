@@ -19,6 +19,7 @@ class Strategy(Protocol):
     """Decides when gradients are exchanged and variables updated; the same on every rank."""
 
     is_equal_after_steps: bool  # whether all ranks hold the same variables after each step
+    parts: "Parts"  # those given, or with a reducer around the one given
 
     def build(self, variables: Sequence[Any], add_variable: Callable[..., Any]) -> None:
         """Create what is kept from step to step; called once, by the optimizer's `build`."""
