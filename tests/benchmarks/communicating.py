@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import models
-from app.config.run import Run
+from app.config import Config
 from app.distributed.devices import connect_configured
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Sync, Wire
@@ -25,7 +25,7 @@ from tests.benchmarks.throughput import network as small_network
 
 STAGES = 12  # of a computation: the first third is the forward pass
 BUCKET_BYTES = 25_000_000
-COMMIT_EVERY = Run().commit_every_steps
+COMMIT_EVERY = Config().commit_steps
 Times = dict[str, list[float]]
 
 
@@ -283,7 +283,7 @@ def _cpu_seconds(work: Callable[[], Any], times: int = 9) -> float:
 
 def main(what: str, text: str, result: str) -> None:
     about, found = json.loads(text), {}
-    world = connect_configured()
+    world = connect_configured(by_host="hierarchical" in text)
     keras.utils.set_random_seed(0)
     network = make_network(about["model"])
     if what == "codecs":

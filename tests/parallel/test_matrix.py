@@ -24,7 +24,7 @@ from app.state import SAVED, state_variables
 # What a case has beside its reducer and its strategy.
 FEATURES = ("sgd", "adam", "accumulates", "mixed_float16", "rows")
 WORDS, WIDTH, LENGTH = 64, 32, 6
-ROUND_STEPS = 2
+HAVE_ROUNDS, ROUND_STEPS = ("local", "delayed"), 2
 STEPS = 5  # so a round is under way where ranks settle
 STEPS_AFTER = 3
 
@@ -73,7 +73,7 @@ class Trained:
             compression=compression,
             wire=Wire(topk_ratio=0.1),
             strategy=strategy,
-            sync=Sync(every_steps=ROUND_STEPS),
+            sync=Sync(every_steps=ROUND_STEPS if strategy in HAVE_ROUNDS else 1),
             backward_passes_per_step=self.passes,
             sparse_as_dense=not self.has_rows,
             name="matrix",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from app.distributed.options import Sync
@@ -152,7 +153,8 @@ class Delayed(Averaging):
 def _call(work: Callable[[], float]) -> tf.Tensor:
     """Run Python, in the graph of a step too; its float64 ()."""
     with tf.device("CPU"):
-        return tf.ensure_shape(tf.numpy_function(work, [], tf.float64), ())
+        # Outside graphs TensorFlow would make float32 of a Python float.
+        return tf.ensure_shape(tf.numpy_function(lambda: np.float64(work()), [], tf.float64), ())
 
 
 def _wide(variable: Any) -> tf.Tensor:
