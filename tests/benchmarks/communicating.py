@@ -290,8 +290,13 @@ def main(what: str, text: str, result: str) -> None:
         Path(result).write_text(json.dumps(measure_codecs(about, network)))
         return
     found["reducers"], exchange_s = measure_reducers(world, about, network)
+    _keep(found, result, world)
     if about["strategies"]:
         found["strategies"] = measure_strategies(world, about, network, exchange_s)
+        _keep(found, result, world)
+
+
+def _keep(found: dict[str, list[dict]], result: str, world: World) -> None:
     if world.is_chief:
         Path(result).write_text(json.dumps(found))
 

@@ -78,7 +78,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="of a stretch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--csv", type=Path, help="rows are appended")
-    parser.add_argument("--timeout-s", type=float, default=1800, help="of a launch")
+    parser.add_argument("--timeout-s", type=float, default=3600, help="of a launch")
     return parser.parse_args()
 
 
@@ -91,8 +91,11 @@ def _measure(options: argparse.Namespace, transport: str, ranks: int, link: str)
     with tempfile.TemporaryDirectory() as folder, hosts_with_links(hosts, link) as network:
         result = Path(folder) / "result.json"
         command = [*RANK, "ranks", about, str(result)]
-        run_ranks(network, options.per_host, transport, command, options.timeout_s)
-        return json.loads(result.read_text())
+        try:
+            run_ranks(network, options.per_host, transport, command, options.timeout_s)
+        except subprocess.SubprocessError as error:
+            print(f"not finished: {str(error).rpartition(']')[2].strip() or error}")
+        return json.loads(result.read_text()) if result.exists() else {}
 
 
 def _report(what: str, place: dict, rows: Sequence[dict], options: argparse.Namespace) -> None:

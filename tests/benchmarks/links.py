@@ -8,6 +8,7 @@ MPI. The namespaces go when the block ends, with all that runs in them.
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ def hosts_with_links(hosts: int, rate: str) -> Iterator[Network]:
     """Hosts h1, h2, ... with links of a rate as `tc` writes it, such as "200mbit"."""
     if reason := why_not():
         raise SystemExit(reason)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the block ends then too
     with Network([f"h{number + 1}" for number in range(hosts)]) as network:
         if rate != UNSHAPED:
             for index, name in enumerate(network.names):
