@@ -331,7 +331,7 @@ class Loop:
     def _restore(self) -> bool:
         assert self.keeper is not None
         self.keeper.wait()
-        return self.keeper.restore_latest(self.state) is not None
+        return self.keeper.restore_latest(self.state, self.world.size) is not None
 
     def _commit(self, ended: Progress | None = None) -> dict[str, float]:
         examples, self._own_examples = self._own_examples, 0

@@ -95,10 +95,11 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         name: str | None = None,
     ):
         _check_options(optimizer, op, backward_passes_per_step, bucket_mb)
-        if compression == "topk" and getattr(optimizer, "momentum", None):
+        momentum = getattr(getattr(optimizer, "inner_optimizer", optimizer), "momentum", None)
+        if compression == "topk" and momentum:
             raise ValueError(
                 f"compression 'topk' makes the momentum itself: give SGD(momentum=0.0) and "
-                f"wire=Wire(momentum={optimizer.momentum})"
+                f"wire=Wire(momentum={momentum})"
             )
         # Not LossScaleOptimizer.__init__, which would turn off the inner optimizer's loss scale.
         keras.optimizers.Optimizer.__init__(self, learning_rate=0.0, name=name)

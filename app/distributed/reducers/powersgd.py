@@ -78,7 +78,7 @@ class PowerSGD(Lossy):
         before = [tf.convert_to_tensor(variable.value) for variable in self._owed]
         whole = [tensors[i] for i in range(len(tensors)) if not self._matrices[i].rank]
         exact = [tensors[index] + owed for index, owed in zip(self._low, before, strict=True)]
-        starts = [tf.convert_to_tensor(variable.value) for variable in self._start]
+        starts = [_revived(tf.convert_to_tensor(variable.value)) for variable in self._start]
 
         def low() -> list[tf.Tensor]:
             return self._approximate(whole, exact, starts, world, f"{name}.powersgd")
@@ -143,6 +143,16 @@ class PowerSGD(Lossy):
         right = sum(matrix.columns * matrix.rank for matrix in matrices)
         found = [Collective("allreduce", 4 * (whole + left))]
         return [*found, Collective("allreduce", 4 * right)] if right else found
+
+
+def _revived(start: tf.Tensor) -> tf.Tensor:
+    """Random columns in the place of those that are zero, as a gradient of zeros leaves them.
+
+    P would have unit vectors there; where a matrix has zeros in those rows, as an embedding has of
+    words that do not occur, Q would stay zero, and nothing would ever be sent.
+    """
+    columns = tf.random.stateless_uniform(start.shape, seed=[0, 0], minval=-1.0)
+    return tf.where(tf.reduce_any(start != 0, axis=0), start, columns)
 
 
 def _fused_sum(tensors: Sequence[tf.Tensor], world: World, name: str) -> list[tf.Tensor]:

@@ -7,7 +7,8 @@ momentum the optimizer inside has none. Each rank clips its own gradient, to 1 /
 norm for the sum.
 
 The threshold is that of a sample, and the number of elements that travel is fixed: those above it
-that are too many wait, and zeros stand in where there are too few.
+that are too many wait, and zeros stand in where there are too few. Where everything travels (a
+ratio of 1, or before `wire.from_epoch`) nothing waits, and no momentum is forgotten: that is SGD.
 """
 
 import math
@@ -23,8 +24,11 @@ from app.distributed.reducers.reducer import Collective, Reduced, Sent
 from app.distributed.world import World
 from app.state import Kind
 
-SAMPLE = 0.01  # of the elements, and
-LEAST_SAMPLE = 4096  # at least so many of them, decide the threshold
+# Every so many elements one decides the threshold: as few as leave a good sample. Primes, because
+# a stride of the width of a matrix would see one column of it.
+STRIDES = (101, 53, 29, 13, 7, 3, 1)
+LEAST_SAMPLE = 4096
+SMALLEST_NORMAL = 2.0**-126
 
 
 class Kept(NamedTuple):
@@ -37,7 +41,7 @@ class Kept(NamedTuple):
 
 class TopK(Lossy):
     """Two collectives for each bucket: values float32 and their places int32, of `topk_ratio` of
-    its elements; before `wire.from_epoch` one, of everything."""
+    its elements; one where everything travels."""
 
     def build(self, variables: Sequence[Any], add_variable: Callable[..., Any]) -> None:
         """See `Reducer`. Small tensors have a momentum too, of their sums."""
@@ -86,10 +90,11 @@ class TopK(Lossy):
     def _clipped(self, gradients: Sequence[Any], world: World) -> list[Any]:
         if self.wire.clip_norm is None:
             return list(gradients)
-        there = [gradient for gradient in gradients if gradient is not None]
-        most = self.wire.clip_norm * tf.math.rsqrt(world.size_tensor())
-        clipped = iter(tf.clip_by_global_norm(there, most)[0])
-        return [None if gradient is None else next(clipped) for gradient in gradients]
+        norm = tf.linalg.global_norm([gradient for gradient in gradients if gradient is not None])
+        most = tf.cast(self.wire.clip_norm * tf.math.rsqrt(world.size_tensor()), norm.dtype)
+        # 0 of a norm beyond float32: what is kept must stay finite.
+        by = most / tf.maximum(norm, most)
+        return [None if one is None else one * tf.cast(by, one.dtype) for one in gradients]
 
     def reduce_large(self, tensors: Sequence[tf.Tensor], world: World, name: str) -> Reduced:
         sums: list[Any] = [None] * len(tensors)
@@ -117,26 +122,30 @@ class TopK(Lossy):
             k = number_of(elements, self.wire.topk_ratio)
             places, is_real = _places(exact, self.wire.topk_ratio, k)
             values = tf.gather(exact, places) * is_real
-            total = _added(
+            total = _summed(
                 world.allgather(values, f"{name}.values"),
                 world.allgather(places, f"{name}.places"),
                 elements,
             )
-            waits = 1.0 - _added(is_real, places, elements)
-            return total, exact * waits, moved * waits
+            left = _added(-values, places, exact)
+            if velocity is None:
+                return total, left, moved
+            return total, left, _added(-tf.gather(moved, places) * is_real, places, moved)
 
         def everything() -> tuple[tf.Tensor, ...]:
             return world.allreduce(exact, f"{name}.all"), tf.zeros_like(exact), moved
 
-        if self.wire.from_epoch > 0:
+        ratio = self.wire.topk_ratio
+        if ratio < 1 and self.wire.from_epoch > 0:
             is_sparse = self.epoch >= self.wire.from_epoch
             total, left, velocity_left = tf.cond(is_sparse, largest, everything)
         else:
-            is_sparse, (total, left, velocity_left) = tf.constant(True), largest()
+            is_sparse = tf.constant(ratio < 1)
+            total, left, velocity_left = largest() if ratio < 1 else everything()
         keeps = [(owed, left)]
         keeps += [] if velocity is None else [(velocity, velocity_left)]
         all_bytes = 4.0 * elements
-        in_bytes = tf.where(is_sparse, 8.0 * number_of(elements, self.wire.topk_ratio), all_bytes)
+        in_bytes = tf.where(is_sparse, 8.0 * number_of(elements, ratio), all_bytes)
         took = Sent(
             tf.constant(all_bytes, tf.float64),
             tf.cast(in_bytes, tf.float64),
@@ -147,6 +156,9 @@ class TopK(Lossy):
     def collectives_of_large(self, shapes: Sequence[Sequence[int]], ranks: int) -> list[Collective]:
         found = []
         for elements in self.elements_of_buckets(shapes):
+            if self.wire.topk_ratio == 1:
+                found.append(Collective("allreduce", 4 * elements))
+                continue
             k = number_of(elements, self.wire.topk_ratio)
             found += [Collective("allgather", 4 * k), Collective("allgather", 4 * k)]
         return found
@@ -161,27 +173,27 @@ def _places(exact: tf.Tensor, ratio: float, k: int) -> tuple[tf.Tensor, tf.Tenso
     """(the places of up to `k` of the largest elements, int32 (k,), then 0; 1 for a real one, else
     0, float32 (k,))."""
     size = tf.abs(exact)
-    stride = max(1, min(int(1 / SAMPLE), exact.shape[0] // LEAST_SAMPLE))
+    stride = next((one for one in STRIDES if exact.shape[0] >= one * LEAST_SAMPLE), 1)
     sample = size[::stride]
     least = tf.math.top_k(sample, number_of(sample.shape[0], ratio)).values[-1]
     # Zeros are not worth sending, whatever the threshold.
-    chosen = tf.where((size >= least) & (size > 0))[:k, 0]
+    chosen = tf.where(size >= tf.maximum(least, SMALLEST_NORMAL))[:k, 0]
     missing = k - tf.size(chosen)
     places = tf.pad(tf.cast(chosen, tf.int32), [[0, missing]])
     is_real = tf.cast(tf.range(k) < tf.size(chosen), tf.float32)
     return tf.ensure_shape(places, [k]), is_real
 
 
-def _added(values: tf.Tensor, places: tf.Tensor, elements: int) -> tf.Tensor:
-    """float32 (elements,): the sums of `values` at their `places`.
+def _summed(values: tf.Tensor, places: tf.Tensor, elements: int) -> tf.Tensor:
+    """float32 (elements,): the sums of all ranks' `values` at their `places`.
 
     Every rank adds up for itself, and all must get the same bits: by the CPU, in order (see
     `sum_duplicates` in sparse.py).
     """
     with tf.device("CPU"):
-        return _scattered(values, places, tf.zeros(elements))
+        return _added(values, places, tf.zeros(elements))
 
 
 @fused
-def _scattered(values: tf.Tensor, places: tf.Tensor, zeros: tf.Tensor) -> tf.Tensor:
-    return tf.tensor_scatter_nd_add(zeros, places[:, tf.newaxis], values)
+def _added(values: tf.Tensor, places: tf.Tensor, onto: tf.Tensor) -> tf.Tensor:
+    return tf.tensor_scatter_nd_add(onto, places[:, tf.newaxis], values)
