@@ -65,6 +65,8 @@ def cost_of(compression: str, sync: str, optimizer: str) -> Cost:
         if seen is None:
             unknown = True
             texts.append(f"{name}: not measured with {optimizer}")
+            if "sgd" in SEEN.get(name, {}):
+                texts[-1] += f", {SEEN[name]['sgd']:.1f} against {BASE['sgd']:.1f} with sgd"
         else:
             lost += max(0.0, round(base - seen, 3))
             texts.append(f"{name}: {seen:.1f} against {base:.1f}")

@@ -1,6 +1,7 @@
 """What collectives between these ranks take, measured; see `python -m app network`."""
 
 import dataclasses
+import functools
 import socket
 import statistics
 import time
@@ -16,6 +17,7 @@ from app.distributed.world import World
 KINDS = ("allreduce", "allgather", "alltoall")
 SMALLEST, FACTOR = 1024, 4  # bytes; each size is so many times the one before
 FEWEST, MOST = 3, 25  # repeats
+WARM_UP = 2
 ADDED_BYTES = 16_000_000
 
 
@@ -101,10 +103,11 @@ def _measure_kind(world: World, kind: str, most_bytes: int, budget_s: float) -> 
     # What a rank receives of an allgather counts against the largest size too.
     while size * (world.size if kind == "allgather" else 1) <= most_bytes or not points:
         expected = points[-1].seconds * FACTOR if len(points) > 1 else 0.0
-        if spent + expected * (FEWEST + 1) > budget_s:
+        if spent + expected * (FEWEST + WARM_UP) > budget_s:
             break
         repeats = MOST if not expected else int(np.clip(budget_s / 10 / expected, FEWEST, MOST))
-        seconds = _repeat(world, lambda content=_content(world, kind, size): call(content), repeats)
+        work = functools.partial(call, _content(world, kind, size))
+        seconds = _repeat(world, work, repeats)
         points.append(Point(kind, size, statistics.median(seconds), repeats))
         spent += sum(seconds)
         size *= FACTOR
@@ -133,7 +136,8 @@ def _call(world: World, kind: str) -> Callable[[tf.Tensor], Any]:
 
 def _repeat(world: World, work: Callable[[], Any], repeats: int) -> list[float]:
     """Seconds of each repeat on the slowest rank, the same numbers on every rank."""
-    work().numpy()
+    for _ in range(WARM_UP):
+        work().numpy()
     own = []
     for _ in range(repeats):
         began = time.perf_counter()

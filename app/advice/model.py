@@ -61,7 +61,10 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
 class Network(Protocol):
     """Some ranks, and what collectives between them cost."""
 
-    ranks: int
+    @property
+    def ranks(self) -> int:
+        """How many."""
+        ...
 
     def seconds(self, kind: str, size: float) -> float:
         """Of a collective of `World` to which each rank hands `size` bytes."""
@@ -180,7 +183,5 @@ STEP_SECONDS: dict[str, Callable[[Step], float]] = {
     "hierarchical": _every_step,
     "overlapped": lambda s: max(s.compute + s.codec, s.exchange),
     "local": lambda s: s.compute + (s.codec + s.exchange) / s.round,
-    "delayed": lambda s: (
-        s.compute + s.codec / s.round + max(0.0, s.exchange / s.round - s.compute)
-    ),
+    "delayed": lambda s: s.compute + s.codec / s.round + max(0.0, s.exchange / s.round - s.compute),
 }

@@ -41,7 +41,9 @@ def text(found: Measurement) -> str:
     """What a person reads."""
     blocks = [_layout(found.hosts) + f", over {found.backend}"]
     for part in found.parts:
-        blocks.append(f"Between {NAMES[part.name].format(part.ranks)}:\n{columns(_rows(part), True)}")
+        blocks.append(
+            f"Between {NAMES[part.name].format(part.ranks)}:\n{columns(_rows(part), True)}"
+        )
         blocks.append(columns([[kind, line_text(part.lines[kind])] for kind in KINDS]))
     blocks.append(f"a rank adds up float32 at {size_text(1 / found.reduce_s_per_byte)}/s")
     return "\n\n".join(blocks)

@@ -25,7 +25,9 @@ def network_png(found: Measurement) -> bytes:
     return to_png(figure)
 
 
-def tried_png(labels: Sequence[str], predicted: Sequence[float], measured: Sequence[float]) -> bytes:
+def tried_png(
+    labels: Sequence[str], predicted: Sequence[float], measured: Sequence[float]
+) -> bytes:
     """Predicted beside measured milliseconds of a step."""
     height = 1.5 + 0.6 * len(labels)
     figure = Figure(figsize=(8, height), dpi=DOTS_PER_INCH, layout="constrained")
@@ -49,7 +51,9 @@ def efficiency_png(curves: Mapping[str, Sequence[tuple[int, float]]], title: str
     for number, (name, points) in enumerate(curves.items()):
         workers, efficiency = zip(*points, strict=True)
         style = "--" if "hierarchical" in name else "-"
-        axes.plot(workers, efficiency, f"{style}o", markersize=3, color=f"C{number % 10}", label=name)
+        axes.plot(
+            workers, efficiency, f"{style}o", markersize=3, color=f"C{number % 10}", label=name
+        )
     axes.set_xscale("log", base=2)
     axes.set(xlabel="workers", ylabel="compute / step", ylim=(0, 1.02), title=title)
     axes.legend(fontsize=8)

@@ -18,10 +18,12 @@ LEVELS = (1, 0, 1, 2)  # which level the tries come from, in turn, behind the ba
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-    """A way to communicate, and its step time: measured, or predicted where it was not tried."""
+    """A way to communicate, and its step time: measured, or predicted where it was not tried;
+    sent_bytes: what a rank sent per step."""
 
     prediction: Prediction
     step_s: float
+    sent_bytes: float = 0.0
 
     @property
     def level(self) -> int:

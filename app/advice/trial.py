@@ -69,6 +69,7 @@ def time_steps(
     optimizer = build_optimizer(config, build_schedule(config, world.size), exchange)
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
+    optimizer.settles = True
     step = _step_of(classifier, optimizer)
     batches = _first_batches(config, data, world, classifier)
     passes = config.training.backward_passes_per_step
@@ -96,9 +97,7 @@ def _step_of(classifier: Any, optimizer: Any) -> Callable[[Batch], Any]:
     return step
 
 
-def _first_batches(
-    config: Config, data: LoadedData, world: World, classifier: Any
-) -> list[Batch]:
+def _first_batches(config: Config, data: LoadedData, world: World, classifier: Any) -> list[Batch]:
     """This rank's batches of the first steps, whole steps only, ready in memory."""
     train = data.splits["train"]
     order = orders_of(train.labels, train.files_of, False)

@@ -18,7 +18,9 @@ def bandwidth(given: str) -> float:
     """
     found = BANDWIDTH.fullmatch(given.strip().replace("BIT", "bit").replace("Bit", "bit"))
     if not found or not float(found[1]):
-        raise ValueError(f"expected a bandwidth such as 25Gbit, 200Mbit/s or 3.1GB/s, got '{given}'")
+        raise ValueError(
+            f"expected a bandwidth such as 25Gbit, 200Mbit/s or 3.1GB/s, got '{given}'"
+        )
     in_bytes = found[3] == "B" or found[3].lower().startswith("byte")
     return float(found[1]) * PREFIXES[found[2].lower()] / (1 if in_bytes else 8)
 
