@@ -60,11 +60,15 @@ def matrix(predictions: Sequence[Prediction]) -> str:
         sent = NONE if row[0].refused else size_text(row[0].sent_bytes)
         codec = NONE if row[0].refused else ms_text(row[0].codec_s)
         rows.append([name, *steps, codec, sent])
-    why = {f"{o.compression}, {o.sync}": o.refused for o in predictions if o.refused}
-    shared = [f"{NONE} hierarchical: {why['none, hierarchical']}"] * ("none, hierarchical" in why)
-    own = [f"{NONE} {n}: {why[f'{n}, every_step']}" for n in names if f"{n}, every_step" in why]
+    reasons = dict.fromkeys(f"{NONE} {_who(o)}: {o.refused}" for o in predictions if o.refused)
     title = "Predicted ms per step (with its steps between rounds in brackets)"
-    return "\n".join([f"{title}:", columns(rows, numbers=True), *shared, *own])
+    return "\n".join([f"{title}:", columns(rows, numbers=True), *reasons])
+
+
+def _who(refused: Prediction) -> str:
+    """What is not possible: a sync, or a compression."""
+    limited = refused.refused.startswith("at most")
+    return refused.compression if limited else refused.sync
 
 
 def tried(found: Sequence[Tried], config: Config, seconds: float, refused: Mapping) -> str:
