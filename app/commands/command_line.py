@@ -31,6 +31,8 @@ COMMANDS = {
     "predict": "classify images or texts, as JSON Lines",
     "export": "write a model that needs only TensorFlow",
     "compare": "put runs side by side: config, metrics, speed",
+    "network": "measure what collectives take between workers",
+    "advise": "predict and try which way to communicate pays",
     "doctor": "find out what is wrong with this machine, and what to do about it",
 }
 # The launcher stops all ranks as soon as one has ended. The rank that speaks must be first.

@@ -34,10 +34,15 @@ class Distribution(Section):
     )
     sync: Literal[tuple(STRATEGIES)] = Field(  # type: ignore[valid-type]
         "every_step",
-        description="when ranks exchange: 'local' averages models every sync_every_steps steps",
+        description="when ranks exchange: 'overlapped' applies each gradient a step late, while "
+        "the next is computed (less accurate with sgd); 'local' averages models every "
+        "sync_every_steps steps, 'delayed' the same while the next round goes on; 'hierarchical' "
+        "adds up inside a host at every step, and goes between hosts in pieces",
     )
     sync_every_steps: Positive | None = Field(
-        None, description="optimizer steps of a round, for a sync that has rounds"
+        None,
+        description="optimizer steps of a round: of sync 'local' and 'delayed', and of "
+        "'hierarchical' if hosts are not to exchange at every step",
     )
     sync_from_epoch: Annotated[float, Field(ge=0)] = Field(
         0.0, description="sync 'local': exchange at every step before this epoch"

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.options import Sync
 from app.distributed.replicas import settle
 from app.errors import UserError
 from tests.parallel import runs
@@ -83,6 +84,46 @@ def test_trains_as_every_step_does(world, hosts, compression, tolerance):
     by_host = trained(world, strategy="hierarchical", compression=compression)
     assert runs.largest_difference(flat, by_host) < tolerance
     everyone = world.gather([variable.tobytes() for variable in by_host])
+    assert all(one == everyone[0] for one in everyone)
+
+
+@pytest.mark.parametrize("compression", ["none", "int8"])
+def test_hosts_take_steps_of_their_own_and_average_at_the_end_of_a_round(world, hosts, compression):
+    """Gradients do not depend on the model and ranks count the same in all steps, so the average of
+    models is the model of averaged gradients."""
+    variable = keras.Variable(np.zeros((40, 30), np.float32), name="v")
+    optimizer = DistributedOptimizer(
+        keras.optimizers.SGD(1.0),
+        world=world,
+        strategy="hierarchical",
+        sync=Sync(every_steps=2),
+        compression=compression,
+    )
+    optimizer.build([variable])
+    step = tf.function(lambda g, w: optimizer.apply([g], [variable], weight=w))
+    weights = np.arange(world.size) + 1.0
+    exact, own = np.zeros((40, 30)), np.zeros((40, 30))
+    mates = [rank for rank in range(world.size) if hosts[rank] == hosts[world.rank]]
+    tolerance = 1e-5 if compression == "none" else 0.2
+    for number in range(5):
+        given = [
+            np.random.default_rng([number, rank]).normal(size=(40, 30))
+            for rank in range(world.size)
+        ]
+        step(tf.constant(given[world.rank], tf.float32), tf.constant(weights[world.rank]))
+        exact -= np.tensordot(weights, given, 1) / weights.sum()
+        own -= np.tensordot(weights[mates], [given[rank] for rank in mates], 1) / sum(
+            weights[mates]
+        )
+        if number % 2:  # a round has ended
+            np.testing.assert_allclose(variable.numpy(), exact, atol=tolerance)
+            exact = variable.numpy().astype(float)
+            own = exact.copy()
+        else:
+            np.testing.assert_allclose(variable.numpy(), own, atol=1e-5)
+    optimizer.settle()
+    np.testing.assert_allclose(variable.numpy(), exact, atol=tolerance)
+    everyone = world.gather(variable.numpy().tobytes())
     assert all(one == everyone[0] for one in everyone)
 
 

@@ -21,6 +21,7 @@ from app.distributed.world import World
 from app.state import Kind
 
 MOST = 127  # of int8
+LEAST = 2.0**-100  # a bucket of smaller numbers counts as zeros: MOST / LEAST is a float32
 
 
 class Int8(Lossy):
@@ -38,6 +39,7 @@ class Int8(Lossy):
         flats = [flatten([tensors[index] for index in bucket]) for bucket in self._buckets]
         own = tf.stack([tf.reduce_max(tf.abs(flat)) for flat in flats])
         scales = world.allmax(own, f"{name}.int8.scales")
+        scales = tf.where(scales < LEAST, 0.0, scales)
         levels = tf.cast(MOST // tf.cast(world.size_tensor(), tf.int32), tf.float32)
         step = tf.convert_to_tensor(self._step.value)
         sums: list[Any] = [None] * len(tensors)

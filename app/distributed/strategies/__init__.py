@@ -39,7 +39,7 @@ STRATEGIES = {
 # Those that keep gradients from step to step, in variables, and so need dense ones.
 KEEP_GRADIENTS = ("overlapped",)
 # Those whose exchanges come in rounds of `Sync.every_steps` steps.
-WITH_ROUNDS = ("local", "delayed")
+WITH_ROUNDS = ("local", "delayed", "hierarchical")
 
 
 def make_strategy(name: str, parts: "Parts", sync: Sync | None = None) -> "Strategy":

@@ -112,10 +112,20 @@ class Averaging:
             return True
 
         tf.cond(total > 0, go_on, go_back)
-        # A commit point finds nothing of the round.
+        self._forget()
+        return True
+
+    def stay(self) -> None:
+        """End a round in which no rank has taken a step yet: exchange the counters only."""
+        for variable, anchor in zip(self._variables, self._anchors, strict=True):
+            variable.assign(anchor.value)
+        share_counters(self.parts, f"{self.parts.name_for(self._variables)}.round")
+        self._forget()
+
+    def _forget(self) -> None:
+        """A commit point finds nothing of the round."""
         for variable in (*self._anchors, self._examples):
             variable.assign(tf.zeros_like(variable.value))
-        return True
 
     def _outer(self, index: int, mean: tf.Tensor) -> tf.Tensor:
         """How far the anchor moves for the mean movement of ranks."""

@@ -141,10 +141,15 @@ class Delayed(Averaging):
 
     def settle(self) -> None:
         """Merge what is in flight, and average what ranks have done since."""
-        if int(self._steps.numpy()) == 0:
+        steps = int(self._steps.numpy())
+        if steps == 0:
             return
         self._merge()
-        self.round()
+        # What travelled last was the newest round, if that ends here.
+        if steps % self.every_steps:
+            self.round()
+        else:
+            self.stay()
         in_flight = (*self._moved, *self._means, self._moved_by, self._told, self._heard)
         for variable in (*in_flight, self._steps):
             variable.assign(tf.zeros_like(variable.value))

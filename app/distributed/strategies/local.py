@@ -33,9 +33,11 @@ class Local:
 
     is_equal_after_steps = False
 
-    def __init__(self, parts: Parts, sync: Sync):
+    def __init__(self, parts: Parts, sync: Sync, own_step: Callable[..., tf.Tensor] = step_alone):
+        """`own_step`: the step between rounds, as `step_alone`."""
         self.parts = parts
         self.sync = sync
+        self._own_step = own_step
         self._every_step = EveryStep(parts, sync)
         self._averaging = Averaging(parts, sync)
 
@@ -65,7 +67,7 @@ class Local:
 
     def _step(self, gradients: Sequence[Any], variables: Sequence[Any], weight: Any) -> None:
         tf.cond(tf.equal(self._steps.value, 0), self._averaging.anchor, lambda: True)
-        self._averaging.count(step_alone(self.parts, gradients, variables, weight))
+        self._averaging.count(self._own_step(self.parts, gradients, variables, weight))
         self._steps.assign_add(1)
         if self.sync.every_steps:
             ends = self._steps.value >= self.sync.every_steps

@@ -90,6 +90,18 @@ def test_a_step_that_does_not_count_leaves_nothing(name: str) -> None:
         assert_equal(once, again)
 
 
+@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-30, 1e30])
+@pytest.mark.parametrize("name", LOSSY)
+def test_numbers_of_any_size_stay_finite(name: str, scale: float) -> None:
+    def work(world):
+        reducing = Reducing(name, world)
+        given = [np.float32(scale) * one for one in gradients(world.rank, 0)]
+        return [reducing.step(given) for _ in range(2)]
+
+    for steps in on(2, work):
+        assert all(np.isfinite(one).all() for step in steps for one in step)
+
+
 @pytest.mark.parametrize("name", LOSSY)
 def test_zeros_stay_zeros_and_a_missing_gradient_stays_missing(name: str) -> None:
     def work(world):

@@ -1,0 +1,1 @@
+"""What communication costs, measured and predicted, and which way of it pays."""

@@ -1,0 +1,224 @@
+"""Steps and codecs of a real model, timed on all ranks at the same time."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from app.advice.model import Line
+from app.build import build_classifier, build_feed, build_optimizer, build_schedule
+from app.config import Config
+from app.data.batches import Batch, spec_of
+from app.data.order import orders_of
+from app.distributed.options import Wire
+from app.distributed.reducers import COMPRESSIONS, make_reducer
+from app.distributed.reducers.int8 import MOST_RANKS
+from app.distributed.strategies import WITH_ROUNDS
+from app.distributed.world import World
+from app.epochs import Epochs
+from app.load import LoadedData
+
+LIMITS = {"int8": MOST_RANKS}
+MOST_BATCHES = 16  # kept, and taken in turns
+CHUNK_S = 0.25  # steps between two barriers take at least so long
+FEWEST_CHUNKS = 3
+
+
+class Timed(NamedTuple):
+    """Seconds of a step on the slowest rank (median), and the bytes that a rank sent per step."""
+
+    seconds: float
+    sent_bytes: float
+
+
+def with_choice(config: Config, compression: str, sync: str, steps: int) -> Config:
+    """The same run, with another way to communicate from its first step on."""
+    rounds = steps if sync in WITH_ROUNDS and steps > 1 else None
+    changes = {
+        "compression": compression,
+        "sync": sync,
+        "sync_every_steps": rounds,
+        "compress_from_epoch": 0.0,
+        "sync_from_epoch": 0.0,
+        "local_epochs": None,
+    }
+    wanted = config.distribution.model_copy(update=changes)
+    return config.model_copy(update={"distribution": wanted})
+
+
+def shapes_of(config: Config, data: LoadedData) -> list[tuple[int, ...]]:
+    """Of the model's trainable variables."""
+    classifier = build_classifier(config, data.plan)
+    return [tuple(variable.shape) for variable in classifier.trainable_variables]
+
+
+def time_steps(
+    config: Config, data: LoadedData, world: World, exchange: World, seconds: float
+) -> Timed:
+    """Time training steps with real batches for about so long; a collective of `world`.
+
+    `exchange`: the ranks between which gradients travel: `world`, or a `World()` of one on each
+    rank for what a step takes without. Raises UserError or ValueError for a config that is refused.
+    """
+    classifier = build_classifier(config, data.plan, data.splits["train"].labels)
+    optimizer = build_optimizer(config, build_schedule(config, world.size), exchange)
+    classifier.compile(optimizer)
+    optimizer.build(classifier.trainable_variables)
+    optimizer.settles = True
+    step = _step_of(classifier, optimizer)
+    batches = _first_batches(config, data, world, classifier)
+    passes = config.training.backward_passes_per_step
+    unit = passes * (config.distribution.sync_every_steps or 1)
+    took, sent = _chunks(world, optimizer, step, batches, unit, seconds)
+    optimizer.settle()
+    return Timed(passes * took, passes * sent)
+
+
+def _step_of(classifier: Any, optimizer: Any) -> Callable[[Batch], Any]:
+    """One pass in a graph, as the loop makes it: a trace for each number of rows."""
+    traced: dict[int, Any] = {}
+
+    def run(batch: Batch) -> tf.Tensor:
+        classifier.train_step(batch)
+        return optimizer.signals.heard()
+
+    def step(batch: Batch) -> tf.Tensor:
+        rows = len(batch.labels)
+        if rows not in traced:
+            specs = tf.nest.map_structure(lambda one: spec_of(one, rows), batch)
+            traced[rows] = tf.function(run, autograph=False).get_concrete_function(specs)
+        return traced[rows](batch)
+
+    return step
+
+
+def _first_batches(config: Config, data: LoadedData, world: World, classifier: Any) -> list[Batch]:
+    """This rank's batches of the first steps, whole steps only, ready in memory."""
+    train = data.splits["train"]
+    order = orders_of(train.labels, train.files_of, False)
+    plain = with_choice(config, "none", "every_step", 1)
+    epochs = Epochs(plain, world, train, order)
+    plan = epochs.plan(config.training.seed, 0, 0)
+    passes = config.training.backward_passes_per_step
+    whole = max(1, min(MOST_BATCHES // passes, len(train) // epochs.batch_size))
+    feed = build_feed(config, classifier, train).training(plan, world.rank)
+    batches = [batch for _, batch in zip(range(whole * passes), feed, strict=False)]
+    feed.close()  # type: ignore[attr-defined]
+    return batches
+
+
+def _chunks(
+    world: World, optimizer: Any, step: Callable, batches: Sequence[Batch], unit: int, budget: float
+) -> tuple[float, float]:
+    """(median seconds, bytes sent) of a pass, over chunks of whole units between barriers."""
+    position = 0
+
+    def run(passes: int) -> float:
+        nonlocal position
+        world.barrier()
+        began = time.perf_counter()
+        for _ in range(passes):
+            heard = step(batches[position % len(batches)])
+            position += 1
+        heard.numpy()
+        return max(world.gather(time.perf_counter() - began))
+
+    for _ in batches:  # every shape is traced
+        run(1)
+    while position % unit:
+        run(1)
+    each = run(unit) / unit
+    passes = unit * max(1, math.ceil(CHUNK_S / each / unit))
+    chunks = max(FEWEST_CHUNKS, int(budget / (each * passes)))
+    _, sent, _ = optimizer.telemetry.totals
+    times = [run(passes) / passes for _ in range(chunks)]
+    sent = (optimizer.telemetry.totals[1] - sent) / (chunks * passes)
+    return statistics.median(times), sent
+
+
+class Mirror(World):
+    """One rank that finds in every collective as much as there would be between `size` ranks.
+
+    What it computes takes as long as between them, and nothing travels.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        return tf.tile(tensor, [self.size, *[1] * (len(tensor.shape) - 1)])
+
+    def size_tensor(self) -> tf.Tensor:
+        return tf.constant(float(self.size))
+
+
+def make_reducers(config: Config) -> dict[str, Any]:
+    """A reducer for each compression, as the config's optimizer would have it."""
+    wanted = config.distribution
+    wire = Wire(
+        seed=config.training.seed,
+        topk_ratio=wanted.topk_ratio,
+        powersgd_rank=wanted.powersgd_rank,
+    )
+    epoch = tf.Variable(0.0, trainable=False)
+    size = int(wanted.bucket_mb * 1e6)
+    return {name: make_reducer(name, size, True, wire, epoch) for name in COMPRESSIONS}
+
+
+def codec_seconds(
+    config: Config, shapes: Sequence[tuple[int, ...]], world: World, ranks: Sequence[int]
+) -> dict[str, Line]:
+    """What each compression computes, beside what "none" does, by the number of ranks between
+    which it is used; measured at `ranks`, with what all ranks have to do meanwhile. A collective.
+    """
+    times: dict[str, list[tuple[int, float]]] = {}
+    for size in ranks:
+        plain = 0.0
+        for name, reducer in make_reducers(config).items():
+            if size <= LIMITS.get(name, size):
+                took = _reduce_seconds(reducer, shapes, size, world)
+                plain = took if name == "none" else plain
+                times.setdefault(name, []).append((size, max(0.0, took - plain)))
+    return {name: _line_through(found) for name, found in times.items()}
+
+
+def _line_through(found: Sequence[tuple[int, float]]) -> Line:
+    """Through the first and the last point, and nowhere falling."""
+    (first, before), (last, after) = found[0], found[-1]
+    slope = max(0.0, after - before) / (last - first) if last > first else 0.0
+    return Line(max(0.0, before - slope * first), slope)
+
+
+def _reduce_seconds(reducer: Any, shapes: Sequence, ranks: int, world: World) -> float:
+    variables = [keras.Variable(np.zeros(shape, np.float32)) for shape in shapes]
+    reducer.build(variables, _add_variable)
+    rng, mirror = np.random.default_rng(0), Mirror(ranks)
+    gradients = [tf.constant(1e-3 * rng.standard_normal(shape, np.float32)) for shape in shapes]
+
+    def run(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        reduced = reducer.reduce(gradients, variables, mirror, "codec")
+        for variable, value in reduced.keeps:
+            variable.assign(value)
+        return reduced.gradients
+
+    graph = tf.function(run, autograph=False)
+    graph(gradients)
+    graph(gradients)
+    times = []
+    for _ in range(5):
+        world.barrier()
+        began = time.perf_counter()
+        graph(gradients)[0].numpy()
+        times.append(max(world.gather(time.perf_counter() - began)))
+    return statistics.median(times)
+
+
+def _add_variable(
+    shape: Sequence[int], dtype: str = "float32", initializer: str = "zeros", **_: Any
+) -> keras.Variable:
+    return keras.Variable(initializer, shape=tuple(shape), dtype=dtype, trainable=False)
