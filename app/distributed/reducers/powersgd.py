@@ -146,13 +146,15 @@ class PowerSGD(Lossy):
 
 
 def _revived(start: tf.Tensor) -> tf.Tensor:
-    """Random columns in the place of those that are zero, as a gradient of zeros leaves them.
+    """Columns of the same directions, whose largest elements are 1, so that M Q is about as large
+    as M; random ones in the place of those that are zero, as a gradient of zeros leaves them.
 
     P would have unit vectors there; where a matrix has zeros in those rows, as an embedding has of
     words that do not occur, Q would stay zero, and nothing would ever be sent.
     """
+    largest = tf.reduce_max(tf.abs(start), axis=0)
     columns = tf.random.stateless_uniform(start.shape, seed=[0, 0], minval=-1.0)
-    return tf.where(tf.reduce_any(start != 0, axis=0), start, columns)
+    return tf.where(largest > 0, tf.math.divide_no_nan(start, largest), columns)
 
 
 def _fused_sum(tensors: Sequence[tf.Tensor], world: World, name: str) -> list[tf.Tensor]:
