@@ -110,7 +110,7 @@ class PowerSGD(Lossy):
         ]
         left = [tf.matmul(one, start) for one, start in zip(own, starts, strict=True)]
         sums = _fused_sum([*whole, *left], world, f"{name}.p")
-        left = [tf.linalg.qr(total).q for total in sums[len(whole) :]]
+        left = [_orthonormal(total) for total in sums[len(whole) :]]
         own_right = [tf.matmul(one, p, transpose_a=True) for one, p in zip(own, left, strict=True)]
         right = _fused_sum(own_right, world, f"{name}.q")
         shapes = [self._shapes[index] for index in self._low]
@@ -155,6 +155,13 @@ def _revived(start: tf.Tensor) -> tf.Tensor:
     largest = tf.reduce_max(tf.abs(start), axis=0)
     columns = tf.random.stateless_uniform(start.shape, seed=[0, 0], minval=-1.0)
     return tf.where(largest > 0, tf.math.divide_no_nan(start, largest), columns)
+
+
+def _orthonormal(columns: tf.Tensor) -> tf.Tensor:
+    """An orthonormal basis of the columns. Their size does not matter to it, but to the squares
+    that it is made of."""
+    largest = tf.reduce_max(tf.abs(columns))
+    return tf.linalg.qr(tf.math.divide_no_nan(columns, largest)).q
 
 
 def _fused_sum(tensors: Sequence[tf.Tensor], world: World, name: str) -> list[tf.Tensor]:
