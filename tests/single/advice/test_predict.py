@@ -1,5 +1,6 @@
 """Predictions for all ways to communicate, from costs that are written out."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -84,6 +85,9 @@ def test_a_compression_is_refused_above_its_ranks_but_not_between_few_hosts() ->
     cluster = Cluster(32, link, link, per_host=8)
     assert predict(WORK, cluster, "int8", "every_step").refused == "at most 8 ranks"
     assert not predict(WORK, cluster, "int8", "hierarchical").refused
+    residuals = {"topk": Whole()}, {"topk": Line(0.0, 0.0)}
+    work = dataclasses.replace(WORK, reducers=residuals[0], codecs=residuals[1])
+    assert predict(work, cluster, "topk", "hierarchical").refused
     text = matrix(predict_all(WORK, cluster))
     assert "- int8: at most 8 ranks" in text
     assert all(name in text for name in STRATEGIES)
