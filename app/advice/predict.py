@@ -87,7 +87,8 @@ def predict(work: Workload, network: Network, compression: str, sync: str) -> Pr
         calls, codec = _by_host(work, reducer, *parts), work.codecs[compression].at(ranks)
         codec /= parts[0].ranks  # each rank of a host has a piece of the model
     exchange = sum(where.seconds(kind, size) for where, kind, size in calls)
-    step = Step(work.compute_s, codec, exchange, steps, work.overlap)
+    busy = min(exchange, sum(where.busy(kind, size) for where, kind, size in calls))
+    step = Step(work.compute_s, codec, exchange, steps, work.overlap, busy)
     sent = sum(size for _, _, size in calls) / steps
     return Prediction(
         compression,
