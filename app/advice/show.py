@@ -66,9 +66,9 @@ def matrix(predictions: Sequence[Prediction]) -> str:
 
 
 def _who(refused: Prediction) -> str:
-    """What is not possible: a sync, or a compression."""
-    limited = refused.refused.startswith("at most")
-    return refused.compression if limited else refused.sync
+    """What is not possible: a sync whatever the compression, or one compression."""
+    of_all = refused.refused.startswith("needs")
+    return refused.sync if of_all else refused.compression
 
 
 def tried(found: Sequence[Tried], config: Config, seconds: float, refused: Mapping) -> str:

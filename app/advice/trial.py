@@ -16,14 +16,13 @@ from app.config import Config
 from app.data.batches import Batch, spec_of
 from app.data.order import orders_of
 from app.distributed.options import Wire
-from app.distributed.reducers import COMPRESSIONS, make_reducer
-from app.distributed.reducers.int8 import MOST_RANKS
+from app.distributed.reducers import COMPRESSIONS, MOST_RANKS_OF_INT8, make_reducer
 from app.distributed.strategies import WITH_ROUNDS
 from app.distributed.world import World
 from app.epochs import Epochs
 from app.load import LoadedData
 
-LIMITS = {"int8": MOST_RANKS}
+LIMITS = {"int8": MOST_RANKS_OF_INT8}
 MOST_BATCHES = 16  # kept, and taken in turns
 CHUNK_S = 0.25  # steps between two barriers take at least so long
 FEWEST_CHUNKS = 3

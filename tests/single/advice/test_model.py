@@ -102,3 +102,8 @@ def test_what_overlaps_is_hidden_and_no_more() -> None:
     assert every_step(Step(10, 1, 40, 1, 0.5)) == 10 + 1 + 35
     assert every_step(Step(10, 1, 2, 1, 0.5)) == 11
     assert delayed(Step(10, 0, 120, 8, 0.0)) == 15
+
+
+def test_what_shares_the_cores_is_not_hidden() -> None:
+    assert STEP_SECONDS["overlapped"](Step(10, 1, 8, 1, 0.0, busy=5)) == 16
+    assert STEP_SECONDS["delayed"](Step(10, 0, 40, 8, 0.0, busy=16)) == 12
