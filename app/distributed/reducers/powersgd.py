@@ -110,7 +110,7 @@ class PowerSGD(Lossy):
         ]
         left = [tf.matmul(one, start) for one, start in zip(own, starts, strict=True)]
         sums = _fused_sum([*whole, *left], world, f"{name}.p")
-        left = [tf.linalg.qr(total).q for total in sums[len(whole) :]]
+        left = [_orthonormal(total) for total in sums[len(whole) :]]
         own_right = [tf.matmul(one, p, transpose_a=True) for one, p in zip(own, left, strict=True)]
         right = _fused_sum(own_right, world, f"{name}.q")
         shapes = [self._shapes[index] for index in self._low]
@@ -152,7 +152,17 @@ def _revived(start: tf.Tensor) -> tf.Tensor:
     words that do not occur, Q would stay zero, and nothing would ever be sent.
     """
     columns = tf.random.stateless_uniform(start.shape, seed=[0, 0], minval=-1.0)
-    return tf.where(tf.reduce_any(start != 0, axis=0), start, columns)
+    return tf.where(tf.reduce_any(start != 0, axis=0), _unit(start), columns)
+
+
+def _orthonormal(columns: tf.Tensor) -> tf.Tensor:
+    return tf.linalg.qr(_unit(columns)).q
+
+
+def _unit(matrix: tf.Tensor) -> tf.Tensor:
+    """With a largest element of 1, since products and squares of gradients may be beyond float32
+    where gradients are not."""
+    return tf.math.divide_no_nan(matrix, tf.reduce_max(tf.abs(matrix)))
 
 
 def _fused_sum(tensors: Sequence[tf.Tensor], world: World, name: str) -> list[tf.Tensor]:

@@ -131,9 +131,8 @@ def test_topk_of_everything_is_sgd_with_momentum_and_clips_on_each_rank() -> Non
             own = gradients(rank, step, shapes)
             norm = np.sqrt(sum((one**2).sum() for one in own))
             own = [one * 3.0 / np.sqrt(2) / norm for one in own]
-            # Sent elements lose their momentum, which is all of the matrix here.
-            velocity[0] = velocity[0] * (0.0 if rank == 0 else 1.0) + own[0]
-            velocity[1] = velocity[1] * (0.9 if rank == 0 else 1.0) + own[1]
+            for index in range(2):
+                velocity[index] = velocity[index] * (0.9 if rank == 0 else 1.0) + own[index]
         for got, wanted in zip(sums, velocity, strict=True):
             np.testing.assert_allclose(got, wanted, atol=1e-5)
 
