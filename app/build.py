@@ -17,6 +17,7 @@ from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Sync, Wire
+from app.distributed.strategies import WITH_ROUNDS
 from app.distributed.world import World
 from app.errors import UserError
 from app.schedule import Schedule, scaled_peak
@@ -76,12 +77,14 @@ def build_schedule(config: Config, world_size: int) -> Schedule:
 def build_optimizer(config: Config, schedule: Schedule, world: World) -> DistributedOptimizer:
     """The update rule with its schedule, inside a DistributedOptimizer."""
     wanted, wire = config.optimizer, config.distribution
-    # topk's momentum is made before elements are chosen, and its clipping on each rank.
     is_topk = wire.compression == "topk"
+    # topk makes the momentum before it chooses elements, and clips on each rank; but of gradients,
+    # not of how models have moved in a round.
+    takes_over = is_topk and wire.sync not in WITH_ROUNDS
     momentum = wanted.momentum if wanted.optimizer == "sgd" else 0.0
     common = {
         "weight_decay": wanted.weight_decay or None,
-        "global_clipnorm": None if is_topk else wanted.clip_norm,
+        "global_clipnorm": None if takes_over else wanted.clip_norm,
         "name": wanted.optimizer,
     }
     if is_topk and wanted.optimizer != "sgd" and world.is_chief:
@@ -91,7 +94,7 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
             wanted.optimizer,
         )
     if wanted.optimizer == "sgd":
-        own = 0.0 if is_topk else momentum
+        own = 0.0 if takes_over else momentum
         inner = keras.optimizers.SGD(schedule, momentum=own, **common)
     elif wanted.optimizer == "adam":
         inner = keras.optimizers.Adam(schedule, **common)
@@ -107,8 +110,8 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
             from_epoch=wire.compress_from_epoch,
             topk_ratio=wire.topk_ratio,
             powersgd_rank=wire.powersgd_rank,
-            momentum=momentum if is_topk else 0.0,
-            clip_norm=wanted.clip_norm if is_topk else None,
+            momentum=momentum if takes_over else 0.0,
+            clip_norm=wanted.clip_norm if takes_over else None,
         ),
         strategy=wire.sync,
         sync=Sync(

@@ -34,7 +34,7 @@ from app.distributed.reducers import make_reducer
 from app.distributed.reducers.codec import Compressor
 from app.distributed.reducers.reducer import Reducer
 from app.distributed.signals import Signals
-from app.distributed.strategies import KEEP_GRADIENTS, make_strategy
+from app.distributed.strategies import KEEP_GRADIENTS, WITH_ROUNDS, make_strategy
 from app.distributed.strategies.accumulate import Accumulate
 from app.distributed.strategies.strategy import Parts
 from app.distributed.telemetry import Telemetry
@@ -95,12 +95,8 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         name: str | None = None,
     ):
         _check_options(optimizer, op, backward_passes_per_step, bucket_mb)
-        momentum = getattr(getattr(optimizer, "inner_optimizer", optimizer), "momentum", None)
-        if compression == "topk" and momentum:
-            raise ValueError(
-                f"compression 'topk' makes the momentum itself: give SGD(momentum=0.0) and "
-                f"wire=Wire(momentum={momentum})"
-            )
+        if compression == "topk":
+            _check_momentum(optimizer, wire or Wire(), strategy)
         # Not LossScaleOptimizer.__init__, which would turn off the inner optimizer's loss scale.
         keras.optimizers.Optimizer.__init__(self, learning_rate=0.0, name=name)
         if keras.config.dtype_policy().name == "mixed_float16" and not isinstance(
@@ -297,6 +293,21 @@ def _check_options(optimizer, op, backward_passes_per_step, bucket_mb) -> None:
         raise ValueError(f"backward_passes_per_step={backward_passes_per_step}: expected >= 1")
     if bucket_mb * MEGABYTE < 1:
         raise ValueError(f"bucket_mb={bucket_mb}: expected a positive size")
+
+
+def _check_momentum(optimizer, wire: Wire, strategy: str) -> None:
+    """Of topk: gradients get it while they travel, movements of models have had it."""
+    own = getattr(getattr(optimizer, "inner_optimizer", optimizer), "momentum", None)
+    if strategy not in WITH_ROUNDS and own:
+        raise ValueError(
+            "compression 'topk' makes the momentum itself: give SGD(momentum=0.0) and "
+            f"wire=Wire(momentum={own})"
+        )
+    if strategy in WITH_ROUNDS and (wire.momentum or wire.clip_norm):
+        raise ValueError(
+            f"compression 'topk' with strategy '{strategy}' sends how models have moved, not "
+            "gradients: give momentum and clipping to the optimizer inside, not to Wire"
+        )
 
 
 def _kind(gradient: Any, all_dense: bool) -> str:

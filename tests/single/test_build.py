@@ -91,7 +91,7 @@ def optimizer_of(**keys):
     return build_optimizer(config, build_schedule(config, 2), world)
 
 
-def test_topk_makes_the_momentum_and_the_clipping_instead_of_sgd(caplog) -> None:
+def test_topk_makes_the_momentum_and_the_clipping_instead_of_sgd_where_gradients_travel(caplog) -> None:
     keys = {"optimizer": "sgd", "momentum": 0.8, "clip_norm": 2.0}
     plain = optimizer_of(**keys)
     assert (plain.inner_optimizer.momentum, plain.inner_optimizer.global_clipnorm) == (0.8, 2.0)
@@ -100,6 +100,9 @@ def test_topk_makes_the_momentum_and_the_clipping_instead_of_sgd(caplog) -> None
     assert (topk.inner_optimizer.momentum, topk.inner_optimizer.global_clipnorm) == (0.0, None)
     assert (topk.wire.momentum, topk.wire.clip_norm) == (0.8, 2.0)
     assert (topk.wire.topk_ratio, topk.wire.from_epoch) == (0.1, 2.0)
+    rounds = optimizer_of(compression="topk", sync="local", sync_every_steps=8, **keys)
+    assert (rounds.inner_optimizer.momentum, rounds.inner_optimizer.global_clipnorm) == (0.8, 2.0)
+    assert (rounds.wire.momentum, rounds.wire.clip_norm) == (0.0, None)
     assert caplog.records == []
     assert optimizer_of(compression="topk", optimizer="adam").wire.momentum == 0.0
     assert "'topk' with optimizer 'adam' costs accuracy" in caplog.text

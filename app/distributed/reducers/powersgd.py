@@ -146,23 +146,22 @@ class PowerSGD(Lossy):
 
 
 def _revived(start: tf.Tensor) -> tf.Tensor:
-    """Random columns in the place of those that are zero, as a gradient of zeros leaves them.
+    """Columns of the same directions, whose largest elements are 1, so that M Q is about as large
+    as M; random ones in the place of those that are zero, as a gradient of zeros leaves them.
 
     P would have unit vectors there; where a matrix has zeros in those rows, as an embedding has of
     words that do not occur, Q would stay zero, and nothing would ever be sent.
     """
+    largest = tf.reduce_max(tf.abs(start), axis=0)
     columns = tf.random.stateless_uniform(start.shape, seed=[0, 0], minval=-1.0)
-    return tf.where(tf.reduce_any(start != 0, axis=0), _unit(start), columns)
+    return tf.where(largest > 0, tf.math.divide_no_nan(start, largest), columns)
 
 
 def _orthonormal(columns: tf.Tensor) -> tf.Tensor:
-    return tf.linalg.qr(_unit(columns)).q
-
-
-def _unit(matrix: tf.Tensor) -> tf.Tensor:
-    """With a largest element of 1, since products and squares of gradients may be beyond float32
-    where gradients are not."""
-    return tf.math.divide_no_nan(matrix, tf.reduce_max(tf.abs(matrix)))
+    """An orthonormal basis of the columns. Their size does not matter to it, but to the squares
+    that it is made of."""
+    largest = tf.reduce_max(tf.abs(columns))
+    return tf.linalg.qr(tf.math.divide_no_nan(columns, largest)).q
 
 
 def _fused_sum(tensors: Sequence[tf.Tensor], world: World, name: str) -> list[tf.Tensor]:
