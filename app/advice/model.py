@@ -58,6 +58,26 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
     return line
 
 
+class Curve:
+    """Seconds between the sizes that were measured, and by a line beyond them.
+
+    A shaped link lets short messages through at once, so no line is right everywhere. What took
+    longer than a larger size counts as disturbed.
+    """
+
+    def __init__(self, line: Line, sizes: Sequence[float], seconds: Sequence[float]):
+        self.line = line
+        self._sizes = np.log(sizes)
+        self._seconds = np.log(np.minimum.accumulate(np.asarray(seconds, float)[::-1])[::-1])
+
+    def at(self, x: float) -> float:
+        """The seconds of x bytes."""
+        place = math.log(max(1.0, x))
+        if place > self._sizes[-1]:
+            return self.line.at(x)
+        return float(np.exp(np.interp(place, self._sizes, self._seconds)))
+
+
 class Network(Protocol):
     """Some ranks, and what collectives between them cost."""
 
@@ -86,7 +106,7 @@ class Measured:
     the computing loses (nothing, where that is not given)."""
 
     ranks: int
-    lines: Mapping[str, Line]
+    lines: Mapping[str, Line | Curve]
     busy_lines: Mapping[str, Line] = dataclasses.field(default_factory=dict)
     parts: "tuple[Measured, Measured] | None" = None
 
