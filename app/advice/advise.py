@@ -27,7 +27,7 @@ from app.load import LoadedData, load_data
 from app.preflight import with_fitting_batch
 
 ROUND = 8  # steps, where the config does not say
-MOST_BYTES, NETWORK_S = 2**26, 3.0  # of the measurement of the network
+MOST_BYTES, NETWORK_S = 2**26, 5.0  # of the measurement of the network
 COMPUTE_S = 3.0
 CODEC_RANKS = (2, 8)  # between which codecs are measured for clusters of any size
 

@@ -59,23 +59,26 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
 
 
 class Curve:
-    """Seconds between the sizes that were measured, and by a line beyond them.
+    """Seconds between the sizes that were measured, and on from the largest as steeply as between
+    the last two, or as the line if that is steeper.
 
     A shaped link lets short messages through at once, so no line is right everywhere. What took
     longer than a larger size counts as disturbed.
     """
 
     def __init__(self, line: Line, sizes: Sequence[float], seconds: Sequence[float]):
-        self.line = line
-        self._sizes = np.log(sizes)
-        self._seconds = np.log(np.minimum.accumulate(np.asarray(seconds, float)[::-1])[::-1])
+        x = np.asarray(sizes, float)
+        t = np.minimum.accumulate(np.asarray(seconds, float)[::-1])[::-1]
+        self._largest, self._longest = float(x[-1]), float(t[-1])
+        steep = float((t[-1] - t[-2]) / (x[-1] - x[-2])) if len(x) > 1 else 0.0
+        self._beyond = max(line.beta, steep)
+        self._sizes, self._seconds = np.log(x), np.log(t)
 
     def at(self, x: float) -> float:
         """The seconds of x bytes."""
-        place = math.log(max(1.0, x))
-        if place > self._sizes[-1]:
-            return self.line.at(x)
-        return float(np.exp(np.interp(place, self._sizes, self._seconds)))
+        if x > self._largest:
+            return self._longest + self._beyond * (x - self._largest)
+        return float(np.exp(np.interp(math.log(max(1.0, x)), self._sizes, self._seconds)))
 
 
 class Network(Protocol):

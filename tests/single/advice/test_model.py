@@ -44,7 +44,8 @@ def test_a_curve_goes_through_what_was_measured_and_on_by_its_line() -> None:
     curve = Curve(Line(1.0, 2.0), [1, 100, 10_000], [2.0, 2.0, 200.0])
     assert [curve.at(x) for x in (0, 1, 10, 100, 10_000)] == pytest.approx([2, 2, 2, 2, 200])
     assert curve.at(1000) == pytest.approx(20)
-    assert curve.at(20_000) == 40_001
+    assert curve.at(20_000) == 200 + 2.0 * 10_000
+    assert Curve(Line(1.0, 0.0), [10, 20], [1.0, 3.0]).at(40) == pytest.approx(7.0)
     disturbed = Curve(Line(0.0, 1.0), [1, 10, 100], [5.0, 1.0, 2.0])
     assert disturbed.at(1) == 1.0
 
