@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from app.advice.model import Line, Measured, fit_line
+from app.advice.model import Curve, Line, Measured, fit_line
 from app.distributed.world import World
 
 KINDS = ("allreduce", "allgather", "alltoall")
@@ -49,6 +49,15 @@ class Part:
     lines: dict[str, Line]
     busy_lines: dict[str, Line]
 
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """What each kind of collective takes."""
+        found = {}
+        for kind, line in self.lines.items():
+            own = [point for point in self.points if point.kind == kind]
+            found[kind] = Curve(line, [one.size for one in own], [one.seconds for one in own])
+        return found
+
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
@@ -63,9 +72,7 @@ class Measurement:
     @property
     def network(self) -> Measured:
         """For predictions."""
-        found = {
-            part.name: Measured(part.ranks, part.lines, part.busy_lines) for part in self.parts
-        }
+        found = {p.name: Measured(p.ranks, p.curves, p.busy_lines) for p in self.parts}
         if "local" not in found:
             return found["all"]
         return dataclasses.replace(found["all"], parts=(found["local"], found["across"]))

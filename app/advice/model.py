@@ -58,6 +58,29 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
     return line
 
 
+class Curve:
+    """Seconds between the sizes that were measured, and on from the largest as steeply as between
+    the last two, or as the line if that is steeper.
+
+    A shaped link lets short messages through at once, so no line is right everywhere. What took
+    longer than a larger size counts as disturbed.
+    """
+
+    def __init__(self, line: Line, sizes: Sequence[float], seconds: Sequence[float]):
+        x = np.asarray(sizes, float)
+        t = np.minimum.accumulate(np.asarray(seconds, float)[::-1])[::-1]
+        self._largest, self._longest = float(x[-1]), float(t[-1])
+        steep = float((t[-1] - t[-2]) / (x[-1] - x[-2])) if len(x) > 1 else 0.0
+        self._beyond = max(line.beta, steep)
+        self._sizes, self._seconds = np.log(x), np.log(t)
+
+    def at(self, x: float) -> float:
+        """The seconds of x bytes."""
+        if x > self._largest:
+            return self._longest + self._beyond * (x - self._largest)
+        return float(np.exp(np.interp(math.log(max(1.0, x)), self._sizes, self._seconds)))
+
+
 class Network(Protocol):
     """Some ranks, and what collectives between them cost."""
 
@@ -86,7 +109,7 @@ class Measured:
     the computing loses (nothing, where that is not given)."""
 
     ranks: int
-    lines: Mapping[str, Line]
+    lines: Mapping[str, Line | Curve]
     busy_lines: Mapping[str, Line] = dataclasses.field(default_factory=dict)
     parts: "tuple[Measured, Measured] | None" = None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.advice.accuracy import SOURCE, cost_of
-from app.advice.model import Cluster, Measured
+from app.advice.model import Cluster, Line
 from app.advice.output import line_text
 from app.advice.predict import Prediction, Workload, predict
 from app.advice.recommend import Tried
@@ -19,10 +19,10 @@ from app.distributed.world import World
 NONE = "-"
 
 
-def measured(config: Config, work: Workload, network: Measured, world: World) -> str:
+def measured(config: Config, work: Workload, lines: Mapping[str, Line], world: World) -> str:
     """What the predictions are made of, for ranks that there are."""
     rows = [["computing", f"{ms_text(work.compute_s)} ms per step on the slowest of {world.size}"]]
-    rows += [[kind, line_text(line)] for kind, line in network.lines.items()]
+    rows += [[kind, line_text(line)] for kind, line in lines.items()]
     return _facts(config, work, rows)
 
 
