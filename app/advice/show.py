@@ -17,6 +17,10 @@ from app.distributed.strategies import STRATEGIES
 from app.distributed.world import World
 
 NONE = "-"
+UNSTEADY = (
+    "a step took %.0f ms of computing before the tries and %.0f ms after them: something else "
+    "computes here too, so predictions and tries do not compare well. Run it again alone"
+)
 
 
 def measured(config: Config, work: Workload, lines: Mapping[str, Line], world: World) -> str:
