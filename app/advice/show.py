@@ -48,6 +48,8 @@ def _facts(config: Config, work: Workload, rows: list[list[str]]) -> str:
     what = f"{config.model.model} on {config.data.dataset}: {work.parameters:,} parameters"
     overlap = f"{work.overlap:.0%} of the computing hides an exchange at every step (--overlap)"
     rows = [*rows, ["codecs", "measured here"], ["assumed", overlap]]
+    if not config.distribution.sparse_as_dense:
+        rows.append(["", "dense gradients, though rows of embeddings travel here: trust the tries"])
     return what + "\n" + columns(rows)
 
 
