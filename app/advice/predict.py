@@ -75,7 +75,9 @@ def predict(work: Workload, network: Network, compression: str, sync: str) -> Pr
         reason = "needs several hosts, and as many ranks (more than one) on each"
         return _refused(work, compression, sync, steps, reason)
     if sync == HIERARCHICAL and compression in WITH_RESIDUALS:
-        return _refused(work, compression, sync, steps, "what waits does not go with pieces")
+        return _refused(
+            work, compression, sync, steps, "not with hierarchical, since it keeps residuals"
+        )
     ranks, most = parts[1].ranks if parts else network.ranks, work.most_ranks.get(compression)
     if most and ranks > most:
         return _refused(work, compression, sync, steps, f"at most {most} ranks")

@@ -17,6 +17,10 @@ from app.distributed.strategies import STRATEGIES
 from app.distributed.world import World
 
 NONE = "-"
+UNSTEADY = (
+    "a step took %.0f ms of computing before the tries and %.0f ms after them: something else "
+    "computes here too, so predictions and tries do not compare well. Run it again alone"
+)
 
 
 def measured(config: Config, work: Workload, lines: Mapping[str, Line], world: World) -> str:
@@ -44,6 +48,8 @@ def _facts(config: Config, work: Workload, rows: list[list[str]]) -> str:
     what = f"{config.model.model} on {config.data.dataset}: {work.parameters:,} parameters"
     overlap = f"{work.overlap:.0%} of the computing hides an exchange at every step (--overlap)"
     rows = [*rows, ["codecs", "measured here"], ["assumed", overlap]]
+    if not config.distribution.sparse_as_dense:
+        rows.append(["", "dense gradients, though rows of embeddings travel here: trust the tries"])
     return what + "\n" + columns(rows)
 
 
