@@ -122,8 +122,18 @@ class Supervisor:
         end_orphans()
         for reader in self._readers:
             reader.join(CLOSE_S)
+        self._hear_out()
         self._note_ends()
         return self._judge()
+
+    def _hear_out(self) -> None:
+        """Wait for the last words of agents that have called: mpirun may end before we have read
+        how a rank on another host ended. Those that we have killed have none."""
+        deadline = time.monotonic() + (0 if self._killing else CLOSE_S)
+        while time.monotonic() < deadline and any(
+            rank.line and rank.status is None and not rank.lost for rank in self._ranks
+        ):
+            time.sleep(LOOK_S / 4)
 
     def _look(self) -> None:
         """Do what is due now."""

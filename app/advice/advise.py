@@ -1,6 +1,7 @@
 """`python -m app advise`: which way to communicate pays, for a model on a network."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,10 @@ from app.errors import UserError
 from app.load import LoadedData, load_data
 from app.preflight import with_fitting_batch
 
+LOG = logging.getLogger(__name__)
+STEADY = 1.2  # computing that changes by more, before and after the tries, says that others compute
 ROUND = 8  # steps, where the config does not say
-MOST_BYTES, NETWORK_S = 2**26, 3.0  # of the measurement of the network
+MOST_BYTES, NETWORK_S = 2**26, 5.0  # of the measurement of the network
 COMPUTE_S = 3.0
 CODEC_RANKS = (2, 8)  # between which codecs are measured for clusters of any size
 
@@ -52,16 +55,20 @@ def advise_here(config: Config, world: World, wanted: Wanted) -> dict[str, Any]:
     plain = with_choice(config, "none", "every_step", 1)
     compute = time_steps(plain, data, world, World(), COMPUTE_S).seconds
     work = _workload(config, data, world, compute, [world.size], wanted.overlap)
-    network = measure(world, MOST_BYTES, NETWORK_S).network
-    predictions = predict_all(work, network)
+    found = measure(world, MOST_BYTES, NETWORK_S)
+    predictions = predict_all(work, found.network)
     if world.is_chief:
-        print(show.measured(config, work, network, world), "\n", sep="\n", flush=True)
+        print(show.measured(config, work, found.parts[0].lines, world), "\n", sep="\n", flush=True)
         print(show.matrix(predictions), flush=True)
     tried, refused = _try(config, data, world, to_try(predictions, wanted.tries), wanted.seconds)
+    after = time_steps(plain, data, world, World(), COMPUTE_S).seconds
     best, reasons = recommend(tried, config.optimizer.optimizer)
     result = show.to_json(work, predictions, tried, best, reasons, refused)
+    result["compute_after_s"] = after
     if world.is_chief:
         print("\n" + show.tried(tried, config, wanted.seconds, refused), flush=True)
+        if max(after, compute) > STEADY * min(after, compute):
+            LOG.warning(show.UNSTEADY, 1e3 * compute, 1e3 * after)
         print("\n" + show.recommendation(best, reasons), flush=True)
     if wanted.output:
         directory = wanted.output

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import socket
 import statistics
 import time
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from app.advice.model import Line, Measured, fit_line
+from app.advice.model import Curve, Line, Measured, fit_line
 from app.distributed.world import World
 
 KINDS = ("allreduce", "allgather", "alltoall")
@@ -23,12 +24,13 @@ ADDED_BYTES = 16_000_000
 
 class Point(NamedTuple):
     """A collective to which each of `ranks` hands `size` bytes; `seconds` is the median over the
-    repeats of the slowest rank's time."""
+    repeats of the slowest rank's time, `busy` the mean time for which it took all of its cores."""
 
     kind: str
     size: int
     seconds: float
     repeats: int
+    busy: float
 
     def bus_share(self, ranks: int) -> float:
         """Bytes that a rank must send for each byte it hands in, at the least."""
@@ -45,6 +47,16 @@ class Part:
     ranks: int
     points: Sequence[Point]
     lines: dict[str, Line]
+    busy_lines: dict[str, Line]
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """What each kind of collective takes."""
+        found = {}
+        for kind, line in self.lines.items():
+            own = [point for point in self.points if point.kind == kind]
+            found[kind] = Curve(line, [one.size for one in own], [one.seconds for one in own])
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Measurement:
     @property
     def network(self) -> Measured:
         """For predictions."""
-        found = {part.name: Measured(part.ranks, part.lines) for part in self.parts}
+        found = {p.name: Measured(p.ranks, p.curves, p.busy_lines) for p in self.parts}
         if "local" not in found:
             return found["all"]
         return dataclasses.replace(found["all"], parts=(found["local"], found["across"]))
@@ -88,11 +100,13 @@ def has_levels(hosts: Sequence[str]) -> bool:
 def measure_part(name: str, world: World, most_bytes: int, budget_s: float) -> Part:
     """Measure all kinds between the ranks of a world; a collective of these."""
     points = [point for kind in KINDS for point in _measure_kind(world, kind, most_bytes, budget_s)]
-    lines = {}
+    lines, busy = {}, {}
     for kind in KINDS:
         own = [point for point in points if point.kind == kind]
-        lines[kind] = fit_line([one.size for one in own], [one.seconds for one in own])
-    return Part(name, world.size, points, lines)
+        sizes = [one.size for one in own]
+        lines[kind] = fit_line(sizes, [one.seconds for one in own])
+        busy[kind] = fit_line(sizes, [max(1e-9, one.busy) for one in own])
+    return Part(name, world.size, points, lines, busy)
 
 
 def _measure_kind(world: World, kind: str, most_bytes: int, budget_s: float) -> list[Point]:
@@ -107,8 +121,8 @@ def _measure_kind(world: World, kind: str, most_bytes: int, budget_s: float) -> 
             break
         repeats = MOST if not expected else int(np.clip(budget_s / 10 / expected, FEWEST, MOST))
         work = functools.partial(call, _content(world, kind, size))
-        seconds = _repeat(world, work, repeats)
-        points.append(Point(kind, size, statistics.median(seconds), repeats))
+        seconds, busy = _repeat(world, work, repeats)
+        points.append(Point(kind, size, statistics.median(seconds), repeats, busy))
         spent += sum(seconds)
         size *= FACTOR
     return points
@@ -134,16 +148,21 @@ def _call(world: World, kind: str) -> Callable[[tf.Tensor], Any]:
     return tf.function(run, input_signature=[spec], autograph=False)
 
 
-def _repeat(world: World, work: Callable[[], Any], repeats: int) -> list[float]:
-    """Seconds of each repeat on the slowest rank, the same numbers on every rank."""
+def _repeat(world: World, work: Callable[[], Any], repeats: int) -> tuple[list[float], float]:
+    """(seconds of each repeat, mean seconds of all cores) of the slowest rank, the same numbers on
+    every rank."""
     for _ in range(WARM_UP):
         work().numpy()
-    own = []
+    own, used = [], time.process_time()
     for _ in range(repeats):
         began = time.perf_counter()
         work().numpy()
         own.append(time.perf_counter() - began)
-    return np.max(world.gather(own), axis=0).tolist()
+    used = (time.process_time() - used) / repeats / len(os.sched_getaffinity(0))
+    if tf.config.get_visible_devices("GPU"):  # which computes while the cores exchange
+        used = 0.0
+    *slowest, busy = np.max(world.gather([*own, used]), axis=0).tolist()
+    return slowest, busy
 
 
 def seconds_to_add() -> float:

@@ -58,6 +58,29 @@ def fit_line(sizes: Sequence[float], seconds: Sequence[float]) -> Line:
     return line
 
 
+class Curve:
+    """Seconds between the sizes that were measured, and on from the largest as steeply as between
+    the last two, or as the line if that is steeper.
+
+    A shaped link lets short messages through at once, so no line is right everywhere. What took
+    longer than a larger size counts as disturbed.
+    """
+
+    def __init__(self, line: Line, sizes: Sequence[float], seconds: Sequence[float]):
+        x = np.asarray(sizes, float)
+        t = np.minimum.accumulate(np.asarray(seconds, float)[::-1])[::-1]
+        self._largest, self._longest = float(x[-1]), float(t[-1])
+        steep = float((t[-1] - t[-2]) / (x[-1] - x[-2])) if len(x) > 1 else 0.0
+        self._beyond = max(line.beta, steep)
+        self._sizes, self._seconds = np.log(x), np.log(t)
+
+    def at(self, x: float) -> float:
+        """The seconds of x bytes."""
+        if x > self._largest:
+            return self._longest + self._beyond * (x - self._largest)
+        return float(np.exp(np.interp(math.log(max(1.0, x)), self._sizes, self._seconds)))
+
+
 class Network(Protocol):
     """Some ranks, and what collectives between them cost."""
 
@@ -70,6 +93,10 @@ class Network(Protocol):
         """Of a collective of `World` to which each rank hands `size` bytes."""
         ...
 
+    def busy(self, kind: str, size: float) -> float:
+        """Seconds of computing that such a collective costs a rank, where both share its cores."""
+        ...
+
     def by_host(self) -> "tuple[Network, Network] | None":
         """(the ranks of a host, one rank of each host while the others do the same); None where
         that makes no difference, or is not known."""
@@ -78,21 +105,30 @@ class Network(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """Ranks that were measured: a line for each kind of collective."""
+    """Ranks that were measured: for each kind of collective what it takes, and how much of that
+    the computing loses (nothing, where that is not given)."""
 
     ranks: int
-    lines: Mapping[str, Line]
+    lines: Mapping[str, Line | Curve]
+    busy_lines: Mapping[str, Line] = dataclasses.field(default_factory=dict)
     parts: "tuple[Measured, Measured] | None" = None
 
     def seconds(self, kind: str, size: float) -> float:
         """See `Network`."""
-        if self.ranks == 1:
-            return 0.0
-        return self.lines["allreduce" if kind == "allmax" else kind].at(size)
+        return 0.0 if self.ranks == 1 else self.lines[_measured_as(kind)].at(size)
+
+    def busy(self, kind: str, size: float) -> float:
+        """See `Network`."""
+        line = self.busy_lines.get(_measured_as(kind))
+        return 0.0 if self.ranks == 1 or line is None else line.at(size)
 
     def by_host(self) -> "tuple[Network, Network] | None":
         """See `Network`."""
         return self.parts
+
+
+def _measured_as(kind: str) -> str:
+    return "allreduce" if kind == "allmax" else kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +161,10 @@ class Cluster:
             return self._alltoall(size)
         ring, tree = self._ring(size), self._tree(size)
         return {"ring": ring, "tree": tree, "best": min(ring, tree)}[self.algorithm]
+
+    def busy(self, kind: str, size: float) -> float:
+        """See `Network`: nothing, since a network card exchanges while something else computes."""
+        return 0.0
 
     def _of_ring(self, size: float) -> float:
         """A message to the next rank, which only one rank of a host sends to another host."""
@@ -163,25 +203,28 @@ class Cluster:
 
 class Step(NamedTuple):
     """What a step is made of, in seconds: computing, (un)packing, exchanging; the steps of a
-    round; and the share of the computing that an exchange may run beside."""
+    round; the share of the computing that an exchange may run beside; and the computing that an
+    exchange beside it costs."""
 
     compute: float
     codec: float
     exchange: float
     round: int
     overlap: float
+    busy: float = 0.0
 
 
 def _every_step(step: Step) -> float:
     return step.compute + step.codec + max(0.0, step.exchange - step.overlap * step.compute)
 
 
-# Seconds of a step by the name of the strategy. "overlapped" and "delayed" count on something that
-# exchanges beside the computing: a network card, a core that is idle.
+# Seconds of a step by the name of the strategy.
 STEP_SECONDS: dict[str, Callable[[Step], float]] = {
     "every_step": _every_step,
     "hierarchical": _every_step,
-    "overlapped": lambda s: max(s.compute + s.codec, s.exchange),
+    "overlapped": lambda s: max(s.compute + s.codec + s.busy, s.exchange),
     "local": lambda s: s.compute + (s.codec + s.exchange) / s.round,
-    "delayed": lambda s: s.compute + s.codec / s.round + max(0.0, s.exchange / s.round - s.compute),
+    "delayed": lambda s: (
+        max(s.compute + s.busy / s.round, s.exchange / s.round) + s.codec / s.round
+    ),
 }

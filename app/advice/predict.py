@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.advice.model import STEP_SECONDS, Line, Network, Step
+from app.distributed.reducers import WITH_RESIDUALS
 from app.distributed.reducers.by_host import shape_of_piece
 from app.distributed.strategies import STRATEGIES, WITH_ROUNDS
 
@@ -73,6 +74,10 @@ def predict(work: Workload, network: Network, compression: str, sync: str) -> Pr
     if sync == HIERARCHICAL and parts is None:
         reason = "needs several hosts, and as many ranks (more than one) on each"
         return _refused(work, compression, sync, steps, reason)
+    if sync == HIERARCHICAL and compression in WITH_RESIDUALS:
+        return _refused(
+            work, compression, sync, steps, "not with hierarchical, since it keeps residuals"
+        )
     ranks, most = parts[1].ranks if parts else network.ranks, work.most_ranks.get(compression)
     if most and ranks > most:
         return _refused(work, compression, sync, steps, f"at most {most} ranks")
@@ -84,7 +89,8 @@ def predict(work: Workload, network: Network, compression: str, sync: str) -> Pr
         calls, codec = _by_host(work, reducer, *parts), work.codecs[compression].at(ranks)
         codec /= parts[0].ranks  # each rank of a host has a piece of the model
     exchange = sum(where.seconds(kind, size) for where, kind, size in calls)
-    step = Step(work.compute_s, codec, exchange, steps, work.overlap)
+    busy = min(exchange, sum(where.busy(kind, size) for where, kind, size in calls))
+    step = Step(work.compute_s, codec, exchange, steps, work.overlap, busy)
     sent = sum(size for _, _, size in calls) / steps
     return Prediction(
         compression,

@@ -11,6 +11,10 @@ exchange at 10 GB/s (PCIe) with 5 us, and add up as fast as their memory allows 
 moved for each byte added); gradients are float32, in Horovod's fused buffers of 64 MB, summed by a
 ring. How much of an exchange hides behind the backward pass was not published either, so both ends
 are shown: nothing of it, and two thirds of the step (the backward pass takes twice the forward).
+
+The time of a message and of additions were chosen after 20 us and 10 GB/s had given 41 to 57% for
+VGG-16 on 512 GPUs, below the published 68%. So this shows that the model can agree, not that it
+predicts.
 """
 
 import math

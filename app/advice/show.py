@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.advice.accuracy import SOURCE, cost_of
-from app.advice.model import Cluster, Measured
+from app.advice.model import Cluster, Line
 from app.advice.output import line_text
 from app.advice.predict import Prediction, Workload, predict
 from app.advice.recommend import Tried
@@ -17,12 +17,16 @@ from app.distributed.strategies import STRATEGIES
 from app.distributed.world import World
 
 NONE = "-"
+UNSTEADY = (
+    "a step took %.0f ms of computing before the tries and %.0f ms after them: something else "
+    "computes here too, so predictions and tries do not compare well. Run it again alone"
+)
 
 
-def measured(config: Config, work: Workload, network: Measured, world: World) -> str:
+def measured(config: Config, work: Workload, lines: Mapping[str, Line], world: World) -> str:
     """What the predictions are made of, for ranks that there are."""
     rows = [["computing", f"{ms_text(work.compute_s)} ms per step on the slowest of {world.size}"]]
-    rows += [[kind, line_text(line)] for kind, line in network.lines.items()]
+    rows += [[kind, line_text(line)] for kind, line in lines.items()]
     return _facts(config, work, rows)
 
 
@@ -44,6 +48,8 @@ def _facts(config: Config, work: Workload, rows: list[list[str]]) -> str:
     what = f"{config.model.model} on {config.data.dataset}: {work.parameters:,} parameters"
     overlap = f"{work.overlap:.0%} of the computing hides an exchange at every step (--overlap)"
     rows = [*rows, ["codecs", "measured here"], ["assumed", overlap]]
+    if not config.distribution.sparse_as_dense:
+        rows.append(["", "dense gradients, though rows of embeddings travel here: trust the tries"])
     return what + "\n" + columns(rows)
 
 
@@ -66,9 +72,9 @@ def matrix(predictions: Sequence[Prediction]) -> str:
 
 
 def _who(refused: Prediction) -> str:
-    """What is not possible: a sync, or a compression."""
-    limited = refused.refused.startswith("at most")
-    return refused.compression if limited else refused.sync
+    """What is not possible: a sync whatever the compression, or one compression."""
+    of_all = refused.refused.startswith("needs")
+    return refused.sync if of_all else refused.compression
 
 
 def tried(found: Sequence[Tried], config: Config, seconds: float, refused: Mapping) -> str:

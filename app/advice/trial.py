@@ -16,16 +16,15 @@ from app.config import Config
 from app.data.batches import Batch, spec_of
 from app.data.order import orders_of
 from app.distributed.options import Wire
-from app.distributed.reducers import COMPRESSIONS, make_reducer
-from app.distributed.reducers.int8 import MOST_RANKS
+from app.distributed.reducers import COMPRESSIONS, MOST_RANKS_OF_INT8, make_reducer
 from app.distributed.strategies import WITH_ROUNDS
 from app.distributed.world import World
 from app.epochs import Epochs
 from app.load import LoadedData
 
-LIMITS = {"int8": MOST_RANKS}
+LIMITS = {"int8": MOST_RANKS_OF_INT8}
 MOST_BATCHES = 16  # kept, and taken in turns
-CHUNK_S = 0.25  # steps between two barriers take at least so long
+CHUNK_S = 0.25  # steps that are timed together take at least so long
 FEWEST_CHUNKS = 3
 
 
@@ -115,29 +114,31 @@ def _first_batches(config: Config, data: LoadedData, world: World, classifier: A
 def _chunks(
     world: World, optimizer: Any, step: Callable, batches: Sequence[Batch], unit: int, budget: float
 ) -> tuple[float, float]:
-    """(median seconds, bytes sent) of a pass, over chunks of whole units between barriers."""
+    """(median seconds, bytes sent) of a pass, over chunks of whole units."""
     position = 0
 
     def run(passes: int) -> float:
         nonlocal position
-        world.barrier()
         began = time.perf_counter()
         for _ in range(passes):
             heard = step(batches[position % len(batches)])
             position += 1
         heard.numpy()
-        return max(world.gather(time.perf_counter() - began))
+        return time.perf_counter() - began
 
     for _ in batches:  # every shape is traced
         run(1)
     while position % unit:
         run(1)
-    each = run(unit) / unit
+    each = max(world.gather(run(unit))) / unit
     passes = unit * max(1, math.ceil(CHUNK_S / each / unit))
     chunks = max(FEWEST_CHUNKS, int(budget / (each * passes)))
-    _, sent, _ = optimizer.telemetry.totals
-    times = [run(passes) / passes for _ in range(chunks)]
-    sent = (optimizer.telemetry.totals[1] - sent) / (chunks * passes)
+    _, before, _ = optimizer.telemetry.totals
+    world.barrier()
+    # Without barriers between them, in which exchanges of rounds would go on.
+    own = [run(passes) / passes for _ in range(chunks)]
+    sent = (optimizer.telemetry.totals[1] - before) / (chunks * passes)
+    times = np.max(world.gather(own), axis=0).tolist()
     return statistics.median(times), sent
 
 

@@ -32,6 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Measure the computing of a model and the network between the ranks of the launcher, "
         "predict the step time of every compression and sync, try the best few, and recommend. "
+        "Rounds are of 8 steps, or as the config has them (--sync local --sync-every-steps N). "
         "With --workers: predict for a cluster that is not there, in this process alone."
     )
     parser.usage = (

@@ -11,12 +11,14 @@ are answered at once; the doctor's imports must work on any Python, with no pack
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from app.commands.parser import Parser
 from app.distributed.launcher import Launched, read_launcher
@@ -133,8 +135,7 @@ def _stopped(message: str, launched: Launched, prints: bool = True) -> int:
     if launched.rank == 0 and prints:
         print(message, file=sys.stderr, flush=True)
     if launched.size > 1:
-        sys.stdout.flush()
-        os._exit(STOPPED)
+        _leave(STOPPED)
     return STOPPED
 
 
@@ -149,7 +150,15 @@ def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:
         time.sleep(WAIT_TO_BE_STOPPED_S)
     print(message, file=sys.stderr, flush=True)
     if launched.size > 1:
-        # Without Horovod's orderly shutdown, in which ranks wait for each other.
-        sys.stdout.flush()
-        os._exit(code)
+        _leave(code)
     return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End without Horovod's orderly shutdown, in which ranks wait for each other."""
+    sys.stdout.flush()
+    for name, module in list(sys.modules.items()):
+        if name.startswith("__autograph_generated_file"):  # TensorFlow's, in the temporary folder
+            with contextlib.suppress(OSError):
+                os.unlink(str(module.__file__))
+    os._exit(code)

@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.advice --links 50mbit 200mbit 1gbit 10gbit --ranks 2 4
 
-Needs root and iproute2. Prints a row for each case: the largest error of a predicted step time, and
-how much slower the recommended way is than the fastest that was tried. What differs in kind counts
-for the recommendation, so it may be slower on purpose: `faster` is the fastest of all.
+Needs root and iproute2. Prints a row for each case: the errors of predicted step times, and how
+much slower the recommended way is than the fastest that was tried (by up to 15% on purpose). By how
+much the computing itself has changed from before the tries to after them says whether the machine
+was quiet.
 """
 
 import argparse
@@ -31,7 +32,17 @@ def main() -> None:
     parser.add_argument("--transport", default="gloo", choices=["gloo", "mpi"])
     parser.add_argument("--timeout-s", type=float, default=600)
     options, advise = parser.parse_known_args()
-    rows = [["link", "ranks", "load", "errors of step times", "recommended", "slower than best"]]
+    rows = [
+        [
+            "link",
+            "ranks",
+            "load",
+            "computing",
+            "errors of step times",
+            "recommended",
+            "slower than best",
+        ]
+    ]
     for link in options.links:
         for ranks in options.ranks:
             found = _advise(link, ranks, options, advise or DEFAULT)
@@ -55,7 +66,8 @@ def _judged(found: dict[str, Any]) -> list[str]:
     best = found["recommended"]
     label = f"{best['compression']}, {best['sync']}"
     label += f" every {best['round']} steps" if best["round"] > 1 else ""
-    return [" ".join(errors), label, f"{times[label] / min(times.values()) - 1:.0%}"]
+    drift = f"{found['compute_after_s'] / found['compute_s'] - 1:+.0%}"
+    return [drift, " ".join(errors), label, f"{times[label] / min(times.values()) - 1:.0%}"]
 
 
 if __name__ == "__main__":

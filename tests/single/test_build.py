@@ -91,7 +91,7 @@ def optimizer_of(**keys):
     return build_optimizer(config, build_schedule(config, 2), world)
 
 
-def test_topk_makes_the_momentum_and_the_clipping_instead_of_sgd_where_gradients_travel(
+def test_topk_makes_momentum_and_clipping_instead_of_sgd_where_gradients_travel(
     caplog,
 ) -> None:
     keys = {"optimizer": "sgd", "momentum": 0.8, "clip_norm": 2.0}

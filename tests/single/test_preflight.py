@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import UserError
-from app.preflight import check, check_hierarchy, with_fitting_batch
+from app.preflight import check, check_compression, with_fitting_batch
 from app.recipe import load
 from tests.integration.launching import ROOT
 
@@ -106,10 +106,10 @@ def test_a_batch_that_fits_or_that_is_given_stays(table: str) -> None:
 @pytest.mark.parametrize("compression", ["topk", "powersgd"])
 def test_residuals_of_pieces_are_refused_by_name(table: str, compression: str) -> None:
     given = load(None, {"dataset": table, "sync": "hierarchical"})
-    check_hierarchy(given)
+    check_compression(given, 16)
     distribution = given.distribution.model_copy(update={"compression": compression})
     with pytest.raises(UserError, match=f"'{compression}' does not go with sync = 'hierarchical'"):
-        check_hierarchy(given.model_copy(update={"distribution": distribution}))
+        check_compression(given.model_copy(update={"distribution": distribution}), 4)
 
 
 def test_a_run_that_is_there_is_told_before_anything_is_read(table, tmp_path) -> None:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from app.advice.model import REDUCE_S_PER_BYTE, STEP_SECONDS, Cluster, Line, Step, fit_line
+from app.advice.model import (
+    REDUCE_S_PER_BYTE,
+    STEP_SECONDS,
+    Cluster,
+    Curve,
+    Line,
+    Step,
+    fit_line,
+)
 from app.distributed.strategies import STRATEGIES
 
 ACROSS, LOCAL = Line(20e-6, 1e-9), Line(2e-6, 1e-11)
@@ -30,6 +38,16 @@ def test_neither_latency_nor_bandwidth_is_negative() -> None:
     steep = fit_line([1e6, 2e6, 4e6], [1e-3, 3e-3, 9e-3])
     assert steep.alpha == 0 and steep.beta > 0
     assert fit_line([1e3], [2e-3]) == Line(2e-3, 0.0)
+
+
+def test_a_curve_goes_through_what_was_measured_and_on_by_its_line() -> None:
+    curve = Curve(Line(1.0, 2.0), [1, 100, 10_000], [2.0, 2.0, 200.0])
+    assert [curve.at(x) for x in (0, 1, 10, 100, 10_000)] == pytest.approx([2, 2, 2, 2, 200])
+    assert curve.at(1000) == pytest.approx(20)
+    assert curve.at(20_000) == 200 + 2.0 * 10_000
+    assert Curve(Line(1.0, 0.0), [10, 20], [1.0, 3.0]).at(40) == pytest.approx(7.0)
+    disturbed = Curve(Line(0.0, 1.0), [1, 10, 100], [5.0, 1.0, 2.0])
+    assert disturbed.at(1) == 1.0
 
 
 def test_a_ring_and_a_tree_are_as_in_the_papers() -> None:
@@ -102,3 +120,8 @@ def test_what_overlaps_is_hidden_and_no_more() -> None:
     assert every_step(Step(10, 1, 40, 1, 0.5)) == 10 + 1 + 35
     assert every_step(Step(10, 1, 2, 1, 0.5)) == 11
     assert delayed(Step(10, 0, 120, 8, 0.0)) == 15
+
+
+def test_what_shares_the_cores_is_not_hidden() -> None:
+    assert STEP_SECONDS["overlapped"](Step(10, 1, 8, 1, 0.0, busy=5)) == 16
+    assert STEP_SECONDS["delayed"](Step(10, 0, 40, 8, 0.0, busy=16)) == 12

@@ -1,5 +1,6 @@
 """Predictions for all ways to communicate, from costs that are written out."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -67,12 +68,22 @@ def test_rounds_share_the_cost_of_an_exchange() -> None:
     assert (each.label, rare.label) == ("none, every_step", "none, local every 8 steps")
 
 
+def test_a_core_that_exchanges_does_not_compute() -> None:
+    busy = {kind: Line(0.0, 4e-9) for kind in KINDS}
+    network = Measured(4, NETWORK.lines, busy)
+    one = predict(WORK, network, "none", "overlapped")
+    assert one.step_s == pytest.approx(0.010 + 4e-9 * 4 * PARAMETERS)
+    assert predict(WORK, network, "none", "every_step") == predict(
+        WORK, NETWORK, "none", "every_step"
+    )
+
+
 def test_hosts_exchange_pieces_where_they_are_known() -> None:
     refused = predict(WORK, NETWORK, "none", "hierarchical")
     assert math.isinf(refused.step_s) and "several hosts" in refused.refused
     inside = Measured(2, {kind: Line(0.0, 1e-9) for kind in KINDS})
     between = Measured(2, {kind: Line(0.0, 1e-7) for kind in KINDS})
-    network = Measured(4, NETWORK.lines, (inside, between))
+    network = Measured(4, NETWORK.lines, parts=(inside, between))
     piece = 4 * (3 * 3 * 8 * 32 + 16 + 256 * 64 + 32)  # of every tensor a half
     one = predict(WORK, network, "none", "hierarchical")
     assert one.exchange_s == pytest.approx(1e-9 * (2 * piece) + 1e-7 * piece + 1e-9 * piece)
@@ -84,6 +95,9 @@ def test_a_compression_is_refused_above_its_ranks_but_not_between_few_hosts() ->
     cluster = Cluster(32, link, link, per_host=8)
     assert predict(WORK, cluster, "int8", "every_step").refused == "at most 8 ranks"
     assert not predict(WORK, cluster, "int8", "hierarchical").refused
+    residuals = {"topk": Whole()}, {"topk": Line(0.0, 0.0)}
+    work = dataclasses.replace(WORK, reducers=residuals[0], codecs=residuals[1])
+    assert predict(work, cluster, "topk", "hierarchical").refused
     text = matrix(predict_all(WORK, cluster))
     assert "- int8: at most 8 ranks" in text
     assert all(name in text for name in STRATEGIES)

@@ -97,7 +97,7 @@ def test_steps_of_the_next_round_do_not_wait_and_its_end_does() -> None:
     assert world.goes_on.is_set()
     assert training.optimizer.telemetry.totals[0] > 0.01  # seconds
     training.optimizer.settle()
-    assert training.optimizer.telemetry.totals[1] == 3 * START.nbytes  # two rounds and a rest
+    assert training.optimizer.telemetry.totals[1] == 2 * START.nbytes  # two rounds, and no rest
 
 
 def test_a_failed_exchange_is_told_at_the_end_of_the_next_round() -> None:
