@@ -63,7 +63,7 @@ class Memory(Keeper):
         new, self._new = self._new, []
         return new
 
-    def restore_latest(self, state: TrainState) -> Path | None:
+    def restore_latest(self, state: TrainState, world_size: int | None = None) -> Path | None:
         if not self.states:
             return None
         position, arrays = self.states[-1]
