@@ -15,9 +15,10 @@ UNEVEN = [
     *EXCHANGE,
     *(
         f"tests/parallel/test_{name}.py"
-        for name in ("evaluate", "replicas", "commit_points", "signals")
+        for name in ("evaluate", "replicas", "commit_points", "signals", "feedback")
     ),
 ]
+WAYS = [f"tests/parallel/test_{name}.py" for name in ("matrix", "stale", "hierarchical")]
 EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]
 full = pytest.mark.full_matrix
 
@@ -32,6 +33,7 @@ full = pytest.mark.full_matrix
         pytest.param(2, "mpi", EXCHANGE, id="2-mpi", marks=full),
         pytest.param(3, "gloo", UNEVEN, id="3-gloo", marks=full),
         pytest.param(4, "mpi", EQUALITY, id="4-mpi", marks=full),
+        pytest.param(4, "mpi", [*WAYS, "-m", "not full_matrix"], id="4-mpi-ways", marks=full),
     ],
 )
 def test_the_parallel_tests_pass(ranks, transport, tests):

@@ -87,6 +87,7 @@ def test_trains_as_every_step_does(world, hosts, compression, tolerance):
     assert all(one == everyone[0] for one in everyone)
 
 
+@pytest.mark.full_matrix
 @pytest.mark.parametrize("compression", ["none", "int8"])
 def test_hosts_take_steps_of_their_own_and_average_at_the_end_of_a_round(world, hosts, compression):
     """Gradients do not depend on the model and ranks count the same in all steps, so the average of
@@ -158,6 +159,7 @@ def test_equal_runs_end_with_equal_bits_and_settling_leaves_equal_state(world, h
     assert (sent / sent[0]).tolist() == [1, 0.5, 0.5, 0.5, 1, 0.5]
 
 
+@pytest.mark.full_matrix
 def test_numbers_gone_bad_on_one_rank_skip_the_step_on_all(world, hosts):
     variable = keras.Variable(np.zeros((4, 2), np.float32), name="v")
     optimizer = DistributedOptimizer(

@@ -65,6 +65,7 @@ def test_a_round_moves_by_the_mean_of_what_ranks_moved_by_weighed_by_examples(wo
     assert toy.settle() == pytest.approx(1.5 * expected - 0.5)  # a shorter round
 
 
+@pytest.mark.full_matrix
 def test_rounds_of_one_step_are_those_of_every_step(world):
     def after_steps(**options):
         keras.utils.set_random_seed(3)
@@ -91,6 +92,7 @@ def test_all_ranks_have_the_same_bits_after_a_round(world, options):
     assert len(set(world.gather(b"".join(value.tobytes() for value in values)))) == 1
 
 
+@pytest.mark.full_matrix
 def test_before_its_epoch_ranks_exchange_at_every_step(world):
     toy = Toy(world, sync=Sync(every_steps=2, from_epoch=0.5))
     mean = np.mean(np.arange(world.size) + 1.0)
@@ -104,6 +106,7 @@ def test_before_its_epoch_ranks_exchange_at_every_step(world):
     assert toy.settle() == pytest.approx(1 - 5 * mean)
 
 
+@pytest.mark.full_matrix
 def test_a_bad_step_is_skipped_on_its_rank_and_told_at_the_end_of_the_round(world):
     toy = Toy(world)
     is_bad = world.rank == 0
@@ -127,6 +130,7 @@ def test_a_wish_to_stop_is_heard_at_the_end_of_a_round(world):
     assert toy.apply(1.0) == [1, 0, 0]
 
 
+@pytest.mark.full_matrix
 def test_a_rank_without_examples_takes_no_step(world):
     toy = Toy(world)
     for _ in range(2):
@@ -137,6 +141,7 @@ def test_a_rank_without_examples_takes_no_step(world):
     assert toy.settle() == pytest.approx(-1.0)
 
 
+@pytest.mark.full_matrix
 def test_an_outer_momentum_is_that_of_nesterov_over_rounds(world):
     toy = Toy(world, sync=Sync(every_steps=2, outer_learning_rate=0.7, outer_momentum=0.9))
     expected, velocity = 1.0, 0.0
@@ -162,6 +167,7 @@ def test_slots_stay_local_until_a_commit_point_and_are_averaged_there_by_example
     np.testing.assert_allclose(slot.numpy(), -1.9 * (ranks**2).sum() / ranks.sum(), rtol=1e-6)
 
 
+@pytest.mark.full_matrix
 def test_the_loss_scale_is_a_ranks_own_in_a_round_and_then_the_lowest(world):
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=8.0)
     toy = Toy(world, scaled)

@@ -181,6 +181,7 @@ def test_a_run_goes_on_from_a_commit_point_with_the_same_bits(world, strategy):
     assert whole.bits == resumed.bits
 
 
+@pytest.mark.full_matrix
 def test_delayed_tells_of_a_wish_to_stop_where_an_average_is_merged(world):
     toy = Toy(world, "delayed")
     if world.rank == world.size - 1:

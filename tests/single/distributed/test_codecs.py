@@ -11,7 +11,7 @@ from tests.single.distributed.reducing import UNBIASED, Reducing, gradients, on
 
 SHAPE = (40, 50)
 ONE = (SHAPE,)
-DRAWS = 300
+DRAWS = 120
 
 
 def draws(name: str, ranks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

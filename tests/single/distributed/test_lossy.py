@@ -173,7 +173,7 @@ def test_four_ranks_find_the_least_of_a_bowl(name: str) -> None:
     def work(world):
         reducing = Reducing(name, world, SHAPES[2:3], Wire(topk_ratio=0.1))
         weights = np.zeros(SHAPES[2])
-        for step in range(150):
+        for step in range(80):
             (total,) = reducing.step([(weights - targets[world.rank]) / 4])
             weights = weights - 0.3 / (1 + step / 20) * total
         return weights
