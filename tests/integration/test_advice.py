@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.integration.launching import app, horovodrun, run
 
 QUICK = ["--tries", "3", "--seconds", "0.5", "--dataset", "digits", "--width", "8"]
 
 
+@pytest.mark.full_matrix
 def test_two_ranks_are_measured_and_advised(tmp_path: Path) -> None:
     """A choice made of what was tried, and numbers of it that belong together."""
     command = app("advise", *QUICK, "--output", str(tmp_path))
