@@ -10,6 +10,8 @@ from app.config import Config
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.load import LoadedData
+from app.pretrained import find
+from app.pretrained.fine_tuning import freeze
 from app.recipe import overlay
 from app.schedule import Schedule
 from app.state import TrainState
@@ -44,10 +46,16 @@ def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
 def initial_state(config: Config, data: LoadedData, schedule: Schedule, world: World) -> TrainState:
     """A built model and optimizer, from the seed; nothing is written yet."""
     classifier = build_classifier(config, data.plan, data.splits["train"].labels)
-    optimizer = build_optimizer(config, schedule, world)
-    classifier.compile(optimizer)
-    optimizer.build(classifier.trainable_variables)
-    return TrainState(classifier, optimizer, config.training.seed)
+
+    def renew(state: TrainState) -> None:
+        freeze(config, classifier.network, unfrozen=bool(state.unfrozen_at))
+        state.optimizer = build_optimizer(config, schedule, world)
+        classifier.compile(state.optimizer)
+        state.optimizer.build(classifier.trainable_variables)
+
+    state = TrainState(classifier, None, config.training.seed, renew=renew)
+    renew(state)
+    return state
 
 
 def open_run(
@@ -70,7 +78,18 @@ def open_run(
     elif source := config.model.init_from:
         report = world.from_chief(lambda: load_weights(source, state.model, data.plan))
         begins["begins with"] = str(report)
+    elif config.model.pretrained:
+        begins["begins with"] = world.from_chief(lambda: _load_pretrained(config, state, data))
     world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
     return begins
+
+
+def _load_pretrained(config: Config, state: TrainState, data: LoadedData) -> str:
+    """Put pretrained weights into the model, on the chief; returns what they are, for people."""
+    found = find.find(config)
+    assert found is not None
+    assert data.plan.pretrained is not None
+    find.load(config, found, state.model.network)
+    return f"{config.model.pretrained} (SHA-256 {data.plan.pretrained['sha256'][:12]}...)"

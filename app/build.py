@@ -20,6 +20,7 @@ from app.distributed.options import Sync, Wire
 from app.distributed.strategies import WITH_ROUNDS
 from app.distributed.world import World
 from app.errors import UserError
+from app.pretrained.fine_tuning import freeze, with_rates
 from app.schedule import Schedule, scaled_peak
 
 LOG = logging.getLogger(__name__)
@@ -31,7 +32,11 @@ def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -
     `plan`: what was decided about the dataset; `train_labels`: int (n,), for class weights. Raises
     UserError if the network refuses its options or the size of the images.
     """
-    options: dict[str, Any] = {"width": config.model.width, "dropout": config.model.dropout}
+    options: dict[str, Any] = {
+        "width": config.model.width,
+        "dropout": config.model.dropout,
+        "pretrained": plan.pretrained,
+    }
     name, classes = config.model.model, len(plan.class_names)
     keras.utils.set_random_seed(config.training.seed)
     keras.config.set_dtype_policy(config.training.precision)
@@ -48,6 +53,7 @@ def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -
     weights = None
     if config.training.imbalance == "class_weights" and train_labels is not None:
         weights = class_weights(train_labels, classes)
+    freeze(config, network, unfrozen=False)
     return Classifier(network, config.training.label_smoothing, weights)
 
 
@@ -71,6 +77,7 @@ def build_schedule(config: Config, world_size: int) -> Schedule:
         epochs=config.training.epochs,
         boundaries=wanted.step_epochs,
         factor=wanted.step_factor,
+        restart=config.fine_tuning.unfreeze_epoch or 0,
     )
 
 
@@ -95,11 +102,11 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
         )
     if wanted.optimizer == "sgd":
         own = 0.0 if takes_over else momentum
-        inner = keras.optimizers.SGD(schedule, momentum=own, **common)
+        inner = with_rates(keras.optimizers.SGD, config)(schedule, momentum=own, **common)
     elif wanted.optimizer == "adam":
-        inner = keras.optimizers.Adam(schedule, **common)
+        inner = with_rates(keras.optimizers.Adam, config)(schedule, **common)
     else:
-        inner = keras.optimizers.Lamb(schedule, **common)
+        inner = with_rates(keras.optimizers.Lamb, config)(schedule, **common)
     if wanted.weight_decay:
         inner.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return DistributedOptimizer(

@@ -54,6 +54,7 @@ class Classifier(keras.Model):
                 f"optimizer={optimizer!r}: expected app.distributed.DistributedOptimizer(...), "
                 "which also works with one process"
             )
+        self._gradient_kinds = None  # other variables may learn now
         super().compile(optimizer=optimizer, **options)
 
     @property

@@ -49,14 +49,18 @@ def decide(
     bad: BadExamples,
     world: World,
     trained: DataPlan | None = None,
+    tokenizer: dict[str, Any] | None = None,
 ) -> tuple[DataPlan, Dataset, Pixels]:
     """(the plan, the dataset without what it leaves out, images that were decoded on the way); a
     collective, in which every example is looked at once, each rank its part.
 
-    `trained`: the plan of a run whose network is to read the dataset.
+    `trained`: the plan of a run whose network is to read the dataset; `tokenizer`: the JSON of the
+    one to use, where none is to be made of the training texts.
     """
-    part = _decide_texts if dataset.kind == "text" else _decide_images
-    return part(wanted, dataset, bad, world, trained)
+    if dataset.kind == "text":
+        saved = trained.tokenizer if trained else tokenizer
+        return _decide_texts(wanted, dataset, world, saved)
+    return _decide_images(wanted, dataset, bad, world, trained)
 
 
 class _Left(NamedTuple):
@@ -179,12 +183,10 @@ def share_memory(shape: tuple[int, ...], world: World) -> Shared:
 
 
 def _decide_texts(
-    wanted: Data, dataset: Dataset, bad: BadExamples, world: World, trained: DataPlan | None
+    wanted: Data, dataset: Dataset, world: World, saved: dict[str, Any] | None
 ) -> tuple[DataPlan, Dataset, Pixels]:
     held = _choose(wanted.hold, text_bytes(dataset) * world.local_size, dataset, world)
-    if trained is not None and trained.tokenizer is not None:
-        saved = trained.tokenizer
-    else:
+    if saved is None:
         saved = world.from_chief(
             lambda: build_tokenizer(wanted, text_chunks(dataset.train)).to_json()
         )

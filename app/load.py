@@ -7,7 +7,6 @@ run's own data, need only the second.
 
 import dataclasses
 from collections.abc import Callable
-
 from app import rundir
 from app.config import Config, Data
 from app.data.bad import Bad, BadExamples
@@ -22,6 +21,8 @@ from app.data.survey import check_splits
 from app.decide import Pixels, decide, decode_together
 from app.distributed.world import World
 from app.errors import UserError
+from app.pretrained.find import find
+from app.pretrained.found import Found
 from app.preflight import check_model, check_sizes
 
 MOST_LEFT_OUT = 12  # lines about what was left out, in the plan of a run
@@ -57,7 +58,7 @@ def load_data(config: Config, world: World, plan: DataPlan | None = None) -> Loa
     with bad.shown_before_errors():
         check_splits(dataset)
         if plan is None:
-            plan, dataset, pixels = decide(config.data, dataset, bad, world)
+            plan, dataset, pixels = _decide(config, dataset, bad, world)
         else:
             dataset, pixels = follow(plan, config.data, dataset, bad, world)
     with world.together(), bad.shown_before_errors():
@@ -69,6 +70,31 @@ def load_data(config: Config, world: World, plan: DataPlan | None = None) -> Loa
     if left_out := bad.left_out(MOST_LEFT_OUT):
         notes["left out"] = "\n    ".join(["", *left_out])
     return LoadedData(dataset, splits, plan, bad.found, notes)
+
+
+def _decide(
+    config: Config, dataset: Dataset, bad: BadExamples, world: World
+) -> tuple[DataPlan, Dataset, Pixels]:
+    """See `decide`; pretrained weights bring the tokenizer, or the size of images, along."""
+    found, wanted = _pretrained(config, world), config.data
+    if found is None:
+        return decide(wanted, dataset, bad, world)
+    if wanted.image_size is None:
+        wanted = wanted.model_copy(update={"image_size": found.image_size})
+    plan, dataset, pixels = decide(wanted, dataset, bad, world, tokenizer=found.tokenizer)
+    return dataclasses.replace(plan, pretrained=found.network), dataset, pixels
+
+
+def _pretrained(config: Config, world: World) -> Found | None:
+    """What the chief finds, which alone needs the files, with their checksum; a collective."""
+
+    def read() -> Found | None:
+        found = find(config)
+        if found is None:
+            return None
+        return dataclasses.replace(found, network=found.network | {"sha256": found.sha256()})
+
+    return world.from_chief(read)
 
 
 def open_dataset(config: Config, bad: BadExamples, world: World) -> Dataset:

@@ -81,8 +81,6 @@ class Loop:
             list(callbacks), add_history=True, add_progbar=False, model=self.classifier
         )
         self.clock = Clock()
-        state.optimizer.telemetry.keeps_gradients = config.run.histograms
-        state.optimizer.settles = True  # at commit points
         every = config.run.log_every_steps
         self._reports = Reports(world, state, self.clock, shows, self._examples, every)
         self.goodput = goodput or Goodput(None)
@@ -112,8 +110,11 @@ class Loop:
         self.fit_to_world()
 
     def fit_to_world(self) -> None:
-        """Derive everything that depends on the number of ranks, from the current state."""
+        """Derive everything that depends on the number of ranks or on what is frozen, from the
+        current state."""
         state, epochs = self.state, self.config.training.epochs
+        state.optimizer.telemetry.keeps_gradients = self.config.run.histograms
+        state.optimizer.settles = True  # at commit points
         self._epochs = Epochs(self.config, self.world, self.splits["train"], self._order)
         self.passes, self.batch_size = self._epochs.passes, self._epochs.batch_size
         self.schedule.peak = scaled_peak(self.config.optimizer, self.batch_size) * state.rate
@@ -140,6 +141,7 @@ class Loop:
         logs: dict[str, float] = {}
         with self.stop.deferred():
             while self.state.epoch < self.config.training.epochs and not self.commits.ends:
+                self._unfreeze()
                 logs = self._epoch()
             self.stop.reached()
             self.commits.compare()  # callbacks may have changed something since
@@ -156,6 +158,14 @@ class Loop:
                 rounds,
                 FEWEST_ROUNDS,
             )
+
+    def _unfreeze(self) -> None:
+        """Let what is frozen learn from here on, if it is time; with a new optimizer, whose
+        moments are empty, and compared and traced anew by all ranks."""
+        state, at = self.state, self.config.fine_tuning.unfreeze_epoch
+        if at is not None and state.epoch >= at and not state.unfrozen_at:
+            state.move_to(state.position | {"unfrozen_at": state.step})
+            self.fit_to_world()
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""

@@ -24,6 +24,7 @@ IDENTITY = {
     "model": None,
     "training": ("seed", "precision", "imbalance"),
     "optimizer": ("optimizer",),
+    "fine_tuning": ("freeze", "unfreeze_epoch"),
 }
 # Keys among these that may differ: where the data is, and choices whose outcome is in the plan.
 MAY_DIFFER = ("data_dir", "hold", "on_bad")

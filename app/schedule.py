@@ -1,4 +1,4 @@
-"""The learning rate: scaled with the global batch, warmed up, then constant, cosine or in steps.
+"""The learning rate: scaled with the global batch, warmed up, then constant, falling or in steps.
 
 It depends on how much of the training is done, in epochs, and never on the optimizer's step count:
 a step is a different part of an epoch at another world size or batch size, and a run may be resumed
@@ -13,6 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from app.config import Optimizer
+
+# Adam's first steps with empty moments would be several times too long at the full rate.
+RESTART_EPOCHS = 0.1
 
 
 def scaled_peak(wanted: Optimizer, global_batch: int) -> float:
@@ -33,9 +36,12 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         peak: the highest learning rate.
-        shape: "constant", "cosine" (to 0 after `epochs`, arXiv:1608.03983), or "step".
+        shape: "constant", "cosine" (to 0 after `epochs`, arXiv:1608.03983), "linear" (to 0 too),
+            or "step".
         warmup_epochs, epochs: passes over the training data; may be fractions.
         boundaries: for "step": the epochs at which the rate is multiplied by `factor`.
+        restart: an epoch at which the optimizer begins anew, and rises for `RESTART_EPOCHS` from 0
+            to what the rate is by then; 0 if there is none.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         epochs: float,
         boundaries: Sequence[float] = (),
         factor: float = 0.1,
+        restart: int = 0,
     ):
         self.peak = peak
         self.shape = shape
@@ -53,6 +60,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self.epochs = epochs
         self.boundaries = list(boundaries)
         self.factor = factor
+        self.restart = restart
         # Not a Keras variable: it follows from the place in the run, so it is not saved state.
         with tf.init_scope(), tf.device("CPU"):
             self._now = tf.Variable(float(peak), trainable=False)
@@ -62,10 +70,14 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         # The first step already learns, and the last step of warm-up reaches the peak.
         warmup = min(1.0, after / self.warmup_epochs) if self.warmup_epochs else 1.0
         shape = 1.0
+        if self.restart and done >= self.restart:
+            warmup = min(warmup, (after - self.restart) / RESTART_EPOCHS)
+        span = self.epochs - self.warmup_epochs
+        share = min(1.0, max(0.0, (done - self.warmup_epochs) / span)) if span > 0 else 0.0
         if self.shape == "cosine":
-            span = self.epochs - self.warmup_epochs
-            share = (done - self.warmup_epochs) / span if span > 0 else 0.0
-            shape = 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, share))))
+            shape = 0.5 * (1.0 + math.cos(math.pi * share))
+        elif self.shape == "linear":
+            shape = 1.0 - share
         elif self.shape == "step":
             shape = self.factor ** sum(done >= boundary for boundary in self.boundaries)
         return self.peak * warmup * shape

@@ -5,7 +5,7 @@ A checkpoint stores it, resume restores it, the lockstep guard compares its repl
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +17,7 @@ POSITION = (
     "epoch",
     "examples_seen",
     "halvings",
+    "unfrozen_at",
 )  # the plain numbers of a TrainState
 
 
@@ -108,7 +109,8 @@ class TrainState:
 
     `epoch` counts finished epochs, `step` optimizer updates, `examples_seen` the examples of the
     current epoch that all ranks have seen together, `halvings` how often a jump of the loss has
-    halved the learning rate.
+    halved the learning rate. `unfrozen_at` is the step at which what was frozen began to learn,
+    with a new optimizer; 0: it has not. `renew` makes the optimizer for either case.
     """
 
     model: keras.Model
@@ -118,6 +120,8 @@ class TrainState:
     epoch: int = 0
     examples_seen: int = 0
     halvings: int = 0
+    unfrozen_at: int = 0
+    renew: Callable[["TrainState"], None] | None = None
 
     @property
     def rate(self) -> float:
@@ -135,6 +139,9 @@ class TrainState:
         return {name: getattr(self, name) for name in POSITION}
 
     def move_to(self, position: Mapping[str, int]) -> None:
-        """The inverse of `position`."""
+        """The inverse of `position`; what is frozen, and the optimizer, are those of that place."""
+        was_unfrozen = bool(self.unfrozen_at)
         for name, value in position.items():
             setattr(self, name, value)
+        if self.renew is not None and was_unfrozen != bool(self.unfrozen_at):
+            self.renew(self)

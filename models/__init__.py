@@ -8,7 +8,8 @@ Keras is imported only when a model is built: the names must be available withou
 """
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from models.table import MODELS, Model, names_of
 
@@ -23,6 +24,7 @@ def build_image_model(
     *,
     width: int | None = None,
     dropout: float | None = None,
+    pretrained: Mapping[str, Any] | None = None,
 ) -> "keras.Model":
     """Build the image classifier called `name`: float32 pixels (B, H, W, C) -> logits (B, classes).
 
@@ -32,13 +34,15 @@ def build_image_model(
         classes: the number of classes.
         width: filters of the first stage; None for the builder's own default.
         dropout: rate before the last layer, 0 <= dropout < 1; None for the builder's own default.
+        pretrained: what a builder must know of weights that will be loaded into it, such as the
+            mean and standard deviation of pixels; None if there are none.
 
     Raises:
         ValueError: for an unknown name, an image that is too small, or a bad width or dropout.
     """
     model = _find(name, kind="image")
     model.check_image(*image_shape[:2])
-    return _build(model, image_shape, classes, **_chosen(width, dropout))
+    return _build(model, image_shape, classes, **_chosen(width, dropout, pretrained))
 
 
 def build_text_model(
@@ -49,6 +53,7 @@ def build_text_model(
     max_tokens: int,
     width: int | None = None,
     dropout: float | None = None,
+    pretrained: Mapping[str, Any] | None = None,
 ) -> "keras.Model":
     """Build the text classifier called `name`: int32 token ids (B, T) -> logits (B, classes).
 
@@ -60,9 +65,11 @@ def build_text_model(
         name: a text model of `models.table`.
         vocabulary_size: the number of ids, 0 and 1 (and any n-gram ids) included.
         classes: the number of classes.
-        max_tokens: the longest text, in tokens; only the transformer has such a limit.
+        max_tokens: the longest text, in tokens; only transformers have such a limit.
         width: the length of an embedding; None for the builder's own default.
         dropout: rate, 0 <= dropout < 1; None for the builder's own default.
+        pretrained: the sizes of an encoder whose weights will be loaded into it; None if there are
+            none.
 
     Raises:
         ValueError: for an unknown name, or a bad size, width or dropout.
@@ -75,7 +82,7 @@ def build_text_model(
         )
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, received {max_tokens}")
-    options = _chosen(width, dropout)
+    options = _chosen(width, dropout, pretrained)
     return _build(model, vocabulary_size, classes, max_tokens=max_tokens, **options)
 
 
@@ -86,16 +93,22 @@ def _find(name: str, kind: str) -> Model:
     return MODELS[name]
 
 
-def _build(model: Model, *sizes: object, **options: int | float) -> "keras.Model":
+def _build(model: Model, *sizes: object, **options: object) -> "keras.Model":
+    if model.needs_pretrained and "pretrained" not in options:
+        raise ValueError(f"{model.name} is not trained from nothing: it needs pretrained weights")
+    if options.get("pretrained") and "width" in options:
+        raise ValueError("pretrained weights bring their own width; leave it out")
     builder = getattr(importlib.import_module(model.module), model.function)
     return builder(*sizes, **options)
 
 
-def _chosen(width: int | None, dropout: float | None) -> dict[str, int | float]:
+def _chosen(
+    width: int | None, dropout: float | None, pretrained: Mapping[str, Any] | None
+) -> dict[str, object]:
     """Check and return the options that were given; the builder has defaults for the others."""
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, received {width}")
     if dropout is not None and not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, received {dropout}")
-    options = {"width": width, "dropout": dropout}
+    options = {"width": width, "dropout": dropout, "pretrained": pretrained}
     return {option: value for option, value in options.items() if value is not None}

@@ -3,6 +3,7 @@
 Does not import Keras: the command line reads it.
 """
 
+import re
 from typing import NamedTuple
 
 
@@ -12,6 +13,11 @@ class Model(NamedTuple):
     `kind`: what it reads, "image" or "text"; `module` and `function`: what builds it;
     `smallest_image_pixels`: the total downsampling, since a smaller image would end as an empty
     map, or as nothing but padding; 0 for texts.
+
+    `pretrained`: the format of weights that it may begin with, a name of
+    `app.pretrained.find.FORMATS`; "" if there is none. `stages`: a pattern for the beginnings of its
+    layers' names; layers for which it matches the same text are a stage of the encoder, and what it
+    does not match is the head.
     """
 
     name: str
@@ -19,6 +25,19 @@ class Model(NamedTuple):
     module: str
     function: str
     smallest_image_pixels: int = 0
+    pretrained: str = ""
+    stages: str = ""
+
+    @property
+    def needs_pretrained(self) -> bool:
+        """Whether nobody trains it from nothing: its sizes come with its weights."""
+        return self.pretrained == "bert"
+
+    def stage_of(self, name: str) -> str:
+        """The stage of the encoder that a layer of this name, or a variable of this path, belongs
+        to; "" for the head, and where there is no encoder."""
+        found = re.match(self.stages, name) if self.stages else None
+        return found.group() if found else ""
 
     def check_image(self, height: int, width: int) -> None:
         """Raise ValueError for an image that is too small."""
@@ -40,6 +59,14 @@ MODELS = {
         Model("bag", "text", "models.bag", "build_bag"),
         Model("textcnn", "text", "models.textcnn", "build_textcnn"),
         Model("transformer", "text", "models.transformer", "build_transformer"),
+        Model(
+            "bert",
+            "text",
+            "models.bert",
+            "build_bert",
+            pretrained="bert",
+            stages=r"embeddings|block\d+",
+        ),
     )
 }
 

@@ -167,6 +167,7 @@ class Checkpoints:
         if not self.list():
             return None
         path, (arrays, meta, _) = self.newest()
+        state.move_to(_position(meta))
         if world_size and (before := meta.get("world_size", world_size)) != world_size:
             for entry in state.entries:
                 if entry.kind is Kind.SUMMED and entry.path in arrays:
@@ -175,7 +176,6 @@ class Checkpoints:
         for metric in state.model.metrics:
             for variable, value in zip(metric.variables, meta["metrics"][metric.name], strict=True):
                 variable.assign(value)
-        state.move_to(_position(meta))
         return path
 
     def restore_model(self, model: keras.Model, which: str = "newest") -> Opened:

@@ -104,6 +104,7 @@ def read_files(directory: Path) -> Content:
         meta = json.loads(content[STATE])
         _check_format(directory, meta["format"])
         checked = {"metrics": dict(meta["metrics"]), "optional": list(meta["optional"])}
+        meta = {"unfrozen_at": 0} | meta  # none of older versions had anything frozen
         meta |= checked | {name: int(meta[name]) for name in POSITION}
         return Content(safetensors.numpy.load(content[ARRAYS]), meta, sums[ARRAYS])
     except OSError as error:

@@ -12,6 +12,7 @@ from app.config.distribution import Distribution
 from app.config.learning import (
     BATCH_SIZES,
     DEFAULT_PER_RANK_BATCH_SIZE,
+    FineTuning,
     Model,
     Optimizer,
     Training,
@@ -29,6 +30,7 @@ __all__ = [
     "Config",
     "Data",
     "Distribution",
+    "FineTuning",
     "Model",
     "Optimizer",
     "Run",
@@ -47,6 +49,7 @@ class Config(Section):
     model: Model = Model()
     training: Training = Training()
     optimizer: Optimizer = Optimizer()
+    fine_tuning: FineTuning = FineTuning()
     distribution: Distribution = Distribution()
     run: Run = Run()
 

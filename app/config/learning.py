@@ -1,4 +1,4 @@
-"""[model], [training] and [optimizer]: what learns, and how."""
+"""[model], [training], [optimizer] and [fine_tuning]: what learns, and how."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +26,14 @@ class Model(Section):
         None, description="filters or embedding width (default: the model's own)"
     )
     dropout: Share | None = Field(None, description="dropout rate (default: the model's own)")
+    pretrained: Path | None = Field(
+        None,
+        description="begin with an encoder that others have trained: for bert a directory with "
+        "config.json, model.safetensors and vocab.txt or tokenizer.json, as on Hugging Face",
+    )
+    pooling: Literal["mean", "first"] = Field(
+        "mean", description="bert: a text is the mean of its tokens, or the first one, [CLS]"
+    )
     init_from: Path | None = Field(
         None,
         description="begin with the weights of this run, checkpoint or .safetensors file, where "
@@ -101,8 +109,8 @@ class Optimizer(Section):
     reference_batch_size: Positive = Field(
         64, description="the global batch that learning_rate is meant for"
     )
-    schedule: Literal["constant", "cosine", "step"] = Field(
-        "cosine", description="after warm-up: constant, cosine to 0, or factors at epochs"
+    schedule: Literal["constant", "cosine", "linear", "step"] = Field(
+        "cosine", description="after warm-up: constant, cosine or linear to 0, or factors at epochs"
     )
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(
         0.0, description="epochs of linear rise from 0 to the peak (may be a fraction)"
@@ -125,4 +133,32 @@ class Optimizer(Section):
     def _steps_match_schedule(self) -> "Optimizer":
         if bool(self.step_epochs) != (self.schedule == "step"):
             raise ValueError("step_epochs goes with schedule = 'step', which needs it")
+        return self
+
+
+class FineTuning(Section):
+    """[fine_tuning]: what is learned of an encoder that is pretrained, and how fast."""
+
+    encoder_learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="peak for the last stage of the encoder, scaled as learning_rate is, which the "
+        "head keeps (default: the same)",
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="each stage before it learns at this times the rate of the next"
+    )
+    freeze: Literal["none", "embeddings", "encoder"] = Field(
+        "none",
+        description="do not train, nor exchange: the embeddings of texts, or all but the head",
+    )
+    unfreeze_epoch: Positive | None = Field(
+        None,
+        description="train what is frozen from this epoch on (the first one is 0), with a fresh "
+        "optimizer and a short warm-up",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _unfreezes_what_is_frozen(self) -> "FineTuning":
+        if self.unfreeze_epoch and self.freeze == "none":
+            raise ValueError("unfreeze_epoch goes with freeze = 'embeddings' or 'encoder'")
         return self

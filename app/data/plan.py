@@ -38,6 +38,8 @@ class DataPlan:
         stream: examples are read when their turn comes, and not kept in memory.
         image_shape: (height, width, channels) of all images; None for texts.
         tokenizer: `Tokenizer.to_json()`; None for images.
+        pretrained: of an encoder that others have trained, what its network must know, and
+            "sha256" of its weights; None if there is none.
         lengths: tokens of each text that is kept, of each split, as the network reads them (1 to
             max_tokens); unsigned (n,) of the smallest type that holds them.
         read_as: how files were read, for people.
@@ -53,6 +55,7 @@ class DataPlan:
     stream: bool
     image_shape: tuple[int, int, int] | None = None
     tokenizer: dict[str, Any] | None = None
+    pretrained: dict[str, Any] | None = None
     lengths: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     read_as: tuple[str, ...] = ()
     notes: dict[str, str] = dataclasses.field(default_factory=dict)

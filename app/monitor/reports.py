@@ -45,9 +45,12 @@ class Reports:
         self._examples = examples
         self._every_steps = every_steps
         self._classifier: Classifier = state.model
-        self._telemetry = state.optimizer.telemetry
         self._seen = False
         self.stragglers = Stragglers(world.gather(socket.gethostname()))
+
+    @property
+    def _telemetry(self) -> Any:
+        return self._state.optimizer.telemetry
 
     def begin_epoch(self) -> None:
         """Count from here."""
@@ -132,7 +135,7 @@ class Reports:
             examples_per_second=self._clock.since(since).examples_per_second,
             learning_rate=float(optimizer.learning_rate),
             examples=place_of(state, self._examples).examples,
-            skipped_steps=state.step - int(optimizer.iterations),
+            skipped_steps=state.step - state.unfrozen_at - int(optimizer.iterations),
             loss_scale=None if scale is None else float(scale),
         )
 

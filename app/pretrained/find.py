@@ -1,0 +1,36 @@
+"""The formats of pretrained weights.
+
+A new one is a file with `read(config, place) -> Found`, which finds and checks weights, and
+`load(found, network)`, which puts them into a network; and a line here. The models that take it
+name it in models/table.py.
+"""
+
+import importlib
+from typing import Any
+
+from app.config import Config
+from app.pretrained.found import Found
+from models.table import MODELS
+
+FORMATS = {"bert": "app.pretrained.bert"}
+
+
+def find(config: Config) -> Found | None:
+    """The weights that the config names, checked; None if it names none. Takes no second.
+
+    Raises UserError if they cannot be used.
+    """
+    place = config.model.pretrained
+    return None if place is None else _format(config).read(config, place.expanduser())
+
+
+def load(config: Config, found: Found, network: Any) -> None:
+    """Put what was found into the network of the config's model.
+
+    Raises UserError for numbers that are not finite.
+    """
+    _format(config).load(found, network)
+
+
+def _format(config: Config) -> Any:
+    return importlib.import_module(FORMATS[MODELS[config.model.model].pretrained])
