@@ -7,6 +7,7 @@ run's own data, need only the second.
 
 import dataclasses
 from collections.abc import Callable
+
 from app import rundir
 from app.config import Config, Data
 from app.data.bad import Bad, BadExamples
@@ -21,9 +22,9 @@ from app.data.survey import check_splits
 from app.decide import Pixels, decide, decode_together
 from app.distributed.world import World
 from app.errors import UserError
+from app.preflight import check_model, check_sizes
 from app.pretrained.find import find
 from app.pretrained.found import Found
-from app.preflight import check_model, check_sizes
 
 MOST_LEFT_OUT = 12  # lines about what was left out, in the plan of a run
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from app import rundir
 from app.checkpoints.init_source import find_source
-from app.config import Config, Data, Distribution, FineTuning
+from app.config import Config, Data, Distribution
 from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
@@ -18,6 +18,7 @@ from app.data.sources import synthetic
 from app.distributed.reducers import MOST_RANKS_OF_INT8, WITH_RESIDUALS
 from app.distributed.strategies import WITH_ROUNDS
 from app.errors import UserError, suggest
+from app.pretrained.check import check_fine_tuning
 from app.pretrained.find import find
 from app.recipe import overlay
 from models.table import MODELS, names_of
@@ -174,47 +175,6 @@ def _check_local_epochs(config: Config) -> None:
     for reason, is_refused in refused.items():
         if is_refused:
             raise UserError(f"local_epochs does not go with {reason}")
-
-
-def check_fine_tuning(config: Config) -> None:
-    """Raise UserError if keys about pretrained weights do not go together."""
-    wanted, model = config.model, MODELS[config.model.model]
-    if wanted.pretrained and not model.pretrained:
-        able = [name for name, one in MODELS.items() if one.pretrained]
-        raise UserError(
-            f"model '{model.name}' has no pretrained weights that Lockstep could read: "
-            f"{', '.join(able)} have"
-        )
-    if wanted.pretrained and wanted.init_from:
-        raise UserError("pretrained and init_from both say what to begin with: give one of them")
-    if model.needs_pretrained and not wanted.pretrained:
-        raise UserError(
-            f"model '{model.name}' is not trained from nothing: give --pretrained DIR, a directory "
-            "with config.json, model.safetensors and the tokenizer"
-        )
-    if wanted.pooling != "mean" and not model.needs_pretrained:
-        raise UserError(f"pooling is for model = 'bert', but model = '{model.name}'")
-    if wanted.pretrained and wanted.width:
-        raise UserError(f"width = {wanted.width}: pretrained weights bring their own; leave it out")
-    for key in FineTuning.model_fields:
-        given = getattr(config.fine_tuning, key)
-        if given != FineTuning.model_fields[key].default:
-            if not (wanted.pretrained or (wanted.init_from and model.stages)):
-                raise UserError(f"{key} is for an encoder that is pretrained: give --pretrained")
-            if given == "embeddings" and model.kind != "text":
-                raise UserError("freeze = 'embeddings' is for texts: use freeze = 'encoder'")
-    if unfreeze := config.fine_tuning.unfreeze_epoch:
-        if unfreeze >= config.training.epochs:
-            raise UserError(
-                f"unfreeze_epoch = {unfreeze}: the {config.training.epochs} epochs are over by then"
-            )
-    if model.needs_pretrained:
-        for key in ("tokens", "vocabulary_size", "ngrams"):
-            if getattr(config.data, key) != Data.model_fields[key].default:
-                raise UserError(
-                    f"{key} does not go with model = '{model.name}', which brings its own "
-                    "tokenizer: leave it out"
-                )
 
 
 def check_model(config: Config, name: str, kind: str) -> None:

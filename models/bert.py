@@ -26,8 +26,9 @@ POOLING = ("mean", "first")
 class BertSizes(NamedTuple):
     """The shape of an encoder.
 
-    `tokens`: rows of the table of token vectors; `width`: C, of a token's vector; `hidden`: of the layer between; `positions`: the longest text;
-    `kinds`: of token types (segments), 0 if there are none; `epsilon`: of the normalisations.
+    `tokens`: rows of the table of token vectors; `width`: C, of a token's vector; `hidden`: of the
+    layer between; `positions`: the longest text; `kinds`: of token types (segments), 0 if there are
+    none; `epsilon`: of the normalisations.
     """
 
     tokens: int

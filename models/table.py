@@ -15,8 +15,8 @@ class Model(NamedTuple):
     map, or as nothing but padding; 0 for texts.
 
     `pretrained`: the format of weights that it may begin with, a name of
-    `app.pretrained.find.FORMATS`; "" if there is none. `stages`: a pattern for the beginnings of its
-    layers' names; layers for which it matches the same text are a stage of the encoder, and what it
+    `app.pretrained.find.FORMATS`; "" if there is none. `stages`: a pattern for how the names of its
+    layers begin; layers for which it matches the same text are a stage of the encoder, and what it
     does not match is the head.
     """
 

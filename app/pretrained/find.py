@@ -9,6 +9,7 @@ import importlib
 from typing import Any
 
 from app.config import Config
+from app.errors import UserError
 from app.pretrained.found import Found
 from models.table import MODELS
 
@@ -21,7 +22,13 @@ def find(config: Config) -> Found | None:
     Raises UserError if they cannot be used.
     """
     place = config.model.pretrained
-    return None if place is None else _format(config).read(config, place.expanduser())
+    if place is None:
+        return None
+    name = config.model.model
+    if not MODELS[name].pretrained:
+        able = ", ".join(one.name for one in MODELS.values() if one.pretrained)
+        raise UserError(f"model '{name}' reads no pretrained weights: {able} do")
+    return _format(config).read(config, place.expanduser())
 
 
 def load(config: Config, found: Found, network: Any) -> None:

@@ -88,7 +88,7 @@ class Tensors:
         self.shapes: dict[str, tuple[int, ...]] = {}
         for file in files:
             with _opened(file) as tensors:
-                for key in tensors.keys():
+                for key in tensors.keys():  # noqa: SIM118 - it has no iterator
                     name = key
                     for prefix in prefixes:
                         name = name.removeprefix(prefix)
