@@ -222,10 +222,10 @@ def _text_notes(lengths: Mapping[str, Lengths], tokenizer: Tokenizer) -> dict[st
     most = tokenizer.max_tokens
     total, train = count(lambda tokens: tokens > most)
     notes = {"cut": f"{total:,} texts longer than {most} tokens ({train})"}
-    total, train = count(lambda tokens: tokens == 0)
+    total, train = count(lambda tokens: tokens == tokenizer.added)
     if total:
         notes["no token"] = f"{total:,} texts, which the model cannot tell apart ({train})"
-    if warning := lengths["train"].warning(tokenizer.ngrams):
+    if warning := tokenizer.warning(lengths["train"]):
         notes["warning"] = warning
     return notes
 

@@ -22,7 +22,7 @@ from app.checkpoints.checkpoint import Checkpoints
 from app.checkpoints.files import Damaged, read_files
 from app.checkpoints.init_source import InitSource, find_source
 from app.data.plan import DataPlan
-from app.data.text.vocabulary import SPECIAL_TOKENS
+from app.data.text.tokenizer import first_listed
 from app.errors import UserError
 from app.monitor.logs import STORY
 from app.state import SAVED, StateVariable, state_variables
@@ -163,16 +163,16 @@ class _Fitting:
         if other := _other_rules(of_there, of_here):
             return other
         before = np.array(entry.variable.numpy())
-        tokens = of_there["vocabulary"]
-        if array.shape != (len(tokens) + SPECIAL_TOKENS, *before.shape[1:]):
+        tokens, first = of_there["vocabulary"], first_listed(of_there)
+        if array.shape != (len(tokens) + first, *before.shape[1:]):
             return _shapes(entry, array)
-        row_there = {token: row for row, token in enumerate(tokens, SPECIAL_TOKENS)}
-        pairs = [(row, row) for row in range(SPECIAL_TOKENS)] + [
+        row_there = {token: row for row, token in enumerate(tokens, first)}
+        pairs = [(row, row) for row in range(first)] + [
             (row, row_there[token])
-            for row, token in enumerate(of_here["vocabulary"], SPECIAL_TOKENS)
+            for row, token in enumerate(of_here["vocabulary"], first)
             if token in row_there
         ]
-        if len(pairs) == SPECIAL_TOKENS:
+        if len(pairs) == first:
             return "no token of this vocabulary is there"
         to, source = np.array(pairs).T
         before[to] = array[source]
@@ -204,7 +204,7 @@ def token_variables(model: keras.Model, plan: DataPlan) -> set[str]:
     """The paths of the variables that have a row for each token of the vocabulary."""
     if plan.tokenizer is None:
         return set()
-    rows = len(plan.tokenizer["vocabulary"]) + SPECIAL_TOKENS
+    rows = len(plan.tokenizer["vocabulary"]) + first_listed(plan.tokenizer)
     layers = (one for one in model._flatten_layers() if isinstance(one, keras.layers.Embedding))
     return {layer.embeddings.path for layer in layers if layer.input_dim == rows}
 

@@ -210,8 +210,8 @@ def _limitations(run: SavedRun, export: Export) -> list[str]:
     if run.kind == "text":
         tokenizer = run.tokenizer
         found.append(
-            f"Reads the first {tokenizer.max_tokens} {tokenizer.kind} of a text; what is not among "
-            f"the {tokenizer.summary} counts as unknown."
+            f"Reads the first {tokenizer.max_tokens - tokenizer.added} {tokenizer.unit} of a text; "
+            f"what is not among the {tokenizer.summary} counts as unknown."
         )
     if "bytes" in {signature.takes for signature in export.signatures}:
         spec, (height, width, _) = run.image_spec, run.image_shape

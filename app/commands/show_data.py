@@ -38,8 +38,9 @@ def show_data(config: Config, export: Path | None = None) -> None:
     lengths: dict[str, Lengths] = {}
     warning = None
     if dataset.kind == "text":
-        lengths = _text_lengths(config, dataset)
-        warning = lengths["train"].warning(wanted.ngrams)
+        tokenizer = build_tokenizer(wanted, text_chunks(dataset.train))
+        lengths = {name: text_lengths(one, tokenizer) for name, one in dataset.splits.items()}
+        warning = tokenizer.warning(lengths["train"])
     tokens = {name: split.tokens for name, split in lengths.items()}
     warnings = [warning] if warning else []
     print(report_on(dataset, tokens, bad.found, wanted.max_tokens, bad.notes, warnings))
@@ -75,9 +76,3 @@ def _sound_dataset(config: Config, bad: BadExamples) -> tuple[Dataset, ImageSpec
 def _check_spec(dataset: Dataset) -> ImageSpec:
     height, width, channels = dataset.image_shape
     return ImageSpec(None if height and width else CHECKED_PIXELS, "stretch", channels or 3)
-
-
-def _text_lengths(config: Config, dataset: Dataset) -> dict[str, Lengths]:
-    """How long the texts of each split are, in tokens of this training split."""
-    tokenizer = build_tokenizer(config.data, text_chunks(dataset.train))
-    return {name: text_lengths(source, tokenizer) for name, source in dataset.splits.items()}

@@ -29,10 +29,10 @@ WHOLE = "\x1f"  # around what is one character; a control character, so it is in
 def normalize(texts: tf.Tensor) -> tf.Tensor:
     """Strings of any shape to NFKD in lower case, without what is invisible; bytes that are not
     UTF-8 become U+FFFD."""
-    return _by_alphabet(texts, tf.strings.lower, _fold)
+    return by_alphabet(texts, tf.strings.lower, _fold)
 
 
-def _by_alphabet(
+def by_alphabet(
     texts: tf.Tensor, ascii: Callable[[tf.Tensor], tf.Tensor], other: Callable
 ) -> tf.Tensor:
     """Most texts are ASCII, which needs neither a table nor the longer patterns."""
@@ -41,7 +41,7 @@ def _by_alphabet(
 
 
 def _fold(texts: tf.Tensor) -> tf.Tensor:
-    codes, strings, position = _characters(texts)
+    codes, strings, position = different_characters(texts)
     changing, replaced = map(tf.constant, replacements())
     place = tf.searchsorted(changing, codes)
     changes = tf.gather(changing, place) == codes
@@ -55,7 +55,7 @@ def _fold(texts: tf.Tensor) -> tf.Tensor:
     return tf.strings.regex_replace(texts, rf"({EMOJI})|[{ZERO_WIDTH_SPACE}{JOINER}{TAG}]", r"\1")
 
 
-def _characters(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.RaggedTensor]:
+def different_characters(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.RaggedTensor]:
     """The different characters as int32 codes and as strings, and which ones each text has.
 
     A batch has few different characters: this takes a sixth of the time of unicode_split.
@@ -68,7 +68,7 @@ def _characters(texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.RaggedTensor
 
 def split_characters(texts: tf.Tensor) -> tf.RaggedTensor:
     """Strings (B,) to ragged strings (B, characters); what is between two `WHOLE` is one."""
-    codes, strings, position = _characters(texts)
+    codes, strings, position = different_characters(texts)
     characters, marks = tf.gather(strings, position), codes == ord(WHOLE)
     return tf.cond(
         tf.reduce_any(marks),
@@ -99,7 +99,7 @@ def standardize_words(texts: tf.Tensor) -> tf.Tensor:
         return tf.strings.regex_replace(_fold(texts), f"{EMOJI}|{CHARACTER}", r" \0 ")
 
     # Two patterns without a group take a quarter of the time of one with it.
-    texts = _by_alphabet(texts, tf.strings.lower, other)
+    texts = by_alphabet(texts, tf.strings.lower, other)
     return tf.strings.regex_replace(texts, SEPARATORS, " ")
 
 
@@ -112,7 +112,7 @@ def standardize_characters(texts: tf.Tensor) -> tf.Tensor:
     def other(texts: tf.Tensor) -> tf.Tensor:
         return tf.strings.regex_replace(spaced(_fold(texts)), EMOJI, rf"{WHOLE}\0{WHOLE}")
 
-    return _by_alphabet(texts, lambda some: spaced(tf.strings.lower(some)), other)
+    return by_alphabet(texts, lambda some: spaced(tf.strings.lower(some)), other)
 
 
 # By kind of token: what is done to texts, and what splits them then.

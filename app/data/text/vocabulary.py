@@ -12,7 +12,6 @@ from app.config import Data
 from app.data.text.base import Tokenizer, parts_of
 from app.data.text.splitting import SPLIT, STANDARDIZE
 
-SPECIAL_TOKENS = 2  # ids 0, padding, and 1, an unknown token; then the vocabulary
 SHOWN_UNKNOWN = "[unknown]"
 
 
@@ -20,19 +19,26 @@ class Vocabulary(Tokenizer):
     """Words or characters, and runs of them; what is not in the vocabulary is unknown."""
 
     kinds = ("words", "characters")
+    unlisted = 2  # ids 0, padding, and 1, an unknown token
+    advice = "if there are no spaces between the words, try --tokens characters --ngrams 3"
 
     def __init__(self, kind: str, ngrams: int, max_tokens: int, vocabulary: Sequence[str]):
         self.kind = kind
         self.ngrams = ngrams
         self.max_tokens = max_tokens
         self.vocabulary = list(vocabulary)
-        self.vocabulary_size = len(vocabulary) + SPECIAL_TOKENS
+        self.vocabulary_size = len(vocabulary) + self.unlisted
+        self.unit = kind
         self.summary = f"{len(vocabulary):,} {kind} in the vocabulary"
         with tf.device("CPU"):
             self.tables = self._layer()
 
     @classmethod
     def build(cls, wanted: Data, chunks: Iterable[np.ndarray]) -> Self:
+        """The one for the training texts; each chunk is an object array (n,) of str.
+
+        Neither the order of the texts nor the chunks matter.
+        """
         kind, ngrams = wanted.tokens, wanted.ngrams
         vocabulary = build_vocabulary(chunks, kind, wanted.vocabulary_size, ngrams)
         return cls(kind, ngrams, wanted.max_tokens, vocabulary)
@@ -54,10 +60,8 @@ class Vocabulary(Tokenizer):
         return self.tables(texts)
 
     def tokens_of(self, ids: Sequence[int]) -> list[str]:
-        known = self.vocabulary
-        return [
-            known[i - SPECIAL_TOKENS] if i >= SPECIAL_TOKENS else SHOWN_UNKNOWN for i in ids if i
-        ]
+        shown = ["", SHOWN_UNKNOWN, *self.vocabulary]
+        return [shown[i] for i in ids if i]
 
     def _layer(self) -> keras.layers.TextVectorization:
         layer = keras.layers.TextVectorization(
@@ -82,7 +86,7 @@ def build_vocabulary(
         with tf.device("CPU"):
             for texts in parts_of(chunk):
                 counts.update(_count(texts, kind, ngrams))
-    room = vocabulary_size - SPECIAL_TOKENS
+    room = vocabulary_size - Vocabulary.unlisted
     return sorted(counts, key=lambda token: (-counts[token], token))[:room]
 
 

@@ -20,7 +20,6 @@ from app.checkpoints.init_from import InitReport, class_variables, load_weights,
 from app.classifier import Classifier
 from app.commands.saved_run import SavedRun, open_run
 from app.data.plan import DataPlan
-from app.data.text.base import fit
 from app.data.text.tokenizer import tokenizer_from
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
@@ -97,7 +96,7 @@ def with_vocabulary(run: SavedRun, change: Callable[[list[str]], list[str]], **k
 def logits_of_texts(model: Classifier, plan: DataPlan) -> np.ndarray:
     assert plan.tokenizer
     tokenizer = tokenizer_from(plan.tokenizer)
-    ids = fit(tokenizer.ids_of(tf.constant(TEXTS)), tokenizer.max_tokens)
+    ids = tokenizer.ids_of(tf.constant(TEXTS))
     return model(tf.cast(ids.to_tensor(), tf.int32)).numpy()
 
 
