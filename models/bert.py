@@ -5,7 +5,7 @@ all that is done to each token alone is done to the tokens of a batch in one row
 padding. Only attention, in which the tokens of a text meet, sees the batch as (B, T).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -92,6 +92,7 @@ def build_bert(
     return keras.Model(ids, logits, name="bert")
 
 
+@keras.saving.register_keras_serializable(package="lockstep")
 class Places(layers.Layer):
     """Where the tokens are: ids (B, T) -> int32 (N, 2), the text and the position of each."""
 
@@ -99,12 +100,15 @@ class Places(layers.Layer):
         return tf.cast(tf.where(tf.not_equal(ids, 0)), tf.int32)
 
 
+@keras.saving.register_keras_serializable(package="lockstep")
 class Embeddings(layers.Layer):
     """The vector of each token, of its position and of the first token type, summed and normalised:
     ids (B, T), places (N, 2) -> (N, C)."""
 
-    def __init__(self, sizes: BertSizes, dropout: float, **options: Any):
+    def __init__(self, sizes: Sequence[Any], dropout: float, **options: Any):
         super().__init__(**options)
+        self._config = {"sizes": list(sizes), "dropout": dropout}
+        sizes = BertSizes(*sizes)
         self.token = layers.Embedding(sizes.tokens, sizes.width, name="token")
         self.position = layers.Embedding(sizes.positions, sizes.width, name="position")
         self.kind = layers.Embedding(sizes.kinds, sizes.width, name="kind") if sizes.kinds else None
@@ -122,13 +126,19 @@ class Embeddings(layers.Layer):
             x += self.kind(tf.zeros((1,), tf.int32))
         return self.dropout(self.norm(x), training=training)
 
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._config}
 
+
+@keras.saving.register_keras_serializable(package="lockstep")
 class Block(layers.Layer):
     """Attention, then two layers for each token alone, normalised after each (post-norm):
     tokens (N, C), ids (B, T), places (N, 2) -> (N, C)."""
 
-    def __init__(self, sizes: BertSizes, dropout: float, **options: Any):
+    def __init__(self, sizes: Sequence[Any], dropout: float, **options: Any):
         super().__init__(**options)
+        self._config = {"sizes": list(sizes), "dropout": dropout}
+        sizes = BertSizes(*sizes)
         width, epsilon = sizes.width, sizes.epsilon
         self.heads = sizes.heads
         self.width = width
@@ -177,7 +187,11 @@ class Block(layers.Layer):
         rows = tf.reshape(tf.transpose(read, [0, 2, 1, 3]), [texts, length, self.width])
         return tf.gather_nd(rows, places)
 
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self._config}
 
+
+@keras.saving.register_keras_serializable(package="lockstep")
 class Pool(layers.Layer):
     """One vector for each text, zeros if it has no token: tokens (N, C), ids (B, T), places (N, 2)
     -> (B, C)."""
@@ -195,3 +209,6 @@ class Pool(layers.Layer):
         tokens = tf.math.unsorted_segment_sum(tf.ones_like(text, x.dtype), text, texts)
         total = tf.math.unsorted_segment_sum(x, text, texts)
         return total / tf.maximum(tokens, 1)[:, None]
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "pooling": self.pooling}

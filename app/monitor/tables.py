@@ -36,7 +36,8 @@ def plan_of_run(
         "data": f"{data.dataset.name}: {sizes}, {len(data.dataset.class_names)} classes",
         **({"read as": "; ".join(data.dataset.notes)} if data.dataset.notes else {}),
         **data.notes,
-        "model": f"{config.model.model}, {parameters(state.model):,} parameters",
+        "model": f"{config.model.model}, {parameters(state.model):,} parameters to learn",
+        **_fine_tuning(config, schedule),
         "world": f"{world.size} rank(s), {world.backend}, {devices.describe()} each",
         "batch": f"{batch} examples per step over all ranks",
         "optimizer": f"{optimizer.optimizer}, peak learning rate {schedule.peak:g}, "
@@ -46,6 +47,20 @@ def plan_of_run(
         "run": str(config.run.run_dir),
         **notes,
     }
+
+
+def _fine_tuning(config: Config, schedule: Schedule) -> dict[str, str]:
+    """How the encoder learns, where it learns otherwise than the head."""
+    wanted, found = config.fine_tuning, []
+    if wanted.encoder_learning_rate or wanted.layer_decay < 1:
+        rate = wanted.encoder_learning_rate or config.optimizer.learning_rate
+        peak = schedule.peak * rate / config.optimizer.learning_rate
+        found.append(f"peak learning rate {peak:g}, times {wanted.layer_decay:g} per stage")
+    if wanted.freeze != "none":
+        until = f" until epoch {wanted.unfreeze_epoch}" if wanted.unfreeze_epoch else ""
+        what = "all of it" if wanted.freeze == "encoder" else "embeddings"
+        found.append(f"{what} frozen{until}")
+    return {"encoder": "; ".join(found)} if found else {}
 
 
 def _when(wire: Distribution) -> str:

@@ -29,6 +29,7 @@ from app.run_files import STATE, RunFiles
 from app.rundir import keep_run
 from app.state import SAVED, Kind, TrainState, state_variables
 from models.table import MODELS
+from tests.single.models.small import ENCODER
 
 TEXTS = ["sun and rain", "moon", "warm rain", "unheard of"]
 
@@ -318,13 +319,16 @@ def test_every_model_has_an_embedding_and_a_head_that_are_found(texts, images, n
     of_texts = MODELS[name].kind == "text"
     run = texts if of_texts else images
     image_shape = None if of_texts else (32, 32, 3)
-    plan = dataclasses.replace(run.plan, image_shape=image_shape)
-    width = 64 if name == "resnet50" else 8
+    pretrained, width = None, 64 if name == "resnet50" else 8
+    if MODELS[name].needs_pretrained:
+        rows = tokenizer_from(run.plan.tokenizer).vocabulary_size
+        pretrained, width = {**ENCODER, "tokens": rows, "positions": 512}, None
+    plan = dataclasses.replace(run.plan, image_shape=image_shape, pretrained=pretrained)
     model = fresh(run, plan, model=name, width=width)
     assert model.network.name == name  # as in the config of a run
     assert class_variables(model, 3) == {"logits/kernel", "logits/bias"}
-    embedding = {"token_embedding/embeddings"} if of_texts else set()
-    assert token_variables(model, plan) == embedding
+    embedding = "embeddings/token" if pretrained else "token_embedding"
+    assert token_variables(model, plan) == ({f"{embedding}/embeddings"} if of_texts else set())
 
 
 def test_nothing_of_the_optimizer_is_loaded(make_classifier, images, tmp_path) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models import build_image_model, build_text_model
-from models.table import names_of
+from models.table import MODELS, names_of
 
 CLASSES = 10
 VOCABULARY_SIZE = 50
@@ -13,11 +13,15 @@ MAX_TOKENS = 16
 # Narrow models for what does not depend on width; resnet50 has one width only.
 NARROW_IMAGE = {"cnn": 4, "resnet20": 4, "resnet18": 4}
 IMAGES, TEXTS = names_of("image"), names_of("text")
+ENCODER = {"tokens": VOCABULARY_SIZE, "width": 8, "blocks": 2, "heads": 2, "hidden": 12}
+ENCODER |= {"positions": MAX_TOKENS, "kinds": 2, "activation": "gelu", "epsilon": 1e-12}
+ENCODER |= {"pooling": "mean"}
 
 
 def small_model(name, dropout=0.1):
     if name in TEXTS:
-        sizes = {"max_tokens": MAX_TOKENS, "width": 8}
+        own = {"pretrained": ENCODER} if MODELS[name].needs_pretrained else {"width": 8}
+        sizes = {"max_tokens": MAX_TOKENS, **own}
         return build_text_model(name, VOCABULARY_SIZE, CLASSES, dropout=dropout, **sizes)
     return build_image_model(name, (8, 8, 3), CLASSES, width=NARROW_IMAGE[name], dropout=dropout)
 
