@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+import models
 from app.classifier import Classifier
 from app.data.batches import Feed, Loaded
 from app.data.order import EpochPlan, Shuffled
@@ -52,6 +53,14 @@ def text_network() -> keras.Model:
     x = keras.layers.Embedding(60, 8, name="embedding")(ids)
     x = keras.layers.GlobalAveragePooling1D(name="mean")(x)
     return keras.Model(ids, keras.layers.Dense(CLASSES, name="logits")(x))
+
+
+def encoder_network() -> keras.Model:
+    """A small one in the layout of BERT, without dropout."""
+    sizes = {"tokens": 60, "width": 16, "blocks": 2, "heads": 2, "hidden": 32, "positions": 64}
+    sizes |= {"kinds": 2, "activation": "gelu", "epsilon": 1e-12, "pooling": "mean"}
+    options = {"max_tokens": 64, "dropout": 0.0, "pretrained": sizes}
+    return models.build_text_model("bert", 60, CLASSES, **options)
 
 
 def train(

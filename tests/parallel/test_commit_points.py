@@ -20,7 +20,16 @@ from app.loop import Loop
 from app.recipe import load
 from app.state import TrainState
 from app.train import train
-from tests.parallel.killed import Kill, Killed, assert_same_bits, config_of, normed, run_killed
+from tests.parallel.killed import (
+    Kill,
+    Killed,
+    assert_same_bits,
+    checkpoints,
+    config_of,
+    normed,
+    run_killed,
+)
+from tests.single.pretrained.bert_files import write_encoder
 
 # Of 5 steps an epoch, with commit points after 2, 4, 5, 6, 8 and 10.
 EVERYWHERE = [
@@ -153,3 +162,32 @@ def test_at_another_world_size_every_example_comes_once(world, directory, holds,
 
     counts = collections.Counter(done + world.from_chief(alone))
     assert counts == dict.fromkeys(range(EXAMPLES), 1)
+
+
+# 5 steps with a frozen encoder, then 5 with all of it, whose optimizer counts from 0 again.
+UNFREEZING = [("after", 3), ("epoch end", 5), ("before", 2), ("after", 5)]
+
+
+@pytest.mark.full_matrix
+def test_a_run_that_unfreezes_ends_with_the_same_bits(world, directory):
+    """Also if it is killed between the commit point before it unfreezes and its next step."""
+    if world.size != 2:
+        pytest.skip("is tested with 2 ranks, to save time")
+    place = world.from_chief(lambda: write_encoder(directory / "encoder"))
+    keys = {"dataset": "pydocs", "model": "bert", "pretrained": str(place), "max_tokens": 32}
+    keys |= {"freeze": "encoder", "unfreeze_epoch": 1, "layer_decay": 0.5, "dropout": 0.1}
+    keys |= {"global_batch_size": 900, "compression": "powersgd"}
+    whole = train(config_of(directory / "whole", **keys), world=world)
+    parted = run_killed(config_of(directory / "parted", **keys), world, UNFREEZING)
+    assert parted["step"] == whole["step"] == 10
+    with world.together():
+        if world.is_chief:
+            assert_same_bits(directory / "whole", directory / "parted")
+            arrays = checkpoints(directory / "whole")
+            start, unfrozen, end = (arrays[f"step-{n:08d}"] for n in (2, 5, 10))
+            kernel = "block01/query/kernel"
+            assert (start[kernel] == unfrozen[kernel]).all() and (
+                end[kernel] != start[kernel]
+            ).any()
+            assert not [name for name in unfrozen if "block01" in name and "adam" in name]
+            assert [name for name in end if "block01" in name and "adam" in name]

@@ -8,6 +8,7 @@ import pytest
 
 from app.distributed.world import World
 from tests.parallel.runs import (
+    encoder_network,
     image_network,
     images,
     largest_difference,
@@ -20,7 +21,11 @@ OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
     "adam": lambda: keras.optimizers.Adam(1e-3),
 }
-TASKS = {"images": (image_network, images), "texts": (text_network, texts)}
+TASKS = {
+    "images": (image_network, images),
+    "texts": (text_network, texts),
+    "encoder": (encoder_network, texts),
+}
 FLOAT32_BOUND = 2e-6
 # One exchange in float16 is bounded exactly in test_optimizer.py. Over 30 steps the differences
 # feed back into the gradients; the weights themselves move by more than ten times this bound.
