@@ -44,8 +44,6 @@ def check(config: Config, resume: bool, world_size: int) -> None:
     if config.model.init_from and not goes_on:
         find_source(config.model.init_from, MODELS[config.model.model].kind)
     check_fine_tuning(config)
-    if not goes_on:
-        find(config)
     check_parts(config, world_size)
     check_compression(config, world_size)
     check_sync(config)
@@ -58,6 +56,8 @@ def check(config: Config, resume: bool, world_size: int) -> None:
             dataset = load_dataset(config.data, config.training.seed, bad)
             check_model(config, dataset.name, dataset.kind)
             check_sizes(config, dataset, world_size)
+    if not goes_on:
+        find(config)
 
 
 def _is_small(data: Data) -> bool:

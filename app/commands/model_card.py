@@ -237,6 +237,16 @@ def _limitations(run: SavedRun, export: Export) -> list[str]:
     return found
 
 
+def _begins(run: SavedRun) -> str:
+    """The pretrained weights, if the run began with any."""
+    if run.plan.pretrained is None:
+        return ""
+    return (
+        f"- began with the pretrained weights {plain(str(run.config.model.pretrained))}, SHA-256 "
+        f"{run.plan.pretrained['sha256']}: their licence holds for this model too\n"
+    )
+
+
 def _training(run: SavedRun, versions: dict[str, str]) -> str:
     metrics, now = _metrics(run), datetime.datetime.now(datetime.UTC)
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -244,7 +254,7 @@ def _training(run: SavedRun, versions: dict[str, str]) -> str:
     return (
         f"- run: {plain(run.directory.name)}, checkpoint {run.checkpoint.name}, "
         f"step {run.position['step']:,}\n"
-        f"- world: {metrics.get('world_size', 'unknown')} rank(s){seconds}\n"
+        f"{_begins(run)}- world: {metrics.get('world_size', 'unknown')} rank(s){seconds}\n"
         f"- exported: {now:%Y-%m-%d %H:%M} UTC with Python {platform.python_version()}, {used}\n\n"
         f"```toml\n{to_toml(run.config).strip()}\n```\n"
     )

@@ -59,8 +59,12 @@ def on_all_ranks(world, task, optimizer, **options):
     return train(world, model, data(), OPTIMIZERS[optimizer](), **options)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("task", TASKS)
+# Not the encoder with Adam, which takes the rounding of one gradient for a direction: attention
+# does not depend on the bias of its keys, so the gradient of that is 0.
+@pytest.mark.parametrize(
+    ("task", "optimizer"),
+    [(task, rule) for task in TASKS for rule in OPTIMIZERS if (task, rule) != ("encoder", "adam")],
+)
 def test_n_ranks_end_where_one_rank_ends(world, task, optimizer):
     weights = on_all_ranks(world, task, optimizer)
     assert largest_difference(weights, reference(world, task, optimizer)) <= FLOAT32_BOUND
