@@ -222,11 +222,9 @@ def _network(model: keras.Model) -> keras.Model:
 
 def _other_rules(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """How two tokenizers differ in how texts become tokens, whatever the vocabulary; "" if not."""
-    keys = [
-        key
-        for key in sorted(there.keys() | here.keys())
-        if key not in NO_RULES and there.get(key) != here.get(key)
-    ]
+    # Each kind has rules of its own, which there is no need to tell.
+    rules = there.keys() | here.keys() if there["kind"] == here["kind"] else {"kind"}
+    keys = [key for key in sorted(rules) if key not in NO_RULES and there.get(key) != here.get(key)]
     return ", ".join(f"{key} {there.get(key)} there, {here.get(key)} here" for key in keys)
 
 

@@ -7,8 +7,9 @@ equal but for:
 
 - U+1C89, A7CB, A7CC, A7CE, A7D2, A7D4, A7DA, A7DC, 10D50-10D65 and 16EA0-16EB8, letters which are
   newer than the Unicode 14 of Python 3.11: they keep their case.
-- where accents are taken off, marks that are not (as musical symbols, and those that HF does not
-  know) keep the order they are written in, where NFD sorts several of one letter.
+- where accents are taken off, several marks on one letter that stay: they keep the order they are
+  written in, where NFD has an order of its own. Such are spacing marks (category Mc), as U+302E,
+  1B44 or 1D165, and the marks in `NEWER`.
 """
 
 import functools
@@ -21,7 +22,7 @@ import tensorflow as tf
 
 from app.data.text.splitting import by_alphabet, different_characters
 
-LETTERS_END = 0xF0000  # from here on, all is private
+CHANGING = (range(0x30000), range(0xE0000, 0xE0200))  # other code points stay, or are private
 IDEOGRAPHS = (
     *((0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF)),
     *((0x2A700, 0x2B81F), (0x2B920, 0x2CEAF), (0x2F800, 0x2FA1F)),  # the gap is HF's
@@ -97,7 +98,7 @@ def replacements(clean: bool, accents: bool, lowercase: bool) -> tuple[np.ndarra
     code point does not exist, so that a search always ends at a place of the table.
     """
     private = {code for first, last in PRIVATE for code in range(first, last + 1)}
-    codes = [code for code in range(LETTERS_END) if code not in private]
+    codes = [code for some in CHANGING for code in some if code not in private]
     table = {code: _becomes(code, clean, accents, lowercase) for code in codes}
     changing = [code for code, text in table.items() if text != chr(code)]
     texts = [table[code] for code in changing]

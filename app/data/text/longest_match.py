@@ -43,7 +43,8 @@ class LongestMatch:
             for first, text in nodes
         ]
         self._keys = np.array([*keys, np.iinfo(np.int64).max])  # the last one: never found
-        self._ids = np.array([-1, *(ids.get(node, -1) for node in nodes)], np.int32)
+        # The node after the last stands for places where the search has ended: it has no children.
+        self._ids = np.array([-1, *(ids.get(node, -1) for node in nodes), -1], np.int32)
         self._longest_piece = max(map(len, vocabulary))
         self._unknown = unknown
         self._longest_word = longest_word
@@ -78,25 +79,22 @@ class LongestMatch:
         """For each place, how many characters the longest piece there has, and its id; int32
         (characters,). 1 and -1 without a piece.
 
-        Walks the trie from all places at once, and goes on with those that found a child. A match
-        cannot leave its word: the next one begins with a code that is only first in a piece.
+        Walks the trie from all places at once. A match cannot leave its word: the next one begins
+        with a code that is only first in a piece.
         """
         keys, known = tf.constant(self._keys), tf.constant(self._ids)
-        place = tf.range(tf.size(codes))
+        size, ended = tf.size(codes), len(self._ids) - 1
         node = tf.zeros_like(codes)
-        lengths, ids = tf.ones_like(place), tf.fill(tf.shape(place), -1)
+        lengths, ids = tf.ones([size], tf.int32), tf.fill([size], -1)
         codes = tf.pad(codes, [[0, self._longest_piece]])
         for length in range(1, self._longest_piece + 1):
-            key = node * 2**CODE_BITS + tf.gather(codes, place + length - 1)
+            key = node * 2**CODE_BITS + codes[length - 1 : length - 1 + size]
             child = tf.searchsorted(keys, key)
             found = tf.gather(keys, child) == key
-            place, node = place[found], tf.cast(child[found], tf.int64) + 1
+            node = tf.where(found, tf.cast(child, tf.int64) + 1, ended)
             id = tf.gather(known, node)
-            matched = place[id >= 0][:, None]
-            ids = tf.tensor_scatter_nd_update(ids, matched, id[id >= 0])
-            lengths = tf.tensor_scatter_nd_update(
-                lengths, matched, tf.fill(tf.shape(matched)[:1], length)
-            )
+            lengths = tf.where(id < 0, lengths, length)
+            ids = tf.where(id < 0, ids, id)
         return lengths, ids
 
     def _reached(self, first: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
@@ -107,11 +105,9 @@ class LongestMatch:
         size = tf.size(lengths)
         # One place more, behind the last character, which jumps to itself.
         jump = tf.concat([tf.range(size) + lengths, [size]], axis=0)
-        begins = tf.concat([first, [False]], axis=0)
+        begins = tf.concat([tf.cast(first, tf.int32), [0]], axis=0)
         for _ in range(self._longest_word.bit_length()):
-            reached = jump[begins]
-            begins = tf.tensor_scatter_nd_update(
-                begins, reached[:, None], tf.ones_like(reached, tf.bool)
-            )
+            reached = tf.math.unsorted_segment_max(begins, jump, size + 1)
+            begins = tf.maximum(begins, reached)
             jump = tf.gather(jump, jump)
-        return begins[:-1]
+        return begins[:-1] > 0

@@ -5,6 +5,7 @@ tokens that are spelled out in a text, such as "[SEP]", are text to it, as anyth
 write.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
@@ -67,7 +68,7 @@ class WordPiece(Tokenizer):
                 raise ValueError(f"the vocabulary has no {role} token {name}")
         if self.vocabulary[0] != padding:
             raise ValueError(f"id 0 is {self.vocabulary[0]}, and must be the padding {padding}")
-        self._rules = {
+        self._rules: dict[str, Any] = {
             "lowercase": lowercase,
             "strip_accents": strip_accents,
             "split_ideographs": split_ideographs,
@@ -83,8 +84,13 @@ class WordPiece(Tokenizer):
             "lowercase": lowercase,
         }
         self._first, self._last = map(self.vocabulary.index, (first, last))
-        number = self.vocabulary.index(unknown)
-        self._ids_of_words = LongestMatch(self.vocabulary, prefix, number, longest_word)
+
+    @functools.cached_property
+    def _ids_of_words(self) -> LongestMatch:
+        """Made when the first text comes: some only ask for sizes."""
+        unknown = self.vocabulary.index(self._names["unknown"])
+        prefix, longest_word = self._rules["prefix"], self._rules["longest_word"]
+        return LongestMatch(self.vocabulary, prefix, unknown, longest_word)
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:

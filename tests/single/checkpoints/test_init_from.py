@@ -35,6 +35,14 @@ TEXTS = ["sun and rain", "moon", "warm rain", "unheard of"]
 
 
 PLAN = DataPlan("photos", "image", ("cat", "dog", "owl"), "fingerprint", {"train": 1}, {}, False)
+WORDPIECE: dict[str, Any] = {
+    "kind": "wordpiece",
+    "max_tokens": 16,
+    "lowercase": True,
+    "strip_accents": None,
+    "split_ideographs": True,
+    "vocabulary": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "rain", "sun", "moon", "##s"],
+}
 TOKENIZER = {
     "kind": "words",
     "ngrams": 1,
@@ -198,6 +206,22 @@ def test_rows_of_an_embedding_go_by_token(texts) -> None:
         f"2 of {len(here) + 2} rows of token_embedding/embeddings as initialised, since their "
         "tokens are not there"
     ]
+
+
+def test_rows_of_pieces_go_by_token_too(texts, tmp_path: Path) -> None:
+    """The vocabulary of a WordPiece has its special tokens in it."""
+    plan = dataclasses.replace(texts.plan, tokenizer=WORDPIECE)
+    run = run_of(tmp_path / "run", plan, model="bag", width=8)
+    changed = [*WORDPIECE["vocabulary"][:4], "new", *WORDPIECE["vocabulary"][:4:-1]]
+    plan = dataclasses.replace(plan, tokenizer=WORDPIECE | {"vocabulary": changed})
+    model = fresh(run, plan)
+    before = values(model)["token_embedding/embeddings"]
+    assert load_weights(run.directory, model, plan).left == []
+    saved = values(run.classifier)["token_embedding/embeddings"]
+    expected = [*saved[:4], before[4], saved[7], saved[6], saved[5]]
+    assert np.array_equal(values(model)["token_embedding/embeddings"], expected)
+    report = load_weights(texts.directory, model, plan)
+    assert report.left == ["token_embedding/embeddings (kind words there, wordpiece here)"]
 
 
 @pytest.mark.parametrize(

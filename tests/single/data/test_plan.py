@@ -137,6 +137,48 @@ def test_a_plan_holds_rows_and_reasons_and_no_content(sources: Path, tmp_path: P
     assert not any(word in json.dumps(saved, default=list) for word in WORDS)
 
 
+WORDPIECE = {
+    "kind": "wordpiece",
+    "vocabulary": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS],
+    "max_tokens": 202,
+    **{"lowercase": True, "strip_accents": None, "split_ideographs": True},
+}
+
+
+@pytest.mark.parametrize("hold_as", ["memory", "stream"])
+def test_lengths_count_what_a_wordpiece_adds_to_each_text(
+    sources: Path, tmp_path: Path, hold_as: str
+) -> None:
+    config = config_of(sources, tmp_path, "texts", hold_as)
+    by_words = load_data(config, World())
+    trained = dataclasses.replace(by_words.plan, tokenizer=WORDPIECE)
+    plan, dataset, _ = app.decide.decide(
+        config.data, by_words.dataset, BadExamples("skip"), World(), trained
+    )
+    assert plan.tokenizer == WORDPIECE
+    assert plan.notes["texts"].startswith("8 WordPieces, ")
+    assert plan.notes["cut"] == "300 texts longer than 202 tokens (200 of 600 in train)"
+    assert "no token" not in plan.notes
+    for name, split in hold(plan, config.data, dataset.splits).items():
+        words = by_words.plan.lengths[name].astype(int)
+        np.testing.assert_array_equal(plan.lengths[name], np.minimum(words, 200) + 2)
+        rows = np.arange(0, len(split), 7)
+        ids = np.asarray(split.inputs(rows, split.longest(rows)))
+        np.testing.assert_array_equal((ids != 0).sum(axis=1), plan.lengths[name][rows])
+
+
+def test_texts_without_a_piece_are_told(sources: Path, tmp_path: Path) -> None:
+    config = config_of(sources, tmp_path, "texts", "memory")
+    trained = dataclasses.replace(load_data(config, World()).plan, tokenizer=WORDPIECE)
+    texts = np.array(["zebra", "", " \u200b", "unknown"], dtype=object)
+    part = Examples(texts, np.array([0, 1, 0, 1]))
+    dataset = Dataset("t", "text", ("a", "b"), part, None, part)
+    plan, _, _ = app.decide.decide(config.data, dataset, BadExamples("skip"), World(), trained)
+    told = "4 texts, which the model cannot tell apart (2 of 4 in train)"
+    assert plan.notes["no token"] == told
+    assert plan.lengths["train"].tolist() == [3, 2, 2, 3]
+
+
 def test_lengths_are_kept_in_the_smallest_type_and_mapped_when_read(
     sources: Path, tmp_path: Path
 ) -> None:
