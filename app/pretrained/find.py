@@ -12,7 +12,11 @@ from app.config import Config
 from app.pretrained.found import Found
 from models.table import MODELS
 
-FORMATS = {"bert": "app.pretrained.bert"}
+FORMATS = {
+    "bert": "app.pretrained.bert",
+    "timm": "app.pretrained.timm",
+    "keras": "app.pretrained.keras_file",
+}
 
 
 def find(config: Config) -> Found | None:

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 
 from models import build_image_model, build_text_model
-from models.table import names_of
+from models.table import MODELS, names_of
 
 CLASSES = 10
 VOCABULARY_SIZE = 50
 MAX_TOKENS = 16
-# Narrow models for what does not depend on width; resnet50 has one width only.
+# Narrow models for what does not depend on width; the others are too deep for many tests.
 NARROW_IMAGE = {"cnn": 4, "resnet20": 4, "resnet18": 4}
-IMAGES, TEXTS = names_of("image"), names_of("text")
+DEEP_IMAGE = ["resnet50", "efficientnetv2"]
+IMAGES = names_of("image")
+TEXTS = [name for name in names_of("text") if not MODELS[name].needs_pretrained]
 
 
 def small_model(name, dropout=0.1):
