@@ -90,9 +90,9 @@ def _scaled_pixels(
     """The model's input, 0 to 255, and the same in -1 to 1, or as pretrained weights expect it;
     both (B, H, W, C)."""
     image = keras.Input(image_shape, dtype="float32", name="image")
-    if pretrained is None:
-        scale, offset = 1 / 127.5, -1
-    else:
+    scale: Any = 1 / 127.5
+    offset: Any = -1
+    if pretrained is not None:
         check_color(image_shape)
         mean, std = pretrained["mean"], pretrained["std"]
         scale = [1 / (255 * one) for one in std]

@@ -41,16 +41,13 @@ def read(config: Config, directory: Path) -> Found:
             f"reads '{model}' alone, not its variants"
         )
     pixels = {**found, **_object(found.get("pretrained_cfg", {}), "pretrained_cfg", file)}
-    size = pixels.get("input_size")
-    if not _numbers(size) or not all(type(one) is int and one > 0 for one in size):
-        raise UserError(f"{file}: input_size is {size!r}: expected channels, height and width")
-    scaling = {name: pixels.get(name) for name in ("mean", "std")}
-    for name, value in scaling.items():
-        if not _numbers(value) or (name == "std" and min(value) <= 0):
-            raise UserError(f"{file}: {name} is {value!r}: expected a number for each of 3 colors")
+    size, mean, std = (_numbers(pixels, key, file) for key in ("input_size", "mean", "std"))
+    for key, value in (("input_size", size), ("std", std)):
+        if min(value) <= 0:
+            raise UserError(f"{file}: {key} is {value}: expected numbers above 0")
     files = find_tensors(directory)
     Tensors(files).check(dict(tensors_of(model).values()), directory)
-    return Found(files, scaling, image_size=size[1])
+    return Found(files, {"mean": mean, "std": std}, image_size=round(size[1]))
 
 
 def load(found: Found, network: Any) -> None:
@@ -111,10 +108,12 @@ def _object(value: Any, key: str, file: Path) -> dict[str, Any]:
     return value
 
 
-def _numbers(value: Any) -> bool:
-    """Whether it is three finite numbers."""
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(one) in (int, float) and math.isfinite(one) for one in value)
-    )
+def _numbers(found: dict[str, Any], key: str, file: Path) -> list[float]:
+    """Three finite numbers: of each color, or channels, height and width."""
+    value = found.get(key)
+    numbers = value if isinstance(value, list) else []
+    if len(numbers) != 3 or not all(
+        type(one) in (int, float) and math.isfinite(one) for one in numbers
+    ):
+        raise UserError(f"{file}: {key} is {value!r}: expected 3 numbers")
+    return numbers

@@ -1,4 +1,4 @@
-"""Files of keras.applications: what its network answers with them, and what is wrong with them."""
+"""Files of keras.applications: what the network answers with them, and what is wrong with them."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from keras.src.legacy.saving import legacy_h5_format
 
+from app import recipe
 from app.errors import UserError
 from app.pretrained import find
-from app import recipe
 from models import build_image_model
 
 SHAPE = (64, 48, 3)
@@ -69,9 +69,7 @@ def assert_answers_like(saved: keras.Model, network: keras.Model) -> None:
     np.testing.assert_allclose(answer, expected, atol=1e-5)
 
 
-def test_features_are_those_of_keras(
-    saved: keras.Model, file: Path, network: keras.Model
-) -> None:
+def test_features_are_those_of_keras(saved: keras.Model, file: Path, network: keras.Model) -> None:
     load(file, network)
     assert_answers_like(saved, network)
 

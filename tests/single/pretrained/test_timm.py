@@ -171,7 +171,8 @@ def test_what_is_missing_is_named(directories: dict[str, Path], tmp_path: Path) 
         ("std", [0.2, 0.2, 0]),
         ("std", ["a", "b", "c"]),
         ("input_size", [224, 224]),
-        ("input_size", [3, 224.5, 224]),
+        ("input_size", [3, 0, 224]),
+        ("input_size", 224),
     ],
 )
 def test_what_config_json_says_wrongly_is_named(
