@@ -16,6 +16,7 @@ from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
 from models.table import names_of
+from tests.single.models.small import small_model
 
 SGD = keras.optimizers.SGD
 
@@ -254,7 +255,7 @@ def test_evaluation_follows_the_weights(make_classifier) -> None:
 
 @pytest.mark.parametrize("name", names_of("text"))
 def test_every_text_model_learns_from_batches_of_any_length(name: str) -> None:
-    classifier = Classifier(models.build_text_model(name, 9, 3, max_tokens=9, width=8))
+    classifier = Classifier(small_model(name))
     classifier.compile(DistributedOptimizer(SGD(0.1), world=World()))
     classifier.optimizer.build(classifier.trainable_variables)
     step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)

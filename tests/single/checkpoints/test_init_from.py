@@ -30,6 +30,7 @@ from app.run_files import STATE, RunFiles
 from app.rundir import keep_run
 from app.state import SAVED, Kind, TrainState, state_variables
 from models.table import MODELS
+from tests.single.models.small import ENCODER
 
 TEXTS = ["sun and rain", "moon", "warm rain", "unheard of"]
 
@@ -314,18 +315,21 @@ def test_a_checkpoint_of_another_format_is_refused(images, tmp_path) -> None:
     assert "has format 1, but this code reads" in message
 
 
-@pytest.mark.parametrize("name", [n for n, model in MODELS.items() if not model.needs_pretrained])
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_an_embedding_and_a_head_that_are_found(texts, images, name) -> None:
     of_texts = MODELS[name].kind == "text"
     run = texts if of_texts else images
     image_shape = None if of_texts else (32, 32, 3)
-    plan = dataclasses.replace(run.plan, image_shape=image_shape)
-    sizes = {} if name == "efficientnetv2" else {"width": 8}
-    model = build_classifier(load(None, {"model": name, **sizes}), plan)
+    pretrained, width = None, None if name == "efficientnetv2" else 8
+    if MODELS[name].needs_pretrained:
+        rows = tokenizer_from(run.plan.tokenizer).vocabulary_size
+        pretrained, width = {**ENCODER, "tokens": rows, "positions": 512}, None
+    plan = dataclasses.replace(run.plan, image_shape=image_shape, pretrained=pretrained)
+    model = fresh(run, plan, model=name, width=width)
     assert model.network.name == name  # as in the config of a run
     assert class_variables(model, 3) == {"logits/kernel", "logits/bias"}
-    embedding = {"token_embedding/embeddings"} if of_texts else set()
-    assert token_variables(model, plan) == embedding
+    embedding = "embeddings/token" if pretrained else "token_embedding"
+    assert token_variables(model, plan) == ({f"{embedding}/embeddings"} if of_texts else set())
 
 
 def test_nothing_of_the_optimizer_is_loaded(make_classifier, images, tmp_path) -> None:

@@ -13,13 +13,16 @@ MAX_TOKENS = 16
 # Narrow models for what does not depend on width; the others are too deep for many tests.
 NARROW_IMAGE = {"cnn": 4, "resnet20": 4, "resnet18": 4}
 DEEP_IMAGE = ["resnet50", "efficientnetv2"]
-IMAGES = names_of("image")
-TEXTS = [name for name in names_of("text") if not MODELS[name].needs_pretrained]
+IMAGES, TEXTS = names_of("image"), names_of("text")
+ENCODER = {"tokens": VOCABULARY_SIZE, "width": 8, "blocks": 2, "heads": 2, "hidden": 12}
+ENCODER |= {"positions": MAX_TOKENS, "kinds": 2, "activation": "gelu", "epsilon": 1e-12}
+ENCODER |= {"pooling": "mean"}
 
 
 def small_model(name, dropout=0.1):
     if name in TEXTS:
-        sizes = {"max_tokens": MAX_TOKENS, "width": 8}
+        own = {"pretrained": ENCODER} if MODELS[name].needs_pretrained else {"width": 8}
+        sizes = {"max_tokens": MAX_TOKENS, **own}
         return build_text_model(name, VOCABULARY_SIZE, CLASSES, dropout=dropout, **sizes)
     return build_image_model(name, (8, 8, 3), CLASSES, width=NARROW_IMAGE[name], dropout=dropout)
 
