@@ -34,12 +34,11 @@ def read(config: Config, directory: Path) -> Found:
     """
     model = config.model.model
     file, found = read_directory(directory)
-    given = str(found.get("architecture", "")).partition(".")[0]  # without the name of the weights
-    if given != model:
-        raise UserError(
-            f"{file}: its architecture is '{found.get('architecture', '')}', and model = '{model}' "
-            f"reads '{model}' alone, not its variants"
-        )
+    architecture = str(found.get("architecture", ""))
+    name = architecture.partition(".")[0]  # without that of the weights
+    if name != model:
+        advice = f"give --model {name}" if name in ARCHITECTURES else "its variants are not read"
+        raise UserError(f"{file}: its architecture is '{architecture}', not '{model}': {advice}")
     pixels = {**found, **_object(found.get("pretrained_cfg", {}), "pretrained_cfg", file)}
     size, mean, std = (_numbers(pixels, key, file) for key in ("input_size", "mean", "std"))
     for key, value in (("input_size", size), ("std", std)):

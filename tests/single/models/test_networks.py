@@ -82,10 +82,14 @@ def assert_one_step_lowers_the_loss(model, inputs, learning_rate):
             loss = loss_of(labels, model(inputs, training=True))
         return loss, tape.gradient(loss, [v.value for v in model.trainable_variables])
 
+    generators = [v for v in model.variables if v.path.endswith("seed_generator_state")]
+    states = [v.numpy() for v in generators]
     before, gradients = loss_and_gradients(inputs, labels)
     assert all(gradient is not None for gradient in gradients)
     keras.optimizers.SGD(learning_rate).apply(gradients, model.trainable_variables)
-    after, _ = loss_and_gradients(inputs, labels)  # with BatchNorm as in the step
+    for generator, state in zip(generators, states, strict=True):
+        generator.assign(state)
+    after, _ = loss_and_gradients(inputs, labels)  # BatchNorm and random numbers as in the step
     assert after < before
 
 
@@ -96,9 +100,9 @@ def test_one_step_lowers_the_loss(name):
 
 
 @pytest.mark.full_matrix
-@pytest.mark.parametrize("name", DEEP_IMAGE)
-def test_one_step_of_a_deep_network_lowers_the_loss(name, deep):
-    assert_one_step_lowers_the_loss(deep[name], random_images(8, pixels=32), 1e-3)
+@pytest.mark.parametrize(("name", "rate"), [("resnet50", 1e-3), ("efficientnetv2", 1e-5)])
+def test_one_step_of_a_deep_network_lowers_the_loss(name, rate, deep):
+    assert_one_step_lowers_the_loss(deep[name], random_images(8, pixels=32), rate)
 
 
 @pytest.mark.full_matrix
