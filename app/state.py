@@ -76,10 +76,11 @@ def state_variables(model: keras.Model, optimizer: Any = None) -> list[StateVari
 
 
 def _kinds_of_keras(model: keras.Model) -> dict[int, Kind]:
-    """The kinds, by id, of those variables of Keras' own layers that are not replicated."""
+    """The kinds, by id, of those variables of Keras' own layers that are not replicated. Statistics
+    of a layer that is frozen do not move."""
     kinds: dict[int, Kind] = {}
     for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             kinds |= {id(v): Kind.AVERAGED for v in (layer.moving_mean, layer.moving_variance)}
     generators = (v for v in model.variables if v.path.endswith("seed_generator_state"))
     return kinds | {id(variable): Kind.DERIVED for variable in generators}

@@ -1,5 +1,6 @@
 """The few layers that the models need and Keras lacks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,21 +13,27 @@ class Dropout(keras.layers.Layer):
 
     `keras.layers.Dropout` calls that variable `seed_generator_<n>/seed_generator_state`, where n
     counts the generators made earlier in the process; here it is `<layer>/seed_generator_state`.
+    `noise_shape`: as there; None along an axis is its size.
     """
 
-    def __init__(self, rate: float, **kwargs: Any) -> None:
+    def __init__(
+        self, rate: float, noise_shape: Sequence[int | None] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.rate = rate
+        self.noise_shape = noise_shape
         if rate > 0:
             self.seed_generator = keras.random.SeedGenerator(name=self.name)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         if training and self.rate > 0:
-            return keras.random.dropout(inputs, self.rate, seed=self.seed_generator)
+            return keras.random.dropout(
+                inputs, self.rate, noise_shape=self.noise_shape, seed=self.seed_generator
+            )
         return inputs
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "rate": self.rate}
+        return {**super().get_config(), "rate": self.rate, "noise_shape": self.noise_shape}
 
 
 @keras.saving.register_keras_serializable(package="lockstep")

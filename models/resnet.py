@@ -1,20 +1,16 @@
-"""Residual networks (He et al. 2015, arXiv 1512.03385).
+"""Residual networks (He et al. 2015, arXiv 1512.03385), padded and named as in PyTorch and timm, so
+that their weights fit.
 
-`resnet20` and `resnet18` are written out here; `resnet50` is that of `keras.applications`.
 None has an L2 regulariser: the optimizer decays the weights.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import layers
 
-from models.layers import Dropout
-
-# He et al. use 0.9 where Keras has 0.99. The moving statistics then follow the last 10 or so steps
-# instead of 100: with many workers an epoch has few steps, and slow statistics would describe
-# weights long gone, so the measured accuracy would lag behind the model.
-BATCH_NORM_MOMENTUM = 0.9
+from models.images import BATCH_NORM_MOMENTUM, check_color, classifier
 
 # From this size up, resnet18 begins as it does for ImageNet, with a stem that divides by four.
 IMAGENET_STEM_PIXELS = 96
@@ -30,105 +26,156 @@ def build_resnet20(
     (type A). That adds 1 % of parameters, and saves a custom layer.
     Pixels (B, H, W, C) of 0 to 255 -> float32 logits (B, classes).
     """
-    image, x = _centred_pixels(image_shape)
-    x = _conv_norm(x, width, name="stem", activation="relu")
-    x = _stages(x, width, blocks_per_stage=(3, 3, 3))  # (B, H/4, W/4, 4 * width)
-    return _classifier(image, x, classes, dropout, name="resnet20")
+    image, x = _scaled_pixels(image_shape)
+    x = _small_stem(x, width)
+    x = _stages(x, width, (3, 3, 3), _basic_block)  # (B, H/4, W/4, 4 * width)
+    return classifier(image, x, classes, dropout, name="resnet20")
 
 
 def build_resnet18(
-    image_shape: tuple[int, int, int], classes: int, *, width: int = 64, dropout: float = 0.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: int = 64,
+    dropout: float = 0.0,
+    pretrained: Mapping[str, Any] | None = None,
 ) -> keras.Model:
     """ResNet-18 (arXiv 1512.03385, table 1): 4 stages of 2 basic blocks.
 
-    The stages have `width` to `8 * width` filters. Images of 96 pixels or more on both sides enter
-    by the paper's stem (7x7 convolution of stride 2, max-pooling); smaller ones by a 3x3
-    convolution that keeps their size, as is usual for CIFAR.
+    The stages have `width` to `8 * width` filters. Images of 96 pixels or more on both sides, and
+    all if weights are pretrained, enter by the paper's stem (7x7 convolution of stride 2,
+    max-pooling); smaller ones by a 3x3 convolution that keeps their size, as is usual for CIFAR.
     Pixels (B, H, W, C) of 0 to 255 -> float32 logits (B, classes).
+
+    `pretrained`: "mean" and "std" of the pixels of each channel, 0 to 1, that weights were trained
+    on; None: pixels are scaled to -1 to 1.
+
+    Raises:
+        ValueError: for images that pretrained weights cannot read.
     """
-    image, x = _centred_pixels(image_shape)
-    if min(image_shape[:2]) >= IMAGENET_STEM_PIXELS:
-        x = _conv_norm(x, width, kernel=7, stride=2, name="stem", activation="relu")
-        x = layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
-    else:
-        x = _conv_norm(x, width, name="stem", activation="relu")
-    x = _stages(x, width, blocks_per_stage=(2, 2, 2, 2))  # 1/8 (small) or 1/32 of H and W
-    return _classifier(image, x, classes, dropout, name="resnet18")
+    image, x = _scaled_pixels(image_shape, pretrained)
+    large = pretrained is not None or min(image_shape[:2]) >= IMAGENET_STEM_PIXELS
+    x = _imagenet_stem(x, width) if large else _small_stem(x, width)
+    x = _stages(x, width, (2, 2, 2, 2), _basic_block)  # 1/8 (small) or 1/32 of H and W
+    return classifier(image, x, classes, dropout, name="resnet18")
 
 
 def build_resnet50(
-    image_shape: tuple[int, int, int], classes: int, *, width: int = 64, dropout: float = 0.0
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: int = 64,
+    dropout: float = 0.0,
+    pretrained: Mapping[str, Any] | None = None,
 ) -> keras.Model:
-    """ResNet-50 (arXiv 1512.03385, table 1) from `keras.applications`, with new weights.
+    """ResNet-50 (arXiv 1512.03385, table 1): 3, 4, 6 and 3 bottleneck blocks.
 
-    Pixels (B, H, W, C) of 0 to 255 -> float32 logits (B, classes).
+    The stages have `4 * width` to `32 * width` filters. As in PyTorch and timm ("v1.5"), a block
+    that halves height and width does so in its 3x3 convolution, and not in its first 1x1.
+    Pixels (B, H, W, C) of 0 to 255 -> float32 logits (B, classes). `pretrained`: see
+    `build_resnet18`.
 
     Raises:
-        ValueError: for a width other than 64, which `keras.applications` does not offer.
+        ValueError: for images that pretrained weights cannot read.
     """
-    if width != 64:
-        raise ValueError(f"resnet50 only has width 64, received {width}; leave out the width")
-    image, x = _centred_pixels(image_shape)
-    backbone = keras.applications.ResNet50(
-        include_top=False, weights=None, input_tensor=x, input_shape=image_shape, name="resnet50"
-    )
-    for layer in backbone.layers:
-        if isinstance(layer, layers.BatchNormalization):
-            layer.momentum = BATCH_NORM_MOMENTUM
-    # (B, H/32, W/32, 2048)
-    return _classifier(image, backbone.output, classes, dropout, name="resnet50")
+    image, x = _scaled_pixels(image_shape, pretrained)
+    x = _imagenet_stem(x, width)
+    x = _stages(x, width, (3, 4, 6, 3), _bottleneck_block)  # (B, H/32, W/32, 32 * width)
+    return classifier(image, x, classes, dropout, name="resnet50")
 
 
-def _centred_pixels(image_shape: tuple[int, int, int]) -> tuple[Any, Any]:
-    """Return the model's input, 0 to 255, and the same in -1 to 1; both (B, H, W, C)."""
+def _scaled_pixels(
+    image_shape: tuple[int, int, int], pretrained: Mapping[str, Any] | None = None
+) -> tuple[Any, Any]:
+    """The model's input, 0 to 255, and the same in -1 to 1, or as pretrained weights expect it;
+    both (B, H, W, C)."""
     image = keras.Input(image_shape, dtype="float32", name="image")
-    return image, layers.Rescaling(1 / 127.5, offset=-1, dtype="float32", name="pixels")(image)
+    scale: Any = 1 / 127.5
+    offset: Any = -1
+    if pretrained is not None:
+        check_color(image_shape)
+        mean, std = pretrained["mean"], pretrained["std"]
+        scale = [1 / (255 * one) for one in std]
+        offset = [-middle / one for middle, one in zip(mean, std, strict=True)]
+    return image, layers.Rescaling(scale, offset, dtype="float32", name="pixels")(image)
 
 
-def _stages(x: Any, width: int, blocks_per_stage: tuple[int, ...]) -> Any:
+def _small_stem(x: Any, width: int) -> Any:
+    """For small images: (B, H, W, C) -> (B, H, W, width)."""
+    return _conv_norm(x, width, "stem_", 1, relu=True)
+
+
+def _imagenet_stem(x: Any, width: int) -> Any:
+    """(B, H, W, C) -> (B, H/4, W/4, width)."""
+    x = _conv_norm(x, width, "stem_", 1, kernel=7, stride=2, relu=True)
+    # Zeros around what a ReLU gives are never above the largest of it.
+    x = layers.ZeroPadding2D(1, name="stem_pool_pad")(x)
+    return layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
+
+
+def _stages(x: Any, width: int, blocks_per_stage: Sequence[int], block_of: Any) -> Any:
     """Stack the stages: each after the first halves height and width and doubles the filters."""
     for stage, blocks in enumerate(blocks_per_stage):
         for block in range(blocks):
             stride = 2 if stage > 0 and block == 0 else 1
-            name = f"stage{stage + 1}_block{block + 1}"
-            x = _basic_block(x, width * 2**stage, stride, name)
+            x = block_of(x, width * 2**stage, stride, f"layer{stage + 1}_block{block}_")
     return x
 
 
 def _basic_block(x: Any, filters: int, stride: int, name: str) -> Any:
     """Two 3x3 convolutions around a shortcut: (B, H, W, C) -> (B, H/stride, W/stride, filters)."""
-    shortcut = x
-    if stride != 1 or x.shape[-1] != filters:
-        shortcut = _conv_norm(x, filters, kernel=1, stride=stride, name=f"{name}_shortcut")
-    x = _conv_norm(x, filters, stride=stride, name=f"{name}_1", activation="relu")
-    x = _conv_norm(x, filters, name=f"{name}_2")
-    x = layers.Add(name=f"{name}_add")([x, shortcut])
-    return layers.Activation("relu", name=f"{name}_relu")(x)
+    inputs = x
+    x = _conv_norm(x, filters, name, 1, stride=stride, relu=True)
+    x = _conv_norm(x, filters, name, 2)
+    return _join(inputs, x, stride, name)
+
+
+def _bottleneck_block(x: Any, filters: int, stride: int, name: str) -> Any:
+    """1x1, 3x3 and 1x1 convolutions around a shortcut: (B, H, W, C) -> (B, H/stride, W/stride,
+    4 * filters)."""
+    inputs = x
+    x = _conv_norm(x, filters, name, 1, kernel=1, relu=True)
+    x = _conv_norm(x, filters, name, 2, stride=stride, relu=True)
+    x = _conv_norm(x, 4 * filters, name, 3, kernel=1)
+    return _join(inputs, x, stride, name)
+
+
+def _join(inputs: Any, x: Any, stride: int, name: str) -> Any:
+    """Add a block's inputs, through a 1x1 convolution if the shape has changed, and ReLU."""
+    if stride != 1 or inputs.shape[-1] != x.shape[-1]:
+        inputs = _conv_norm(inputs, x.shape[-1], f"{name}shortcut_", kernel=1, stride=stride)
+    x = layers.Add(name=f"{name}add")([x, inputs])
+    return layers.Activation("relu", name=f"{name}relu")(x)
 
 
 def _conv_norm(
-    x: Any, filters: int, *, name: str, kernel: int = 3, stride: int = 1, activation: str = ""
+    x: Any,
+    filters: int,
+    name: str,
+    number: int | str = "",
+    *,
+    kernel: int = 3,
+    stride: int = 1,
+    relu: bool = False,
 ) -> Any:
-    """Convolution without a bias (the normalisation has one), BatchNorm and, if named, ReLU."""
+    """Convolution without a bias (the normalisation has one), BatchNorm and, if asked for, ReLU.
+
+    Padded alike on all sides, as in PyTorch; "same" pads less on the left where it strides.
+    """
+    padding = "same" if stride == 1 else "valid"
+    if stride > 1 and kernel > 1:
+        x = layers.ZeroPadding2D(kernel // 2, name=f"{name}pad{number}")(x)
     x = layers.Conv2D(
         filters,
         kernel,
         strides=stride,
-        padding="same",
+        padding=padding,
         use_bias=False,
         kernel_initializer="he_normal",  # arXiv 1502.01852: keeps the variance through ReLUs
-        name=f"{name}_conv",
+        name=f"{name}conv{number}",
     )(x)
     norm = layers.BatchNormalization(
-        momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}_norm"
+        momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}norm{number}"
     )
     x = norm(x)
-    return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
-
-
-def _classifier(image: Any, x: Any, classes: int, dropout: float, name: str) -> keras.Model:
-    """Finish a model: average over height and width, dropout, linear layer."""
-    x = layers.GlobalAveragePooling2D(name="average")(x)  # (B, C)
-    x = Dropout(dropout, name="head_dropout")(x)
-    logits = layers.Dense(classes, dtype="float32", name="logits")(x)  # (B, classes)
-    return keras.Model(image, logits, name=name)
+    return layers.Activation("relu", name=f"{name}relu{number}")(x) if relu else x

@@ -94,7 +94,9 @@ def _read(run: SavedRun, source: Source, most: int) -> tuple[dict[str, Any], Any
     content = source.read(rows)
     if isinstance(content, np.ndarray):
         encoded = [tf.io.encode_png(image).numpy() for image in content]
-        return {"bytes": encoded, "array": content}, content, rows
+        if content.shape[1:] == run.image_shape:
+            return {"bytes": encoded, "array": content}, content, rows
+        content = encoded  # of another size, to be fitted as in training
     images, bad = decode_images(content, run.image_spec)
     good = np.setdiff1d(np.arange(len(rows)), [position for position, _ in bad])
     return {"bytes": [content[i] for i in good], "array": images}, images, rows[good]

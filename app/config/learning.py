@@ -28,8 +28,10 @@ class Model(Section):
     dropout: Share | None = Field(None, description="dropout rate (default: the model's own)")
     pretrained: Path | None = Field(
         None,
-        description="begin with an encoder that others have trained: for bert a directory with "
-        "config.json, model.safetensors and vocab.txt or tokenizer.json, as on Hugging Face",
+        description="begin with an encoder that others have trained. bert: a directory with "
+        "config.json, model.safetensors and vocab.txt or tokenizer.json, as on Hugging Face. "
+        "resnet18, resnet50: a directory of timm with config.json and model.safetensors. "
+        "efficientnetv2: a file of EfficientNetV2B0(include_top=False).save_weights(...)",
     )
     pooling: Literal["mean", "first"] = Field(
         "mean", description="bert: a text is the mean of its tokens, or the first one, [CLS]"

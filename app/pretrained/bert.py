@@ -11,7 +11,7 @@ from typing import Any
 from app.config import Config
 from app.data.text.hf_tokenizer import read_wordpiece
 from app.errors import UserError
-from app.pretrained.found import Found, Tensors, find_tensors, read_json
+from app.pretrained.found import Found, Tensors, find_tensors, read_directory
 
 # Of each kind: how its config.json calls the fields of models.bert.BertSizes, and what is the
 # default if it does not name them.
@@ -86,12 +86,7 @@ def read(config: Config, directory: Path) -> Found:
     Raises UserError for a file that is missing, damaged, of another kind, or does not fit the
     others; and for texts that are longer than the encoder reads.
     """
-    if not directory.is_dir():
-        raise UserError(f"pretrained = '{directory}' is no directory")
-    file = directory / "config.json"
-    if not file.is_file():
-        raise UserError(f"{directory} holds no config.json: is it the directory of a model?")
-    found = read_json(file)
+    file, found = read_directory(directory)
     network = {"kind": _kind(found, file)} | _sizes(found, file)
     files = find_tensors(directory)
     _tensors(files).check(_shapes(network), directory)

@@ -13,7 +13,11 @@ from app.errors import UserError
 from app.pretrained.found import Found
 from models.table import MODELS
 
-FORMATS = {"bert": "app.pretrained.bert"}
+FORMATS = {
+    "bert": "app.pretrained.bert",
+    "timm": "app.pretrained.timm",
+    "keras": "app.pretrained.keras_file",
+}
 
 
 def find(config: Config) -> Found | None:

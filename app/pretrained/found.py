@@ -53,6 +53,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_directory(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """The config.json of a directory, and its content. Raises UserError if there is none."""
+    if not directory.is_dir():
+        raise UserError(f"pretrained = '{directory}' is no directory")
+    file = directory / "config.json"
+    if not file.is_file():
+        raise UserError(f"{directory} holds no config.json: is it the directory of a model?")
+    return file, read_json(file)
+
+
 def find_tensors(directory: Path) -> list[Path]:
     """The safetensors files of a directory. Raises UserError if there are none."""
     if (whole := directory / WEIGHTS).is_file():

@@ -4,11 +4,11 @@ import keras
 import pytest
 
 from models import build_image_model
-from tests.single.models.small import CLASSES
+from tests.single.models.small import CLASSES, DEEP_IMAGE
 
 
 @pytest.fixture(scope="session")
-def resnet50():
-    """The one model that is too big to build for each test."""
+def deep():
+    """The models that are too big to build for each test, by name."""
     keras.utils.set_random_seed(1)
-    return build_image_model("resnet50", (32, 32, 3), CLASSES)
+    return {name: build_image_model(name, (32, 32, 3), CLASSES) for name in DEEP_IMAGE}

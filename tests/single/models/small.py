@@ -10,8 +10,9 @@ from models.table import MODELS, names_of
 CLASSES = 10
 VOCABULARY_SIZE = 50
 MAX_TOKENS = 16
-# Narrow models for what does not depend on width; resnet50 has one width only.
+# Narrow models for what does not depend on width; the others are too deep for many tests.
 NARROW_IMAGE = {"cnn": 4, "resnet20": 4, "resnet18": 4}
+DEEP_IMAGE = ["resnet50", "efficientnetv2"]
 IMAGES, TEXTS = names_of("image"), names_of("text")
 ENCODER = {"tokens": VOCABULARY_SIZE, "width": 8, "blocks": 2, "heads": 2, "hidden": 12}
 ENCODER |= {"positions": MAX_TOKENS, "kinds": 2, "activation": "gelu", "epsilon": 1e-12}

@@ -8,6 +8,7 @@ import tensorflow as tf
 import models
 from tests.single.models.small import (
     CLASSES,
+    DEEP_IMAGE,
     MAX_TOKENS,
     TEXTS,
     logits_of,
@@ -81,10 +82,14 @@ def assert_one_step_lowers_the_loss(model, inputs, learning_rate):
             loss = loss_of(labels, model(inputs, training=True))
         return loss, tape.gradient(loss, [v.value for v in model.trainable_variables])
 
+    generators = [v for v in model.variables if v.path.endswith("seed_generator_state")]
+    states = [v.numpy() for v in generators]
     before, gradients = loss_and_gradients(inputs, labels)
     assert all(gradient is not None for gradient in gradients)
     keras.optimizers.SGD(learning_rate).apply(gradients, model.trainable_variables)
-    after, _ = loss_and_gradients(inputs, labels)  # with BatchNorm as in the step
+    for generator, state in zip(generators, states, strict=True):
+        generator.assign(state)
+    after, _ = loss_and_gradients(inputs, labels)  # BatchNorm and random numbers as in the step
     assert after < before
 
 
@@ -95,8 +100,19 @@ def test_one_step_lowers_the_loss(name):
 
 
 @pytest.mark.full_matrix
-def test_one_step_of_resnet50_lowers_the_loss(resnet50):
-    assert_one_step_lowers_the_loss(resnet50, random_images(8, pixels=32), 1e-3)
+@pytest.mark.parametrize(("name", "rate"), [("resnet50", 1e-3), ("efficientnetv2", 1e-5)])
+def test_one_step_of_a_deep_network_lowers_the_loss(name, rate, deep):
+    assert_one_step_lowers_the_loss(deep[name], random_images(8, pixels=32), rate)
+
+
+@pytest.mark.full_matrix
+@pytest.mark.parametrize("name", DEEP_IMAGE)
+def test_a_deep_network_in_a_file_is_the_same(name, deep, tmp_path):
+    model, images = deep[name], random_images(2, pixels=32)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [v.path for v in loaded.variables] == [v.path for v in model.variables]
+    np.testing.assert_array_equal(logits_of(loaded, images), logits_of(model, images))
 
 
 def test_dropout_works_in_training_alone_and_keeps_the_mean():
@@ -106,5 +122,8 @@ def test_dropout_works_in_training_alone_and_keeps_the_mean():
     dropped = keras.ops.convert_to_numpy(dropout(ones, training=True))
     assert set(np.unique(dropped.round(4))) == {0, np.float32(1.3333)}
     assert dropped.mean() == pytest.approx(1, abs=0.05)
+    rows = models.layers.Dropout(0.25, (None, 1), name="rows")
+    of_rows = keras.ops.convert_to_numpy(rows(ones, training=True))
+    assert (of_rows == of_rows[:, :1]).all() and len(np.unique(of_rows)) == 2
     again = keras.ops.convert_to_numpy(dropout(ones, training=True))
     assert (dropped != again).any()

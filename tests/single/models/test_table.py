@@ -12,6 +12,7 @@ from models import build_image_model, build_text_model
 from models.table import MODELS
 from tests.single.models.small import (
     CLASSES,
+    DEEP_IMAGE,
     IMAGES,
     MAX_TOKENS,
     NARROW_IMAGE,
@@ -25,7 +26,8 @@ PARAMETERS = {
     "cnn": 25_578,
     "resnet20": 274_042,
     "resnet18": 11_183_562,
-    "resnet50": 23_608_202,
+    "resnet50": 23_581_642,
+    "efficientnetv2": 5_932_122,
     "bag": 129_290,
     "textcnn": 328_842,
     "transformer": 534_282,
@@ -75,17 +77,17 @@ def test_sizes_that_a_model_cannot_have_are_refused():
         build_text_model("bag", VOCABULARY_SIZE, CLASSES, max_tokens=0)
     with pytest.raises(ValueError, match="multiple of 4, received 6"):
         build_text_model("transformer", VOCABULARY_SIZE, CLASSES, max_tokens=MAX_TOKENS, width=6)
-    with pytest.raises(ValueError, match="only has width 64, received 32"):
-        build_image_model("resnet50", (32, 32, 3), CLASSES, width=32)
+    with pytest.raises(ValueError, match="efficientnetv2 has one width only, received 32"):
+        build_image_model("efficientnetv2", (32, 32, 3), CLASSES, width=32)
 
 
 # Sizes and names.
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_counts_are_pinned(name, request):
-    if name == "resnet50":
-        model = request.getfixturevalue("resnet50")
+def test_parameter_counts_are_pinned(name, deep):
+    if name in deep:
+        model = deep[name]
     elif name in IMAGES:
         model = build_image_model(name, (32, 32, 3), CLASSES, dropout=0)
     else:
@@ -93,11 +95,10 @@ def test_parameter_counts_are_pinned(name, request):
     assert model.count_params() == PARAMETERS[name]
 
 
-@pytest.mark.parametrize("name", [*NARROW_IMAGE, *TEXTS, "resnet50"])
-def test_names_are_the_same_however_many_models_were_built(name, request):
-    if name == "resnet50":
-        first = request.getfixturevalue("resnet50")
-        second = build_image_model("resnet50", (32, 32, 3), CLASSES)
+@pytest.mark.parametrize("name", [*NARROW_IMAGE, *TEXTS, *DEEP_IMAGE])
+def test_names_are_the_same_however_many_models_were_built(name, deep):
+    if name in deep:
+        first, second = deep[name], build_image_model(name, (32, 32, 3), CLASSES)
     else:
         first, second = small_model(name), small_model(name)
         assert any("seed_generator_state" in v.path for v in first.variables)  # the hard case
@@ -108,8 +109,8 @@ def test_names_are_the_same_however_many_models_were_built(name, request):
     assert len(set(paths)) == len(paths)
 
 
-def test_batch_norm_of_every_resnet_forgets_at_the_same_rate(resnet50):
-    for model in (resnet50, small_model("resnet20"), small_model("resnet18")):
+def test_batch_norm_of_every_network_forgets_at_the_same_rate(deep):
+    for model in (*deep.values(), small_model("resnet20"), small_model("resnet18")):
         norms = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
         assert norms
         assert {norm.momentum for norm in norms} == {0.9}
@@ -118,9 +119,23 @@ def test_batch_norm_of_every_resnet_forgets_at_the_same_rate(resnet50):
 def test_resnet18_takes_its_stem_by_image_size():
     small = build_image_model("resnet18", (95, 96, 3), CLASSES, width=2)
     large = build_image_model("resnet18", (96, 96, 3), CLASSES, width=2)
-    assert small.get_layer("stem_conv").kernel_size == (3, 3)
-    assert large.get_layer("stem_conv").kernel_size == (7, 7)
+    assert small.get_layer("stem_conv1").kernel_size == (3, 3)
+    assert large.get_layer("stem_conv1").kernel_size == (7, 7)
     assert large.get_layer("average").input.shape[1:3] == (3, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if MODELS[name].kind == "image"])
+def test_the_stages_of_an_encoder_are_all_but_its_head(name, deep):
+    model, of = deep.get(name) or small_model(name), MODELS[name].stage_of
+    if not MODELS[name].stages:
+        assert not MODELS[name].pretrained
+        return
+    head = {layer.name for layer in model.layers if layer.weights and not of(layer.name)}
+    assert head == {"logits"}
+    stages = list(dict.fromkeys(filter(None, (of(layer.name) for layer in model.layers))))
+    of_resnet = ["stem", "layer1", "layer2", "layer3", "layer4"]
+    of_efficientnet = ["stem", *(f"block{number}" for number in range(1, 7)), "top"]
+    assert stages == (of_efficientnet if name == "efficientnetv2" else of_resnet)
 
 
 # What this package may know.
