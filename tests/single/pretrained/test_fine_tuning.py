@@ -189,5 +189,7 @@ def test_unfreezing_nothing_is_refused() -> None:
 
 
 def test_a_model_that_reads_no_pretrained_weights_is_named(tmp_path) -> None:
-    with pytest.raises(UserError, match="model 'cnn' reads no pretrained weights: resnet18, .* bert"):
+    with pytest.raises(
+        UserError, match="model 'cnn' reads no pretrained weights: resnet18, .* bert"
+    ):
         find.find(load(None, {"model": "cnn", "pretrained": tmp_path}))
