@@ -63,3 +63,10 @@ def test_unless_told_to_repair_the_guard_stops(model):
 def test_a_repair_that_does_not_help_is_an_error(model):
     with pytest.raises(ReplicasDiverged, match="only/kernel"):
         compare(Ranks(0, 0, 5, repairs=False), model, None, 3, "repair")
+
+
+def test_what_is_frozen_is_compared_too(model):
+    model.layers[-1].trainable = False
+    assert not model.trainable_variables
+    with pytest.raises(ReplicasDiverged, match="only/kernel"):
+        compare(Ranks(0, 5), model, None, 3)

@@ -122,6 +122,22 @@ def test_tensors_in_float16_are_read(tmp_path) -> None:
     np.testing.assert_allclose(states(network, padded(TEXTS[:1], 4)), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize(("policy", "bound"), [("mixed_bfloat16", 0.15), ("mixed_float16", 0.02)])
+def test_half_precision_computes_about_the_same(tmp_path, policy, bound) -> None:
+    place, ids = write_encoder(tmp_path), padded(TEXTS, 34)
+    wanted = [hidden_states(SIZES, tensors_of(SIZES), text) for text in TEXTS]
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        network = network_of(place)
+    finally:
+        keras.config.set_dtype_policy(before)
+    found = states(network, ids).astype(np.float32)
+    assert 0 < np.abs(found - np.concatenate(wanted)).max() < bound
+    assert network(ids).dtype == np.float32
+    assert {variable.dtype for variable in network.trainable_variables} == {"float32"}
+
+
 def without(name: str):
     return lambda place: (place / name).unlink()
 
