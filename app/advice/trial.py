@@ -160,11 +160,12 @@ class Mirror(World):
 
 def make_reducers(config: Config) -> dict[str, Any]:
     """A reducer for each compression, as the config's optimizer would have it."""
-    wanted = config.distribution
+    wanted, optimizer = config.distribution, config.optimizer
     wire = Wire(
         seed=config.training.seed,
         topk_ratio=wanted.topk_ratio,
         powersgd_rank=wanted.powersgd_rank,
+        momentum=optimizer.momentum if optimizer.optimizer == "sgd" else 0.0,  # topk makes it
     )
     epoch = tf.Variable(0.0, trainable=False)
     size = int(wanted.bucket_mb * 1e6)

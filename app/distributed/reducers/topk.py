@@ -2,13 +2,14 @@
 
 Lin et al. 2018 (arXiv:1712.01887). What is not sent is added to the next step's gradient (error
 feedback). Momentum must then be made before elements are chosen, on each rank (momentum
-correction), and is forgotten where an element is sent (momentum factor masking); so with `wire`'s
-momentum the optimizer inside has none. Each rank clips its own gradient, to 1 / sqrt(ranks) of the
-norm for the sum.
+correction); so with `wire`'s momentum the optimizer inside has none. Each rank clips its own
+gradient, to 1 / sqrt(ranks) of the norm for the sum. What the paper does besides, to forget the
+momentum of an element when it is sent (momentum factor masking), is left out: it lost accuracy here
+(NOTES.md).
 
 The threshold is that of a sample, and the number of elements that travel is fixed: those above it
 that are too many wait, and zeros stand in where there are too few. Where everything travels (a
-ratio of 1, or before `wire.from_epoch`) nothing waits, and no momentum is forgotten: that is SGD.
+ratio of 1, or before `wire.from_epoch`) nothing waits: that is SGD.
 """
 
 import math
@@ -127,23 +128,20 @@ class TopK(Lossy):
                 world.allgather(places, f"{name}.places"),
                 elements,
             )
-            left = _added(-values, places, exact)
-            if velocity is None:
-                return total, left, moved
-            return total, left, _added(-tf.gather(moved, places) * is_real, places, moved)
+            return total, _added(-values, places, exact)
 
         def everything() -> tuple[tf.Tensor, ...]:
-            return world.allreduce(exact, f"{name}.all"), tf.zeros_like(exact), moved
+            return world.allreduce(exact, f"{name}.all"), tf.zeros_like(exact)
 
         ratio = self.wire.topk_ratio
         if ratio < 1 and self.wire.from_epoch > 0:
             is_sparse = self.epoch >= self.wire.from_epoch
-            total, left, velocity_left = tf.cond(is_sparse, largest, everything)
+            total, left = tf.cond(is_sparse, largest, everything)
         else:
             is_sparse = tf.constant(ratio < 1)
-            total, left, velocity_left = largest() if ratio < 1 else everything()
+            total, left = largest() if ratio < 1 else everything()
         keeps = [(owed, left)]
-        keeps += [] if velocity is None else [(velocity, velocity_left)]
+        keeps += [] if velocity is None else [(velocity, moved)]
         all_bytes = 4.0 * elements
         in_bytes = tf.where(is_sparse, 8.0 * number_of(elements, ratio), all_bytes)
         took = Sent(
