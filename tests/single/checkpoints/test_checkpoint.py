@@ -74,6 +74,7 @@ def test_a_fresh_model_gets_every_saved_variable_to_the_bit(trained, make_state,
             "epoch": 1,
             "examples_seen": 0,
             "halvings": 0,
+            "unfrozen_at": 0,
         }
     )
     assert int(fresh.optimizer.iterations) == 3
