@@ -1,6 +1,7 @@
 """What each rank of communication.py does: steps with given gradients, taken in turns."""
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -149,7 +150,8 @@ def stepper(
 ) -> tuple[Callable[[], Any], DistributedOptimizer]:
     """(a step in a graph, its optimizer); all steps share the network's variables."""
     sgd = keras.optimizers.SGD(1e-9)
-    optimizer = DistributedOptimizer(sgd, world=world, name=label, **options)
+    name = re.sub(r"\W", "_", label)  # no other characters in names of collectives
+    optimizer = DistributedOptimizer(sgd, world=world, name=name, **options)
     variables = network.trainable_variables
     optimizer.build(variables)
 
