@@ -6,9 +6,9 @@
 Reducers: a step of `DistributedOptimizer` (SGD) with given gradients and no forward pass, for the
 shapes of ResNet-18 (11.17M parameters) or a small net (225,034). Strategies: the same with a
 computation beside it, as long as the exchange of `none` takes on this link: matrix products, or
-sleeping, which stands for an accelerator. Gradients come one after the other in the last two
-thirds of it, from the last variable to the first, as in backpropagation. "local:8" is a round of 8
-steps; "local:8+topk" a round that is compressed.
+sleeping, which stands for an accelerator; or none. Gradients come one after the other in the last
+two thirds of it, from the last variable to the first, as in backpropagation. "local:8" is a round
+of 8 steps; "local:8+topk" a round that is compressed.
 
 All take turns within one process per rank, with a barrier before each stretch of steps; a stretch
 takes as long as on its slowest rank. Settling counts: of a reducer at the default distance of
@@ -74,7 +74,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--reducers", nargs="*", default=list(COMPRESSIONS))
     parser.add_argument("--strategies", nargs="*", default=strategies)
     parser.add_argument("--model", choices=["resnet18", "small"], default="resnet18")
-    parser.add_argument("--compute", choices=["matmul", "sleep"], default="matmul")
+    parser.add_argument("--compute", choices=["matmul", "sleep", "none"], default="matmul")
     parser.add_argument("--steps", type=int, default=8, help="of a stretch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--csv", type=Path, help="rows are appended")
