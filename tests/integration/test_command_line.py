@@ -190,7 +190,9 @@ def test_every_flag_in_the_readme_is_one():
     # TensorBoard's and horovodrun's:
     others = {"--logdir", "--help", "--network-interfaces", "--timeline-filename"}
     ours = re.sub(
-        r"\b(docker|kubectl) [^`\n]*?(?= launch/|[`\n])", "", (ROOT / "README.md").read_text()
+        r"\b(docker|kubectl|huggingface-cli) [^`\n]*?(?= launch/|[`\n])",
+        "",
+        (ROOT / "README.md").read_text(),
     )
     ours = re.sub(r"`--build-arg [^`]*`", "", ours)
     given = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", ours))
