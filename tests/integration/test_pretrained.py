@@ -57,7 +57,7 @@ def test_an_encoder_is_trained_on_two_ranks_and_needed_no_more(tmp_path: Path) -
     card = (run_dir / "export" / "savedmodel.md").read_text()
     assert "began with the pretrained weights" in card
 
-    (tmp_path / "input.txt").write_text("a b c a\n\nh g\n")
+    (tmp_path / "input.txt").write_text("a b c a\nh g\n")
     done = run(app("predict", str(run_dir), str(tmp_path / "input.txt")), timeout_s=99)
     assert done.code == 0, done.all
 
