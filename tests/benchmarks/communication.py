@@ -105,10 +105,8 @@ def _report(what: str, place: dict, rows: Sequence[dict], options: argparse.Name
     print(f"\n{what}: " + ", ".join(f"{k} {v}" for k, v in place.items()) + f", load {load}\n")
     print("| " + " | ".join(COLUMNS[what]) + " |\n|" + " --- |" * len(COLUMNS[what]))
     for row in rows:
-        cells = [row.get(column, "") for column in COLUMNS[what]]
-        print(
-            "| " + " | ".join(f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells) + " |"
-        )
+        cells = [_cell(row.get(column, "")) for column in COLUMNS[what]]
+        print("| " + " | ".join(cells) + " |")
     sys.stdout.flush()
     if options.csv:
         columns = [
