@@ -25,9 +25,10 @@ from types import FrameType
 from typing import Any
 
 from app.distributed.launcher import read_launcher
+from app.elastic.line import Line
 from app.errors import STOPPED, USER_ERROR
 from app.pulse import PAGE_BYTES, PAGE_VARIABLE, read
-from launch.line import DUMP, KILL, LINE_VARIABLE, STOP, Line, call
+from launch.line import DUMP, KILL, LINE_VARIABLE, STOP, call
 
 APPLICATION = [sys.executable, "-P", "-m", "app"]
 ON_STDIN = "-"

@@ -18,9 +18,10 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import IO, Any
 
+from app.elastic.line import Line
 from app.errors import FAILURE, STOPPED, STUCK
 from app.pulse import Reading
-from launch.line import DUMP, KILL, STOP, Line, greeting
+from launch.line import DUMP, KILL, STOP, greeting
 from launch.orphans import SET_PDEATHSIG, adopt_orphans, end_orphans
 from launch.report import Report, split
 from launch.watch import Seen, halted, stuck

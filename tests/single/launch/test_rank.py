@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.line import DUMP, KILL, STOP, Line, call, greeting
+from app.elastic.line import Line
+from launch.line import DUMP, KILL, STOP, call, greeting
 
 ROOT = Path(__file__).resolve().parents[3]
 # Runs an agent whose application is the program in its last argument.

@@ -1,0 +1,1 @@
+"""A run whose ranks may die, leave and join while it goes on."""
