@@ -3,7 +3,8 @@
 Knows neither Horovod nor how many workers there are: the optimizer does.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -45,6 +46,7 @@ class Classifier(keras.Model):
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self._gradient_kinds: list[Callable[[], Any]] | None = None
+        self._is_never_empty = False
         self.built = True
 
     def compile(self, optimizer: Any, **options: Any) -> None:
@@ -56,6 +58,15 @@ class Classifier(keras.Model):
             )
         self._gradient_kinds = None  # other variables may learn now
         super().compile(optimizer=optimizer, **options)
+
+    @contextlib.contextmanager
+    def never_empty(self) -> Iterator[None]:
+        """A step that is traced in the block for any number of examples will be given some."""
+        self._is_never_empty = True
+        try:
+            yield
+        finally:
+            self._is_never_empty = False
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -163,8 +174,10 @@ class Classifier(keras.Model):
         into its statistics.
         """
         rows = batch.labels.shape[0]
-        if rows is not None:
-            return learn() if rows else self._zeros(learn)
+        if rows == 0:
+            return self._zeros(learn)
+        if rows is not None or self._is_never_empty:
+            return learn()
         zeros = self._zeros(learn)
         flat = tf.cond(
             tf.shape(batch.labels)[0] > 0,

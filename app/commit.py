@@ -12,6 +12,7 @@ from app.config import Config
 from app.data.batches import Split
 from app.distributed.guard import agree, compare
 from app.distributed.world import World
+from app.elastic.member import Member
 from app.evaluation.evaluate import evaluate
 from app.evaluation.scores import Scores
 from app.monitor.goodput import Goodput
@@ -30,10 +31,11 @@ class Commits:
 
     Args:
         config, world, state, splits, shows: the loop's.
-        keeper: the chief's, which writes checkpoints; None on other ranks.
+        keeper: the chief's, which writes checkpoints; None on other ranks. May be set later.
         goodput: where the time goes.
         reports, callbacks: what is told of the end of an epoch.
         stop: this process's wish to stop.
+        member: this rank in a world that may change here.
     """
 
     def __init__(
@@ -48,22 +50,27 @@ class Commits:
         reports: Reports,
         callbacks: keras.callbacks.CallbackList,
         stop: Stop,
+        member: Member,
     ):
         self._config = config
         self._world = world
         self._state = state
         self._validation = splits.get("validation")
         self._shows = shows
-        self._keeper = keeper
+        self.keeper = keeper
         self._goodput = goodput
         self._reports = reports
         self._callbacks = callbacks
         self._stop = stop
+        self._member = member
+        self._told_epochs = state.epoch  # whose ends have been told
         self._classifier: Classifier = state.model
         # Seconds that the last validation took; unknown before the first.
         self._validation_s = 0.0 if self._validation is None else float("inf")
         self.ends = False  # at the newest commit point all ranks agreed to stop,
         self.was_asked = False  # since a rank was asked to
+        self.leavers: list[int] = []  # ranks that leave the others here
+        self.has_newcomers = False  # who wait to be let in here
 
     def make(self, examples: int, ended: Progress | None = None) -> dict[str, float]:
         """A commit point; a collective.
@@ -81,7 +88,8 @@ class Commits:
                 world, self._classifier, optimizer, examples, state.seed, state.step, on_drift
             )
             self._show_agreement(repaired)
-            move_to_chief(world, self._classifier.metrics)
+            totals = move_to_chief(world, self._classifier.metrics)
+            self._member.commits(totals, ended)
             self._agree_to_stop()
         self._keep(ended is not None or self.ends)
         logs = {} if ended is None else self._end_epoch(ended)
@@ -104,17 +112,19 @@ class Commits:
 
     def show_written(self) -> None:
         """Tell the shows which checkpoints were written since the last time."""
-        for written in self._keeper.written() if self._keeper else ():
+        for written in self.keeper.written() if self.keeper else ():
             for show in self._shows:
                 show.checkpointed(written.step, written.path, written.seconds)
                 show.counted(written.step, self._goodput.summary())
 
     def _keep(self, surely: bool) -> None:
-        if self._keeper is not None:
+        if self.keeper is not None:
             with PULSE.during("checkpoint"):
                 about = {"world_size": self._world.size}
-                if self._keeper.keep(self._state, about, surely):
+                if self.keeper.keep(self._state, about, surely):
                     self._goodput.mark(self._state.step)
+        elif self._member.recovers:
+            self._goodput.mark(self._state.step)  # this rank may have to go on with the ledger
         self.show_written()
 
     def _end_epoch(self, ended: Progress) -> dict[str, float]:
@@ -125,6 +135,9 @@ class Commits:
         logs = dict(ended.metrics)
         if validation:
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+        if self._told_epochs >= self._state.epoch:
+            return logs  # another rank was lost just after
+        self._told_epochs = self._state.epoch
         with PULSE.during("callbacks"):
             self._callbacks.on_epoch_end(self._state.epoch - 1, logs)
         with PULSE.during("reports"):
@@ -140,14 +153,19 @@ class Commits:
         with PULSE.during("validation"), self._stop.deferred(False):
             scores = evaluate(self._classifier, split, self._world)
         self._validation_s = time.monotonic() - began
-        if self._keeper is not None:
-            self._keeper.scored(self._state.step, scores.loss, scores.accuracy)
+        if self.keeper is not None:
+            self.keeper.scored(self._state.step, scores.loss, scores.accuracy)
         return scores
 
     def _agree_to_stop(self) -> None:
-        wishes = self._world.gather((self._stop.wanted, bool(self._classifier.stop_training)))
-        self.was_asked = any(asked for asked, _ in wishes)
-        self.ends = self.was_asked or any(wants for _, wants in wishes)
+        own = (self._stop.wanted, bool(self._classifier.stop_training), self._member.newcomers)
+        rows = self._world.gather(own)
+        asked = [rank for rank, (is_asked, _, _) in enumerate(rows) if is_asked]
+        self.was_asked, self.leavers = bool(asked), []
+        if 0 < len(asked) < self._world.size:
+            self.was_asked, self.leavers = self._member.who_leaves(asked)
+        self.ends = self.was_asked or any(wants for _, wants, _ in rows)
+        self.has_newcomers = rows[0][2] > 0
 
     def _show_agreement(self, repaired: Sequence[str]) -> None:
         for show in self._shows if self._world.size > 1 else ():
@@ -156,11 +174,15 @@ class Commits:
             show.agreed(self._state.step)
 
 
-def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> None:
+def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> list[np.ndarray]:
     """Give the chief the sum over ranks of the metrics' states, and the others zeros; a collective.
+    Returns the sums.
 
     So the chief's checkpoint holds those of the whole epoch so far.
     """
+    totals = []
     for variable in [variable for metric in metrics for variable in metric.variables]:
         total = world.sum(variable.numpy())
         variable.assign(total if world.is_chief else np.zeros_like(total))
+        totals.append(total)
+    return totals

@@ -34,12 +34,6 @@ class Epochs:
         self._examples = len(train) * (self._local_epochs or 1)
         if self._local_epochs:
             self._steps = self._round(0, 0).steps
-            self.usual_rows = {0, self._rows}
-        else:
-            of_passes = [range(first, self.batch_size, self.passes) for first in range(self.passes)]
-            self.usual_rows = {
-                len(range(world.rank, len(of_pass), world.size)) for of_pass in of_passes
-            }
 
     @property
     def are_rounds(self) -> bool:

@@ -5,6 +5,7 @@ in it: `on_train_batch_*` is called once per pass, with this rank's own running 
 `on_epoch_end` gets those of all ranks, and exact `val_*`.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from app.data.batches import Split, spec_of
 from app.data.order import orders_of
 from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
+from app.elastic.member import Member
 from app.epochs import Epochs
 from app.health import Health
 from app.monitor.goodput import Goodput
@@ -30,7 +32,7 @@ from app.monitor.timing import Clock
 from app.pulse import PULSE
 from app.schedule import Schedule, scaled_peak
 from app.state import TrainState, reseed
-from app.stop import Stop
+from app.stop import Stop, Stopped
 
 LOG = logging.getLogger(__name__)
 FEWEST_ROUNDS = 50  # from which on an outer momentum does not lose accuracy
@@ -54,6 +56,7 @@ class Loop:
         callbacks: Keras callbacks.
         stop: whether this process has been asked to stop.
         goodput: where the time goes; kept by the chief.
+        on_landing: called when the world has become another one; see `Lead.land`.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Loop:
         callbacks: Sequence[keras.callbacks.Callback] = (),
         stop: Stop | None = None,
         goodput: Goodput | None = None,
+        on_landing: Callable[[bool, int], Keeper | None] | None = None,
     ):
         self.config = config
         self.world = world
@@ -84,6 +88,8 @@ class Loop:
         every = config.run.log_every_steps
         self._reports = Reports(world, state, self.clock, shows, self._examples, every)
         self.goodput = goodput or Goodput(None)
+        self.member = Member(config, world, state)
+        self._on_landing = on_landing
         self.commits = Commits(
             config,
             world,
@@ -95,6 +101,7 @@ class Loop:
             self._reports,
             self.callbacks,
             self.stop,
+            self.member,
         )
         self._health = Health(world, shows, config.training.stop_after_bad_steps)
         self._shows = shows
@@ -102,11 +109,12 @@ class Loop:
         self._has_asked = self._is_ending = False
         self._begins_anew = False  # at another place than the end of this epoch
         self._own_examples = 0  # trained on since the last commit point
+        self._pending: Progress | None = None  # an epoch whose end is not over
         self._feed = build_feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
         self._round = config.distribution.sync_every_steps  # steps; None: there are no rounds
-        self._traced: dict[int | None, Callable] = {}
+        self._traced: dict[bool, Callable] = {}  # by whether a batch has examples
         self.fit_to_world()
 
     def fit_to_world(self) -> None:
@@ -123,7 +131,6 @@ class Loop:
         self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
         # Epochs that are rounds of federated averaging have commit points at their ends only.
         self._commit_every = steps if self._epochs.are_rounds else self.config.commit_steps
-        self._traced.clear()
         self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
 
     @property
@@ -139,13 +146,58 @@ class Loop:
         self.goodput.begin(self.state.step)
         self.callbacks.on_train_begin()
         logs: dict[str, float] = {}
+        self.member.begins()
         with self.stop.deferred():
-            while self.state.epoch < self.config.training.epochs and not self.commits.ends:
-                self._unfreeze()
-                logs = self._epoch()
+            while self._is_on():
+                try:
+                    logs = self._commit(self._pending) if self._pending else self._epoch()
+                except Exception as error:
+                    if not self.member.survives(error):
+                        raise
+                    self._go_on_with_others(planned=False)
             self.stop.reached()
+            if self.world.is_chief:
+                self.member.trained()
             self.commits.compare()  # callbacks may have changed something since
             self.callbacks.on_train_end(logs)
+
+    def _is_on(self) -> bool:
+        is_left = self.state.epoch < self.config.training.epochs or self._pending is not None
+        return is_left and not self.commits.ends
+
+    def join(self) -> None:
+        """Come into a run that goes on, as a newcomer: warm up alone, wait to be let in."""
+        if self.state.optimizer.is_plain:  # otherwise steps are traced anew with all ranks
+            with contextlib.closing(self._batches()) as batches:  # type: ignore[type-var]
+                batch, _ = next(batches)
+                self._step_of(batch)(batch)
+        self._go_on_with_others(planned=True, is_new=True)
+
+    def _go_on_with_others(self, planned: bool, is_new: bool = False) -> None:
+        """Into another world, from where its ranks are; a collective of these."""
+        landing = self.member.cross(planned, self._pending, is_new)
+        if landing.retraces:
+            self._traced.clear()
+        self.fit_to_world()
+        self._reports.fit_to_world()
+        self._heard, self._own_examples, self._begins_anew = None, 0, True
+        self._is_ending, self._pending = False, landing.pending
+        if landing.went_back:
+            self.goodput.lost_since(self.state.step)
+        if self._on_landing is not None:
+            keeper = self._on_landing(landing.went_back, self.total_steps)
+            self.keeper = self.commits.keeper = keeper
+        for show in self._shows:
+            show.resized(self.state.step, landing.text)
+
+    def _leave_or_let_in(self) -> None:
+        """The world changes at this commit point."""
+        if self.world.rank in self.commits.leavers:
+            self.member.leaves()
+            raise Stopped(
+                f"this rank has left the others at step {self.state.step}, since it was asked to"
+            )
+        self._go_on_with_others(planned=True)
 
     def _warn_of_few_rounds(self) -> None:
         wanted = self.config.distribution
@@ -165,10 +217,12 @@ class Loop:
         state, at = self.state, self.config.fine_tuning.unfreeze_epoch
         if at is not None and state.epoch >= at and not state.unfrozen_at:
             state.move_to(state.position | {"unfrozen_at": state.step})
+            self._traced.clear()
             self.fit_to_world()
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""
+        self._unfreeze()
         state = self.state
         self._begins_anew = False
         reseed(self.classifier, state.seed, self.world.rank, state.step)
@@ -205,7 +259,7 @@ class Loop:
             self._has_asked = True
             self.state.optimizer.signals.ask_to_stop()
         traces, rows = len(self._traced), len(batch.labels)
-        step = self._step_of(batch, rows if rows in self._epochs.usual_rows else None)
+        step = self._step_of(batch)
         PULSE.enter("step" if len(self._traced) == traces else "first trace")
         logs, heard = step(batch)
         self.clock.tick(int(batch.total), compiled=len(self._traced) > traces)
@@ -214,24 +268,26 @@ class Loop:
         self.callbacks.on_train_batch_end(number, logs)
         return heard
 
-    def _step_of(self, batch: Any, rows: int | None) -> Callable:
-        """The compiled step for batches of `rows` rows, or of any number if None.
+    def _step_of(self, batch: Any) -> Callable:
+        """The compiled step for batches like this one: without examples, or with any number.
 
         Which one a batch gets depends on nothing that came before, as it would with TensorFlow's
         `reduce_retracing`: graphs of other shapes differ in the last bits, and so would a run that
-        is resumed.
+        is resumed. When the number of ranks changes, both stay as they are.
         """
 
         def step(batch: Any) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
             return self.classifier.train_step(batch), self.state.optimizer.signals.heard()
 
-        if rows not in self._traced:
-            with PULSE.during("first trace"):
+        has_examples = bool(len(batch.labels))
+        if has_examples not in self._traced:
+            with PULSE.during("first trace"), self.classifier.never_empty():
+                rows = None if has_examples else 0
                 specs = tf.nest.map_structure(lambda one: spec_of(one, rows), batch)
                 # Its own function: a shared one would give its trace for any number here too.
                 traced = tf.function(step, autograph=False)
-                self._traced[rows] = traced.get_concrete_function(specs)
-        return self._traced[rows]
+                self._traced[has_examples] = traced.get_concrete_function(specs)
+        return self._traced[has_examples]
 
     def _count_step(self, heard: tf.Tensor) -> None:
         """A step is done: report, act on what ranks have said, commit or compare."""
@@ -334,6 +390,7 @@ class Loop:
         broadcast_state(self.world, self.classifier, state.optimizer, state.seed, state.step)
         self._health.goes_back(step, state.step, state.rate)
         self.goodput.lost_since(state.step)
+        self._traced.clear()
         self.fit_to_world()
         self._heard, self._own_examples, self._begins_anew = None, 0, True
         return True
@@ -345,8 +402,15 @@ class Loop:
 
     def _commit(self, ended: Progress | None = None) -> dict[str, float]:
         examples, self._own_examples = self._own_examples, 0
+        self._pending = ended
         logs = self.commits.make(examples, ended)
+        self._pending = None
+        self.member.has_ended_epoch()
         self._heard = self.state.optimizer.signals.heard()  # a round may have ended only now
+        if not self.commits.ends and (
+            self.commits.leavers or (self.commits.has_newcomers and self._is_on())
+        ):
+            self._leave_or_let_in()
         return logs
 
     def _move_schedule(self) -> None:

@@ -27,7 +27,7 @@ LAYOUT = struct.Struct("<qddq??64s")
 STEP_TIMEOUT_S, PHASE_TIMEOUT_S = 120.0, 600.0
 READS = 20
 # Those of every step, and what is as short.
-STEP_PHASES = ("input", "step", "callbacks", "reports", "agreement", "checkpoint")
+STEP_PHASES = ("input", "step", "callbacks", "reports", "agreement", "checkpoint", "recovery")
 
 
 class Reading(NamedTuple):

@@ -36,8 +36,10 @@ class RunLock:
         self._stop = threading.Event()
         self._beats = threading.Thread(target=self._beat, name="run lock", daemon=True)
 
-    def acquire(self) -> None:
+    def acquire(self, from_the_dead: bool = False) -> None:
         """Take the directory, which is created if it does not exist.
+
+        `from_the_dead`: whoever held it is known to be gone.
 
         Raises UserError if another process holds it, naming host and process, or if the directory
         cannot be written.
@@ -49,7 +51,7 @@ class RunLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
             holder = _read(self._file)
-            if holder and holder.get("host") != socket.gethostname():
+            if holder and holder.get("host") != socket.gethostname() and not from_the_dead:
                 self._wait_for_life(holder)
             self._write(0)
         except OSError as error:

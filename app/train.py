@@ -21,20 +21,18 @@ from app.config import Config
 from app.distributed import devices
 from app.distributed.options import Knobs
 from app.distributed.world import World
+from app.elastic.door import DOOR
 from app.errors import UserError
 from app.evaluation.evaluate import describe_mistakes, evaluate
 from app.evaluation.scores import Scores
+from app.lead import Lead
 from app.load import LoadedData, load_data
 from app.loop import Loop
-from app.monitor.goodput import Goodput
 from app.monitor.options import Monitoring
 from app.monitor.profiler import Profiler
 from app.monitor.progress import Show
-from app.monitor.rank_log import RankLog, keep_logs
-from app.monitor.reports import place_of
+from app.monitor.rank_log import keep_logs
 from app.monitor.tables import plan_of_run, result_of_run
-from app.monitor.tensorboard import TensorBoard
-from app.monitor.terminal import Terminal
 from app.preflight import with_fitting_batch
 from app.pulse import PULSE
 from app.run_files import RunFiles
@@ -93,9 +91,12 @@ def _run(
     world.verify_same(config.facts() | code_version())
     directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))
     lock = RunLock(directory)
-    world.from_chief(lock.acquire)
+    if not DOOR.joins:
+        # Those that the supervisor has started again take over from ranks that it has ended.
+        world.from_chief(lambda: lock.acquire(from_the_dead=DOOR.run is not None))
     try:
-        return _train(config.in_directory(directory), resume, monitoring, callbacks, world, began)
+        config = config.in_directory(directory)
+        return _train(config, resume, monitoring, callbacks, world, lock, began)
     finally:
         lock.release()
 
@@ -106,12 +107,14 @@ def _train(
     monitoring: Monitoring,
     callbacks: Sequence[keras.callbacks.Callback],
     world: World,
+    lock: RunLock,
     began: float,
 ) -> dict[str, Any]:
     """`train` in the directory of the run, which is this process's alone."""
     directory = config.run.run_dir or Path()
     config, goes_on, notes = resolve(config, resume, world)
-    plan = world.from_chief(lambda: rundir.saved_plan(directory)) if goes_on else None
+    follows = goes_on or DOOR.joins
+    plan = world.from_chief(lambda: rundir.saved_plan(directory)) if follows else None
     data = load_data(config, world, plan)
     given, config = config, with_fitting_batch(config, len(data.splits["train"]), world.size)
     if config is not given:
@@ -120,61 +123,60 @@ def _train(
     schedule = build_schedule(config, world.size)
     state = initial_state(config, data, schedule, world)
     keeper = Keeper(RunFiles(directory).checkpoints, config.run)
-    notes |= open_run(given, data, state, goes_on, keeper, world)
-    keep_logs(directory, world)
-    terminal = board = Show()
-    if world.is_chief:
-        terminal = Terminal(config.training.epochs, monitoring.quiet)
-        board = _tensorboard(config, data, state, directory, world.size)
+    if not DOOR.joins:
+        notes |= open_run(given, data, state, goes_on, keeper, world)
+        keep_logs(directory, world)
+    lead = Lead(config, data, state, world, keeper, lock, monitoring, DOOR.joins)
     loop = Loop(
-        config,
+        given,  # which fits its batches to each world
         world,
         state,
         schedule,
         data.splits,
-        [terminal, board, RankLog(world)],
-        keeper if world.is_chief else None,
+        lead.shows,
+        lead.keeper if lead.leads else None,
         [*_profilers(config, monitoring, state, world), *callbacks],
         STOP,
-        Goodput(RunFiles(directory).goodput if world.is_chief else None),
+        lead.goodput,
+        lead.land,
     )
-    terminal.table("Lockstep trains", plan_of_run(config, data, state, schedule, notes, world))
+    lead.terminal.table("Lockstep trains", plan_of_run(config, data, state, schedule, notes, world))
+    if DOOR.joins:
+        loop.join()
     timeline = world.timeline(RunFiles(directory).timeline) if monitoring.timeline else None
     with timeline or contextlib.nullcontext():
-        metrics = _learn(loop, data, keeper, terminal, board)
+        metrics = _learn(loop, data, lead)
     metrics["seconds"] = time.monotonic() - began
-    newest, problem = world.from_chief(lambda: _finish(loop, keeper, directory, metrics))
+    newest, problem = world.from_chief(lambda: _finish(loop, lead, metrics))
     loop.commits.show_written()
-    board.counted(state.step, loop.goodput.summary())
-    board.ended(state.step)
-    terminal.table("Result", result_of_run(metrics, directory, newest))
+    lead.board.counted(state.step, loop.goodput.summary())
+    lead.board.ended(state.step)
+    lead.terminal.table("Result", result_of_run(metrics, directory, newest))
     if problem is not None:
         raise UserError(problem, shared=True)
     return {**metrics, "run_dir": str(directory), "checkpoint": newest}
 
 
-def _learn(
-    loop: Loop, data: LoadedData, keeper: Keeper, terminal: Show, board: Show
-) -> dict[str, Any]:
+def _learn(loop: Loop, data: LoadedData, lead: Lead) -> dict[str, Any]:
     """Train to the end and evaluate; returns the results. However it ends, the newest checkpoint
     gets some time to reach the disk."""
     state = loop.state
-    terminal.began(state.step, loop.total_steps)
+    lead.terminal.began(state.step, loop.total_steps)
     try:
         loop.run()
         if loop.commits.was_asked:
             with STOP.deferred():
-                _stop(loop, keeper)
-        return _conclude(loop, data, board)
+                _stop(loop, lead.keeper)
+        return _conclude(loop, data, lead.board)
     except BaseException as error:
         if isinstance(error, Stopped):
-            board.stopping(state.step, str(error))
-        board.ended(state.step, None if isinstance(error, Stopped) else error)
+            lead.board.stopping(state.step, str(error))
+        lead.board.ended(state.step, None if isinstance(error, Stopped) else error)
         with contextlib.suppress(UserError):  # the first error counts
-            keeper.wait(MOST_WAIT_S)
+            lead.keeper.wait(MOST_WAIT_S)
         raise
     finally:
-        terminal.ended(state.step)
+        lead.terminal.ended(state.step)
 
 
 def _stop(loop: Loop, keeper: Keeper) -> None:
@@ -190,27 +192,16 @@ def _stop(loop: Loop, keeper: Keeper) -> None:
     )
 
 
-def _finish(
-    loop: Loop, keeper: Keeper, directory: Path, metrics: dict[str, Any]
-) -> tuple[str, str | None]:
+def _finish(loop: Loop, lead: Lead, metrics: dict[str, Any]) -> tuple[str, str | None]:
     """(the newest checkpoint, why not everything could be written, if so); on the chief."""
     problem = None
     try:
-        keeper.wait()
+        lead.keeper.wait()
         loop.goodput.finished(loop.state.step)
-        rundir.write_metrics(directory, metrics)
+        rundir.write_metrics(lead.files.directory, metrics)
     except UserError as error:
         problem = str(error)
-    return str(next(reversed(keeper.checkpoints.list()), "none")), problem
-
-
-def _tensorboard(
-    config: Config, data: LoadedData, state: TrainState, directory: Path, world_size: int
-) -> TensorBoard:
-    place = place_of(state, len(data.splits["train"]))
-    return TensorBoard(
-        RunFiles(directory).tensorboard, config, data.plan.to_json(), world_size, place
-    )
+    return str(next(reversed(lead.keeper.checkpoints.list()), "none")), problem
 
 
 def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:

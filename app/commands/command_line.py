@@ -21,7 +21,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from app.commands.parser import Parser
-from app.distributed.launcher import Launched, read_launcher
+from app.distributed.launcher import read_launcher
+from app.elastic.door import DOOR
 from app.errors import FAILURE, INTERRUPTED, STOPPED, USER_ERROR, UserError, suggest
 from app.monitor import logs
 from app.stop import STOP, Stopped
@@ -45,25 +46,26 @@ Start = Callable[[argparse.Namespace], "int | None"]
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code."""
-    launched = read_launcher()
+    DOOR.open()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
         command, options = _parsed(arguments)
-        _prepare(launched.rank, getattr(options, "quiet", False))
+        # A newcomer has no rank among the others yet, and so nothing to say on the screen.
+        _prepare(1 if DOOR.joins else read_launcher().rank, getattr(options, "quiet", False))
         return command(options) or 0
     except UserError as error:
-        return _stop(f"error: {error}", USER_ERROR, launched, speaks=not error.shared)
+        return _stop(f"error: {error}", USER_ERROR, speaks=not error.shared)
     except BrokenPipeError:  # the reader of our output has seen enough: | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Stopped as message:
-        return _stopped(str(message), launched)
+        return _stopped(str(message))
     except KeyboardInterrupt:
-        return _stop("interrupted", INTERRUPTED, launched, speaks=False)
+        return _stop("interrupted", INTERRUPTED, speaks=False)
     except Exception as error:
-        return _failed(error, launched)
+        return _failed(error)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Start, argparse.Namespace]:
@@ -107,30 +109,33 @@ def _prepare(rank: int, quiet: bool) -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
-def _failed(error: Exception, launched: Launched) -> int:
+def _failed(error: Exception) -> int:
     """A failure: its traceback, unless it only echoes another rank's."""
+    launched = read_launcher()
     # Errors of modules that were never loaded cannot have been raised.
     guard, tensorflow = map(sys.modules.get, ("app.distributed.guard", "tensorflow"))
     if guard and isinstance(error, guard.ReplicasDiverged):
-        return _stop(f"error: {error}", FAILURE, launched, speaks=False)
+        DOOR.say("fatal", str(error))
+        return _stop(f"error: {error}", FAILURE, speaks=False)
     of_tensorflow = tensorflow and isinstance(error, tensorflow.errors.OpError)
     echoes = launched.size > 1 and of_tensorflow and "Horovod" in str(error)
     # A Stopped that is raised while TensorFlow makes an exception of its own comes as another one.
     if STOP.signal and (echoes or "Stopped: stopped by" in str(error)):
         logs.STORY.info(traceback.format_exc())
         # The other rank has been asked to stop too, or has failed: then it speaks.
-        return _stopped(f"stopped by {STOP.signal.name}", launched, prints=False)
+        return _stopped(f"stopped by {STOP.signal.name}", prints=False)
     if echoes:
         reason = str(error).strip().splitlines()[0]
         time.sleep(WAIT_TO_BE_STOPPED_S)  # let the launcher see the other rank's end first
         message = f"rank {launched.rank}: an exchange failed; has another rank ended? {reason}"
-        return _stop(message, FAILURE, launched, speaks=False)
+        return _stop(message, FAILURE, speaks=False)
     who = f"rank {launched.rank} of {launched.size} failed:\n" if launched.size > 1 else ""
-    return _stop(who + traceback.format_exc(), FAILURE, launched, speaks=True)
+    return _stop(who + traceback.format_exc(), FAILURE, speaks=True)
 
 
-def _stopped(message: str, launched: Launched, prints: bool = True) -> int:
+def _stopped(message: str, prints: bool = True) -> int:
     """The end of a run that was asked to stop: all ranks are, and one of them says so."""
+    launched = read_launcher()
     logs.STORY.info(message)
     if launched.rank == 0 and prints:
         print(message, file=sys.stderr, flush=True)
@@ -139,12 +144,13 @@ def _stopped(message: str, launched: Launched, prints: bool = True) -> int:
     return STOPPED
 
 
-def _stop(message: str, code: int, launched: Launched, speaks: bool) -> int:
+def _stop(message: str, code: int, speaks: bool) -> int:
     """Print the message on one rank, then end this process so that the launcher ends the others.
 
     `speaks`: only this rank knows the message; otherwise rank 0 speaks for all, and the others
     only if no launcher has stopped them. Every rank writes it to its log.
     """
+    launched = read_launcher()
     logs.STORY.error(message)
     if not speaks and launched.rank != 0:
         time.sleep(WAIT_TO_BE_STOPPED_S)

@@ -72,7 +72,7 @@ def results(
     options: argparse.Namespace,
 ) -> contextlib.AbstractContextManager[list[Mapping[str, Any]]]:
     """The block of a command with `--json`, which appends its result to the list."""
-    return only_json(read_launcher().rank) if options.json else contextlib.nullcontext([])
+    return only_json(lambda: read_launcher().rank) if options.json else contextlib.nullcontext([])
 
 
 def refuse_launcher(command: str) -> None:

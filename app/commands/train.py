@@ -4,6 +4,7 @@ import argparse
 
 from app.commands.parser import add_json, add_recipe, results
 from app.distributed.launcher import read_launcher
+from app.elastic.door import DOOR
 from app.errors import UserError
 from app.monitor.options import Monitoring, ProfiledSteps
 from app.recipe import add_flags, given_keys, load
@@ -47,10 +48,12 @@ def run(options: argparse.Namespace) -> None:
     """Rank 0 looks for mistakes before any rank spends time on loading TensorFlow."""
     with STOP.listening(), results(options) as found:
         config = load(options.recipe, given_keys(options))
+        if DOOR.run is not None:  # the run has begun already
+            config, options.resume = config.in_directory(DOOR.run), True
         if options.resume and config.run.run_dir is None:
             raise UserError("--resume needs --run-dir, the directory of the run to continue")
         launched = read_launcher()
-        if launched.rank == 0:
+        if launched.rank == 0 and not DOOR.joins:
             from app.preflight import check
 
             check(config, options.resume, launched.size)

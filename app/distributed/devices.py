@@ -13,6 +13,7 @@ from app.distributed.world import World, connect
 from app.doctor.facts import gpus_named
 from app.doctor.probe import OK
 from app.doctor.software import count_gpus, judge_gpus
+from app.elastic.door import DOOR
 from app.errors import UserError
 
 LOG = logging.getLogger(__name__)
@@ -54,12 +55,14 @@ def configure(world: World) -> None:
     among local ranks, as many threads as cores. Raises UserError if there are too few GPUs.
     """
     gpus = tf.config.list_physical_devices("GPU")
-    gpu = choose_gpu(gpus, world.local_rank, world.local_size)
+    # In a world that changes, a place on the host stays what it is.
+    number, of_so_many = DOOR.place or (world.local_rank, world.local_size)
+    gpu = choose_gpu(gpus, number, of_so_many)
     if gpu is not None:
         tf.config.set_visible_devices(gpu, "GPU")
         tf.config.experimental.set_memory_growth(gpu, True)
-    elif world.local_size > 1:
-        cores = choose_cores(sorted(os.sched_getaffinity(0)), world.local_rank, world.local_size)
+    elif of_so_many > 1:
+        cores = choose_cores(sorted(os.sched_getaffinity(0)), number, of_so_many)
         tf.config.threading.set_intra_op_parallelism_threads(len(cores))
         tf.config.threading.set_inter_op_parallelism_threads(max(2, len(cores)))
         # Threads that TensorFlow starts from now on inherit this; Horovod's threads keep all cores.

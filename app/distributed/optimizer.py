@@ -43,6 +43,7 @@ from app.state import Kind, declare
 
 MEGABYTE = 1_000_000
 OPS = ("weighted", "average")
+PLAIN = ("none", "fp16")  # compressions that keep nothing from step to step
 HOROVOD_AVERAGE = 0  # horovod.tensorflow.Average, without importing Horovod
 
 
@@ -231,6 +232,25 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
     def is_equal_after_steps(self) -> bool:
         """Whether all ranks hold the same variables after each step, not only at settles."""
         return self.strategy.is_equal_after_steps
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a step writes nothing before all its exchanges are done, so that one which fails
+        leaves the last whole step; and has the same graph for any number of ranks."""
+        return (
+            self.strategy_name == "every_step"
+            and self.backward_passes_per_step == 1
+            and self.compression in PLAIN
+        )
+
+    def forget(self) -> None:
+        """Drop what an exchange that failed has left: what ranks have said, what is under way."""
+        self.signals.forget()
+        self.strategy.abandon()
+
+    def forget_kinds(self) -> None:
+        """Compare the kinds of gradients over ranks again, at the next trace of all of them."""
+        self._agreed_kinds.clear()
 
     def settle(self) -> None:
         """Finish what is pending, so that all ranks have one state; a collective."""

@@ -10,15 +10,20 @@ from app.state import Kind, reseed, state_variables
 
 
 def broadcast_state(
-    world: World, model: keras.Model, optimizer: keras.optimizers.Optimizer, seed: int, step: int
+    world: World,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    seed: int,
+    step: int,
+    root: int = 0,
 ) -> None:
-    """Give every rank the chief's variables, the optimizer's included; a collective.
+    """Give every rank the variables of rank `root`, the optimizer's included; a collective.
 
     Random generators are not copied: each rank derives its own from (seed, rank, step), so that
     dropout and augmentation differ between ranks.
     """
     entries = state_variables(model, optimizer)
-    world.broadcast_variables([e.variable for e in entries if e.kind is not Kind.DERIVED])
+    world.broadcast_variables([e.variable for e in entries if e.kind is not Kind.DERIVED], root)
     reseed(model, seed, world.rank, step)
 
 

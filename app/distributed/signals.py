@@ -40,6 +40,12 @@ class Signals:
         with tf.init_scope():
             self._wish.assign(1.0)
 
+    def forget(self) -> None:
+        """Nothing was said, but for this rank's own wish."""
+        for variable in (self._bad, self._skipped, self._heard):
+            variable.assign(tf.zeros_like(variable))
+        self._first_bad.assign(-1)
+
     def heard(self) -> tf.Tensor:
         """How many ranks, in the newest exchange, wanted to stop, had gradients that were not
         finite (other than by their loss scale), had a loss that was not finite: float32 (3,), with

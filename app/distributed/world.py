@@ -19,6 +19,8 @@ import tensorflow as tf
 
 from app.distributed.launcher import Launched, read_launcher
 from app.distributed.options import Knobs
+from app.elastic.door import DOOR
+from app.elastic.sockets import SOCKETS
 from app.errors import UserError
 from app.pulse import PULSE
 
@@ -88,6 +90,15 @@ class World:
         """
         return self, self
 
+    def leave(self) -> None:
+        """End this rank's part, whatever became of the others; `join` comes next, or the end."""
+
+    def join(self, variables: Mapping[str, str]) -> None:
+        """Become a world of other ranks, in place: rank and size change; a collective of these.
+
+        `variables`: what Horovod is told in the environment.
+        """
+
     @contextlib.contextmanager
     def timeline(self, path: Path) -> Iterator[None]:
         """Have rank 0 record every collective of a block in `path`, for Perfetto; on all ranks."""
@@ -154,12 +165,26 @@ class HorovodWorld(World):
 
         self._hvd = hvd
         self._set = process_set or hvd.global_process_set
-        self.rank = self._set.rank()
-        self.size = self._set.size()
-        self.local_rank = hvd.local_rank()
-        self.local_size = hvd.local_size()
         self.backend = "mpi" if hvd.mpi_enabled() else "gloo"
         self.has_nccl = bool(hvd.nccl_built())
+        self._look()
+
+    def _look(self) -> None:
+        self.rank = self._set.rank()
+        self.size = self._set.size()
+        self.local_rank = self._hvd.local_rank()
+        self.local_size = self._hvd.local_size()
+
+    def leave(self) -> None:
+        SOCKETS.forget()
+        _PROCESS_SETS.clear()
+        self._hvd.shutdown()
+
+    def join(self, variables: Mapping[str, str]) -> None:
+        os.environ.update(variables)
+        with PULSE.waiting(), SOCKETS.noted():
+            self._hvd.init()
+        self._look()
 
     def gather(self, value: Any) -> list[Any]:
         with PULSE.waiting():
@@ -301,7 +326,7 @@ def connect(
     otherwise train as separate runs.
     """
     launched = launched or read_launcher()
-    if launched.size == 1:
+    if launched.size == 1 and not DOOR.grows:
         return World()
     try:
         import horovod.tensorflow as hvd
@@ -321,7 +346,8 @@ def connect(
     _limit_stalls(stall_timeout_s)
     if not hvd.is_initialized():
         _PROCESS_SETS.clear()
-    hvd.init()
+    with SOCKETS.noted():
+        hvd.init()
     if hvd.size() != launched.size:
         raise UserError(
             f"{launched.launcher} started {launched.size} ranks, but Horovod joined "

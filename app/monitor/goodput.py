@@ -31,6 +31,7 @@ CAUSE_OF_PHASE = {  # of app.pulse; of every phase that is not here: OTHER
     "preparation": "start",
     "download": "start",
     "first trace": "start",
+    "recovery": RESTART,
 }
 FORMAT = 1
 MOST_MARKS = 100  # checkpoints to go back to; for one before them, the oldest mark stands in
@@ -118,6 +119,22 @@ class Goodput:
             self._go_on(self._path, step)
         self.mark(step)
 
+    def lead(self, path: Path) -> None:
+        """Take the ledger over from a chief that is gone: this rank has trained beside it."""
+        now, own = self._now(0), self._marks
+        self._path = path
+        found = self._read(path) if path.exists() else None
+        if found is None:
+            return
+        self._marks, self._restarts, _ = found
+        last = self._marks[-1]
+        at = next((mark for mark in reversed(own) if mark.step <= last.step), own[0])
+        self._earlier = {
+            cause: seconds + now.seconds[cause] - at.seconds[cause]
+            for cause, seconds in last.seconds.items()
+        }
+        self._until, self._before = PULSE.total_seconds, 0.0
+
     def mark(self, step: int) -> None:
         """A checkpoint of `step` is being taken: if it is gone on from, what was before counts."""
         self._marks = [*self._marks, self._now(step)][-MOST_MARKS:]
@@ -162,16 +179,22 @@ class Goodput:
 
     def _go_on(self, path: Path, step: int) -> None:
         """Take over what earlier starts have left in the ledger."""
-        try:
-            marks, restarts, was_finished = _parsed(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            LOG.warning("%s cannot be read (%s): goodput is counted from here on", path, error)
+        found = self._read(path)
+        if found is None:
             return
+        marks, restarts, was_finished = found
         self._marks, self._restarts = marks, restarts
         last = marks[-1]
         gap = 0.0 if was_finished else max(0.0, self._born - last.at)
         self._count_from(step, last.wall_s + gap)
         self._restarts += not was_finished
+
+    def _read(self, path: Path) -> tuple[list[_Mark], int, bool] | None:
+        try:
+            return _parsed(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            LOG.warning("%s cannot be read (%s): goodput is counted from here on", path, error)
+            return None
 
     def _write(self) -> None:
         if self._path is None:

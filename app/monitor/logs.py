@@ -70,7 +70,7 @@ def start(rank: int, quiet: bool = False) -> None:
     """
     global _buffer
     stop()
-    screen = _Screen(logging.ERROR if rank or quiet else logging.WARNING)
+    screen = _Screen(_level(rank, quiet))
     screen.addFilter(lambda record: record.name != STORY.name)
     screen.addFilter(_Once())
     _buffer = logging.handlers.MemoryHandler(CAPACITY, flushLevel=sys.maxsize)
@@ -79,6 +79,19 @@ def start(rank: int, quiet: bool = False) -> None:
         logging.root.addHandler(handler)
     warnings.showwarning = _log_warning
     _show_frames_in(sys.__stderr__)
+
+
+def _level(rank: int, quiet: bool) -> int:
+    return logging.ERROR if rank or quiet else logging.WARNING
+
+
+def become(directory: Path, rank: int, quiet: bool = False) -> None:
+    """This process has another rank from now on, and so another log."""
+    for handler in logging.root.handlers:
+        if isinstance(handler, _Screen):
+            handler.setLevel(_level(rank, quiet))
+    STORY.info("goes on as rank %d, in that rank's log", rank)
+    keep(directory, rank)
 
 
 def keep(directory: Path, rank: int) -> str | None:

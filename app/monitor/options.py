@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from app.errors import UserError
@@ -70,8 +70,9 @@ class Monitoring:
 
 
 @contextlib.contextmanager
-def only_json(rank: int) -> Iterator[list[Mapping[str, Any]]]:
-    """Standard output holds one JSON object: the one that the block adds to the list, on rank 0.
+def only_json(rank: Callable[[], int]) -> Iterator[list[Mapping[str, Any]]]:
+    """Standard output holds one JSON object: the one that the block adds to the list, on the rank
+    that is 0 by then.
 
     Anything else printed in the block, even by C libraries, goes to standard error.
     """
@@ -86,7 +87,7 @@ def only_json(rank: int) -> Iterator[list[Mapping[str, Any]]]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
-    if rank == 0 and results:
+    if rank() == 0 and results:
         # JSON has no NaN: such a loss becomes null.
         plain = json.loads(json.dumps(results[0]), parse_constant=lambda name: None)
         print(json.dumps(plain, indent=2, ensure_ascii=False), flush=True)

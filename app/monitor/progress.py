@@ -82,6 +82,12 @@ class Show:
     def stopping(self, step: int, text: str) -> None:
         """Training ends early, in order, since it was asked to."""
 
+    def resized(self, step: int, text: str) -> None:
+        """Ranks were lost, or have joined; training goes on from this step."""
+
+    def closed(self) -> None:
+        """Nothing more is shown here; another takes its place."""
+
     def checkpointed(self, step: int, path: Path, seconds: float) -> None:
         """A checkpoint of `step`, which may be a while ago, is on disk; it took so long."""
 

@@ -36,7 +36,7 @@ class RankLog(Show):
     """The one show that every rank has."""
 
     def __init__(self, world: World):
-        self._rank = world.rank
+        self._world = world
         self._last_epoch = time.monotonic()
         self._skips = 0
         where = f"host {socket.gethostname()}, process {os.getpid()}, local rank {world.local_rank}"
@@ -51,10 +51,10 @@ class RankLog(Show):
         line = f"step {progress.step}  {_values(progress)}"
         if progress.times is not None:
             for name in PARTS:
-                milliseconds = 1e3 * getattr(progress.times, name)[self._rank]
+                milliseconds = 1e3 * getattr(progress.times, name)[self._world.rank]
                 line += f"  {name} {milliseconds:.1f} ms"
         if progress.memory_bytes is not None:
-            line += f"  memory {progress.memory_bytes[self._rank] / 1e6:,.0f} MB"
+            line += f"  memory {progress.memory_bytes[self._world.rank] / 1e6:,.0f} MB"
         STORY.info(line)
 
     def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
@@ -78,6 +78,10 @@ class RankLog(Show):
             LOG.warning("step %d: %s%s", step, text, more)
         else:
             STORY.warning("step %d: %s", step, text)
+
+    def resized(self, step: int, text: str) -> None:
+        """In the log of every rank; the supervisor says it on the screen."""
+        STORY.info("step %d: %s", step, text)
 
     def stopping(self, step: int, text: str) -> None:
         """In the log of every rank; the end of the run says it on the screen."""

@@ -46,7 +46,11 @@ class Reports:
         self._every_steps = every_steps
         self._classifier: Classifier = state.model
         self._seen = False
-        self.stragglers = Stragglers(world.gather(socket.gethostname()))
+        self.fit_to_world()
+
+    def fit_to_world(self) -> None:
+        """Watch the ranks that there are now; a collective."""
+        self.stragglers = Stragglers(self._world.gather(socket.gethostname()))
 
     @property
     def _telemetry(self) -> Any:

@@ -32,13 +32,13 @@ from app.recipe import to_toml
 CONTINUED = ("", "train", "validation")  # folders of event files, "" for their parent
 EVENTS = (
     *("started", "resumed", "checkpointed", "evaluated", "finished", "failed"),
-    *("stopping", "skipped", "drifted", "straggles"),
+    *("stopping", "skipped", "drifted", "straggles", "resized"),
 )
 # Written by every process that trains, at the step where it begins or ends.
 OF_A_PROCESS = ("config", "samples/") + tuple(
     f"{group}/{event}"
     for group in ("timeline", "timeline_texts")
-    for event in ("resumed", "finished", "failed", "stopping")
+    for event in ("resumed", "finished", "failed", "stopping", "resized")
 )
 ONE_OF_A_RUN = ("_hparams_", "custom_scalars__config__")
 FIGURES_SHARE = 0.01  # of the time, for drawing figures during the run
@@ -102,6 +102,7 @@ class TensorBoard(Show):
         self._scalars("train", progress.step, _learning(progress.metrics) | _of_steps(progress))
         if progress.times is not None:
             self._work.append((progress.step, progress.times.work))
+        self._writer("train").flush()  # another rank goes on if this one is killed
 
     def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
         """The epoch's means, exact validation results, and the work of each rank over time."""
@@ -178,6 +179,15 @@ class TensorBoard(Show):
         self._stops = True
         self.marked(step, "stopping", text)
 
+    def resized(self, step: int, text: str) -> None:
+        """An event."""
+        self.marked(step, "resized", text)
+
+    def closed(self) -> None:
+        """Close the files."""
+        for writer in self._writers.values():
+            writer.close()
+
     def counted(self, step: int, goodput: GoodputSummary) -> None:
         """The share of the time that was well spent, and what went into the rest."""
         lost = {f"speed/lost_s_{cause}": goodput.seconds[cause] for cause in CAUSES}
@@ -205,8 +215,7 @@ class TensorBoard(Show):
         self._draw_work()
         if error is not None or not self._stops:
             self._write("", step, end_summary(error is None))
-        for writer in self._writers.values():
-            writer.close()
+        self.closed()
 
     def _by_other_axes(self, split: str, place: Place, metrics: Mapping[str, float]) -> None:
         for axis in ("epoch", "examples"):

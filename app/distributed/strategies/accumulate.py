@@ -89,3 +89,7 @@ class Accumulate:
         if self._flush is not None and int(self._passed.numpy()) > 0:
             self._flush()
         self.strategy.settle()
+
+    def abandon(self) -> None:
+        """See `Strategy`."""
+        self.strategy.abandon()

@@ -47,6 +47,12 @@ class Background:
             raise RuntimeError(f"the exchange of a round failed: {self._error}") from self._error
         return time.perf_counter() - begun
 
+    def abandon(self) -> None:
+        """Until the work has ended, however it ends."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
 
 class OneByOne(World):
     """The collectives of another world, each of which begins when the last has ended; large sums

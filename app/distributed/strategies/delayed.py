@@ -154,6 +154,10 @@ class Delayed(Averaging):
         for variable in (*in_flight, self._steps):
             variable.assign(tf.zeros_like(variable.value))
 
+    def abandon(self) -> None:
+        """Wait for the thread, whose exchange has failed too."""
+        self._background.abandon()
+
 
 def _call(work: Callable[[], float]) -> tf.Tensor:
     """Run Python, in the graph of a step too; its float64 ()."""

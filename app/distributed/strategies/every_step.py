@@ -27,3 +27,6 @@ class EveryStep:
 
     def settle(self) -> None:
         """Nothing is ever pending."""
+
+    def abandon(self) -> None:
+        """Nothing is ever under way."""

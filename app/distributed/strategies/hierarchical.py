@@ -49,6 +49,10 @@ class Hierarchical:
         self._of_hosts.settle()
         self.reducer.clear()
 
+    def abandon(self) -> None:
+        """See `Strategy`."""
+        self._of_hosts.abandon()
+
 
 class _HostStep:
     """One step that the ranks of a host take together, with nothing exchanged between hosts."""

@@ -81,3 +81,6 @@ class Local:
         """End a round that is going on; a shorter one."""
         if int(self._steps.numpy()) > 0:
             self._end_round()
+
+    def abandon(self) -> None:
+        """Nothing runs between steps."""

@@ -102,3 +102,6 @@ class Overlapped:
         """Apply the gradients of the last step, if there has been one since the last settle."""
         if self._flush is not None and float(self._counts.numpy()) > 0:
             self._flush()
+
+    def abandon(self) -> None:
+        """Nothing runs between steps."""

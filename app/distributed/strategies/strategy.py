@@ -37,6 +37,11 @@ class Strategy(Protocol):
         """Leave nothing pending: all ranks have one state; a collective, outside graphs."""
         ...
 
+    def abandon(self) -> None:
+        """Wait for nothing any more: an exchange has failed. Its variables are brought back by
+        others."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
@@ -158,8 +163,18 @@ class Parts:
     def update(self, reduced: Reduced, variables: Sequence[Any], applies: tf.Tensor) -> None:
         """Let the optimizer inside step if `applies`, bool (); the same on every rank.
 
-        Otherwise nothing changes, momentum and step count included.
+        Otherwise nothing changes, momentum and step count included. All exchanges come before, so
+        that one which fails leaves the variables as they were (DESIGN: a failure in mid-step).
         """
+        dense = [
+            one.values if isinstance(one, tf.IndexedSlices) else one
+            for one in reduced.gradients
+            if one is not None
+        ]
+        # Joined where the tensors are: a copy of each to another device would take longer.
+        all_there = [] if tf.executing_eagerly() else [tf.group(*dense)]
+        with tf.control_dependencies(all_there):
+            applies = tf.identity(applies)
 
         def update() -> bool:
             self.optimizer.apply(reduced.gradients, variables)

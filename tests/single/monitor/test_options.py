@@ -116,7 +116,7 @@ def test_one_process_says_that_it_has_no_timeline(tmp_path: Path, caplog) -> Non
 
 
 def test_standard_output_is_one_json_object_whatever_is_printed(capfd) -> None:
-    with only_json(rank=0) as results:
+    with only_json(lambda: 0) as results:
         print("by Python")
         os.write(1, b"by a library\n")
         results.append({"loss": math.nan, "name": "\u00e9"})
@@ -128,8 +128,8 @@ def test_standard_output_is_one_json_object_whatever_is_printed(capfd) -> None:
 
 
 def test_other_ranks_and_a_failed_command_print_no_json(capfd) -> None:
-    with only_json(rank=1) as results:
+    with only_json(lambda: 1) as results:
         results.append({})
-    with pytest.raises(ValueError), only_json(rank=0):
+    with pytest.raises(ValueError), only_json(lambda: 0):
         raise ValueError
     assert capfd.readouterr().out == ""
