@@ -53,7 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         command, options = _parsed(arguments)
         # A newcomer has no rank among the others yet, and so nothing to say on the screen.
-        _prepare(1 if DOOR.joins else read_launcher().rank, getattr(options, "quiet", False))
+        _prepare(1 if DOOR.is_outside else read_launcher().rank, getattr(options, "quiet", False))
         return command(options) or 0
     except UserError as error:
         return _stop(f"error: {error}", USER_ERROR, speaks=not error.shared)
@@ -137,7 +137,7 @@ def _stopped(message: str, prints: bool = True) -> int:
     """The end of a run that was asked to stop: all ranks are, and one of them says so."""
     launched = read_launcher()
     logs.STORY.info(message)
-    if launched.rank == 0 and prints:
+    if launched.rank == 0 and prints and not DOOR.is_outside:
         print(message, file=sys.stderr, flush=True)
     if launched.size > 1:
         _leave(STOPPED)

@@ -5,6 +5,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+CYCLE_TIME_MS = 1.0  # Horovod's own default
+
 
 @dataclasses.dataclass(frozen=True)
 class Wire:
@@ -76,7 +78,7 @@ class Knobs:
     Raises ValueError for a value that is not valid.
     """
 
-    cycle_time_ms: float = 1.0
+    cycle_time_ms: float = CYCLE_TIME_MS
     fusion_mb: float = 0.0
     nccl_streams: int = 1
     autotune_log: Path | None = None
@@ -92,10 +94,10 @@ class Knobs:
         if self.autotune_log is not None:  # Horovod does not tune what it is told
             log = str(self.autotune_log)
             return of_all | {"HOROVOD_AUTOTUNE": "1", "HOROVOD_AUTOTUNE_LOG": log}
-        return of_all | {
-            "HOROVOD_CYCLE_TIME": str(self.cycle_time_ms),
-            "HOROVOD_FUSION_THRESHOLD": str(int(self.fusion_mb * 1_000_000)),
-        }
+        of_all["HOROVOD_FUSION_THRESHOLD"] = str(int(self.fusion_mb * 1_000_000))
+        if self.cycle_time_ms != CYCLE_TIME_MS:  # see `World.may_change`
+            of_all["HOROVOD_CYCLE_TIME"] = str(self.cycle_time_ms)
+        return of_all
 
 
 def _check(options: Any, name: str, is_valid: bool, expected: str) -> None:

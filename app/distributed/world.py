@@ -24,6 +24,7 @@ from app.elastic.sockets import SOCKETS
 from app.errors import UserError
 from app.pulse import PULSE
 
+TUNED = ("HOROVOD_FUSION_THRESHOLD", "HOROVOD_CYCLE_TIME")
 STALL_WARNING_S = 60  # Horovod's own HOROVOD_STALL_CHECK_TIME_SECONDS
 
 
@@ -89,6 +90,11 @@ class World:
         hosts have unequal numbers of ranks, ValueError for the ranks of a process set.
         """
         return self, self
+
+    @property
+    def may_change(self) -> bool:
+        """Whether `leave` and `join` work."""
+        return False
 
     def leave(self) -> None:
         """End this rank's part, whatever became of the others; `join` comes next, or the end."""
@@ -174,6 +180,13 @@ class HorovodWorld(World):
         self.size = self._set.size()
         self.local_rank = self._hvd.local_rank()
         self.local_size = self._hvd.local_size()
+
+    @property
+    def may_change(self) -> bool:
+        # Horovod 0.28.1 crashes in a second init() if it was told both: its tuner then has no
+        # value left to tune, and writes one (ParameterManager::BayesianParameter::SetValue).
+        told = [name for name in TUNED if os.environ.get(name) is not None]
+        return self.backend == "gloo" and len(told) < len(TUNED)
 
     def leave(self) -> None:
         SOCKETS.forget()

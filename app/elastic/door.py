@@ -53,6 +53,11 @@ class Door:
         """Whether there is a supervisor."""
         return self._line is not None
 
+    @property
+    def is_outside(self) -> bool:
+        """Whether this process has not been let in yet."""
+        return self.joins and self.world == 0
+
     def open(self) -> None:
         """Read what the agent has given; once."""
         # Not for our own children: they might have another file under this number.

@@ -68,9 +68,9 @@ class Member:
         self._code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         self._directory = str(config.run.run_dir)
         gpus = tf.config.get_visible_devices("GPU")
-        self.recovers = (
-            door.grows and not gpus and config.distribution.sync != "hierarchical"
-        )  # in this process; otherwise the supervisor starts all ranks again
+        by_host = config.distribution.sync == "hierarchical"
+        # In this process; otherwise the supervisor starts all ranks again.
+        self.recovers = door.grows and world.may_change and not gpus and not by_host
 
     @property
     def newcomers(self) -> int:
@@ -113,7 +113,7 @@ class Member:
 
     def survives(self, error: Exception) -> bool:
         """Whether another rank is gone, and this one can go on with others."""
-        return self.recovers and "Horovod" in f"{type(error).__name__} {error}"
+        return self.recovers and "horovod" in f"{type(error).__name__} {error}".lower()
 
     def who_leaves(self, asked: Sequence[int]) -> tuple[bool, list[int]]:
         """These ranks were asked to stop: (whether all stop, else who leaves); a collective."""

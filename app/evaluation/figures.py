@@ -108,11 +108,12 @@ def rank_time_figure(seconds: np.ndarray, steps: Sequence[int]) -> Figure:
     """A heat map of the time that each rank needed for its own work, over the steps: a slow rank
     is a bright row, a slow moment a bright column.
 
-    `seconds`: float (ranks, reports), per step, without waiting for other ranks; `steps`: int
-    (reports,). Many reports are averaged into at most 200 columns.
+    `seconds`: float (ranks, reports), per step, without waiting for other ranks, NaN where there
+    was no such rank; `steps`: int (reports,). Many reports are averaged into at most 200 columns.
     """
     parts = np.array_split(np.arange(len(steps)), min(len(steps), MOST_COLUMNS))
-    table = np.stack([seconds[:, part].mean(axis=1) for part in parts], axis=1) * 1e3
+    seconds = np.ma.masked_invalid(seconds)
+    table = np.ma.stack([seconds[:, part].mean(axis=1) for part in parts], axis=1) * 1e3
     ends = [steps[part[-1]] for part in parts]
     size = (9, 1.8 + min(6.0, 0.3 * len(table)))
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")

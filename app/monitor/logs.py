@@ -90,8 +90,12 @@ def become(directory: Path, rank: int, quiet: bool = False) -> None:
     for handler in logging.root.handlers:
         if isinstance(handler, _Screen):
             handler.setLevel(_level(rank, quiet))
-    STORY.info("goes on as rank %d, in that rank's log", rank)
-    keep(directory, rank)
+    if (
+        _file is None
+        or Path(getattr(_file, "baseFilename", "")) != RunFiles(directory).rank_log(rank).absolute()
+    ):
+        STORY.info("goes on as rank %d, in that rank's log", rank)
+        keep(directory, rank)
 
 
 def keep(directory: Path, rank: int) -> str | None:

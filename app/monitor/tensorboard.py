@@ -241,13 +241,17 @@ class TensorBoard(Show):
 
     def _draw_work(self) -> None:
         """The heat map of rank and time, if several ranks have reported."""
-        if not self._work or len(self._work[0][1]) < 2:
+        most = max((len(row) for _, row in self._work), default=0)
+        if most < 2:
             return
         from app.evaluation.figures import rank_time_figure
 
         began = time.monotonic()
         steps, rows = zip(*self._work, strict=True)
-        figure = rank_time_figure(np.stack(rows, axis=1), steps)
+        table = np.full((most, len(rows)), np.nan)  # of ranks that are not there
+        for column, row in enumerate(rows):
+            table[: len(row), column] = row
+        figure = rank_time_figure(table, steps)
         self._figure("train", "speed/work_of_each_rank", steps[-1], figure)
         self._drawing_s += time.monotonic() - began
 
