@@ -46,6 +46,7 @@ class Joining:
         room = run.terms.max_ranks - len(run.busy)
         empty = [place for place in run.places if place.stage == EMPTY and run.usable(place)]
         for place in [place for place in empty if place.retry_s <= now][: max(0, room)]:
+            run.members = [member for member in run.members if member is not place]
             place.begin(STARTS, None, now)
             run.orders.append(Join(place.number, run.directory))
 
@@ -54,7 +55,7 @@ class Joining:
         run = self._run
         if place.stage != STARTS:
             return
-        expected = run.members[0].code if run.members else code
+        expected = next((member.code for member in run.live), code)
         if run.trained or run.stopping or code != expected:
             if code != expected:
                 self._leave_out(place, "runs another version of the program")

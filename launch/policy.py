@@ -170,9 +170,8 @@ class Policy:
     def _answer(self, chief: Place, asked: Sequence[int], now: float) -> None:
         """Who leaves at this commit point, and whether all stop at it."""
         run = self.run
-        for rank in asked:
-            if 0 <= rank < len(run.members):
-                place = run.members[rank]
+        for place in run.live:
+            if place.rank in asked:
                 self.joining.leave(place.host, f"a signal to {place.who}", now)
         leaves = [place.rank for place in run.live if place.host in run.leaving]
         stops = run.stopping or len(run.live) - len(leaves) < run.terms.min_ranks
