@@ -1,6 +1,21 @@
 """Supervises the ranks of an elastic run: hears their agents, lets policy.py decide, and does it.
 
 All that happens is an event of one queue, so decisions are made by one thread, at once.
+
+What ranks and supervisor say to each other through the door (app/elastic/door.py), by way of an
+agent that only passes it on:
+
+    rank: member     it trains in world number `world`, of the run in directory `run`; `recovers`:
+                     it can go on in a new world; `code`: what all ranks must have in common
+    rank: waits      it has left its world, or is a newcomer that is ready, and wants the next one
+    rank: asks       the chief, at a commit point: these ranks were asked to stop
+    rank: fatal      it will end, for a reason that recovery would not mend
+    rank: trained    the chief: training is over, so nobody joins any more
+    told: world      the `number` of the next world, and Horovod's `variables` of this rank in it
+    told: cut        a rank has failed: cut the lines to the others
+    told: newcomers  the chief: so many wait to be let in at a commit point
+    told: answer     the chief: which ranks leave at this commit point, or whether all stop at it
+    told: ping       the supervisor lives
 """
 
 from __future__ import annotations
@@ -200,6 +215,7 @@ class Elastic(Agents):
             "joins": joins,
             "slot": place.slot.number,
             "slots": place.slot.of,
+            "grows": self._terms.max_ranks > 1,
         }
         told = {DOOR_VARIABLE: json.dumps(door)}
         if place.has_agent:

@@ -20,6 +20,7 @@ from launch.report import SSH_LOST, reason
 from launch.restarting import Restarting
 from launch.state import ENDING, FORMING, RECOVERING, REJOINING, RESTARTING, RUNNING, Run, Terms
 from launch.supervise import FAIL_S
+from launch.watch import STOPPED as STATE_STOPPED
 from launch.watching import Watching
 
 REFILL_S = 60.0  # for newcomers, where fewer than the least number of ranks are left
@@ -256,6 +257,8 @@ class Policy:
         elif place is None:
             run.do(run.busy, DUMP)
             self._stuck, self._restart_s = why, now + DUMP_S
+        elif place.state == STATE_STOPPED:
+            place.why, place.kill_s = why, now
         else:
             run.do([place], DUMP)
             place.why, place.kill_s = why, now + DUMP_S
@@ -264,7 +267,7 @@ class Policy:
         """Do what was put off, and end what takes too long."""
         run = self.run
         for place in run.busy:
-            if now > place.kill_s:
+            if now >= place.kill_s:
                 place.kill_s = now + FAIL_S  # again, if that has not helped
                 run.do([place], KILL)
         if now > self._cut_s:

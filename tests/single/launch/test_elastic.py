@@ -1,4 +1,4 @@
-"""The elastic supervisor and its agents, with a small program that speaks to the door as ranks do."""
+"""The elastic supervisor and its agents, with small programs that speak to the door as ranks do."""
 
 import json
 import os
