@@ -1,9 +1,13 @@
-"""What horovodrun does for ranks over gloo, without its own start: the server at which they
-meet, the environment variables of each rank, and the command that starts its agent.
+"""How agents of ranks over gloo start, here and over ssh, and where they reach this host.
+
+What else horovodrun would do is in worlds.py.
 """
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import shlex
 import socket
 import sys
@@ -39,29 +43,7 @@ def own_address(interface: str | None) -> str:
         raise UserError(f"the interface {interface} of this host has no IPv4 address") from None
 
 
-def rank_variables(placement: Placement) -> list[dict[str, str]]:
-    """Start the server at which ranks meet; what Horovod wants to know in each rank."""
-    # Slow to import, and not needed under MPI.
-    from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
-    from horovod.runner.gloo_run import create_slot_env_vars
-    from horovod.runner.http.http_server import RendezvousServer
-
-    plan = get_host_assignments(parse_hosts(placement.listed), placement.ranks)
-    server = RendezvousServer()
-    port = server.start()
-    server.init(plan)
-    interface = placement.interface or LOOPBACK
-    shared = {
-        "HOROVOD_GLOO_RENDEZVOUS_ADDR": own_address(placement.interface),
-        "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-        "HOROVOD_CONTROLLER": "gloo",
-        "HOROVOD_CPU_OPERATIONS": "gloo",
-        "HOROVOD_GLOO_IFACE": interface,
-        "PYTHONUNBUFFERED": "1",
-    }
-    return [{**shared, **create_slot_env_vars(slot)} for slot in plan]
-
-
+@functools.cache
 def is_local(host: str) -> bool:
     """Whether a rank on this host needs no ssh."""
     here = {"hostname": socket.gethostname(), "interfaces": interface_addresses()}
@@ -73,6 +55,24 @@ def over_ssh(placement: Placement, host: str) -> list[str]:
     # Python finds `launch` in the directory; the environment comes too late for PYTHONPATH.
     remote = f"cd {shlex.quote(str(HOME))} && exec {shlex.quote(sys.executable)} -m {RANK[-1]}"
     return [*placement.ssh.command(host), f"{remote} {ON_STDIN}"]
+
+
+def agent(
+    placement: Placement, host: str, environ: Mapping[str, str], secret: Mapping[str, str]
+) -> tuple[list[str], dict[str, str], bytes]:
+    """How the agent of a rank starts: the command, its environment, and what it is given on its
+    input, where nobody else can read it: what is secret, and over ssh the whole environment."""
+    if is_local(host):
+        return [*RANK, ON_STDIN], dict(environ), _line(secret)
+    return (
+        over_ssh(placement, host),
+        dict(os.environ),
+        _line({**for_other_hosts(environ), **secret}),
+    )
+
+
+def _line(variables: Mapping[str, str]) -> bytes:
+    return json.dumps(variables).encode() + b"\n"
 
 
 def for_other_hosts(environ: Mapping[str, str]) -> dict[str, str]:

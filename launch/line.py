@@ -1,7 +1,8 @@
 """The line between the launcher and the agent of each rank: lines of JSON over TCP.
 
-Agent to launcher: hello, then a report a second, then how the rank ended. Launcher to agent: what
-to do with the rank. A token that only they know comes first, since any process may connect.
+Agent to launcher: hello, then a report a second, what the rank says, and how it ended. Launcher to
+agent: what to do with the rank, and what to tell it. A token that only they know comes first, since
+any process may connect.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from typing import Any
 from app.elastic.line import Line
 
 LINE_VARIABLE = "LOCKSTEP_LINE"  # ADDRESS:PORT:TOKEN
+# JSON: what an agent that may start its rank again knows of its place, then what it tells the rank.
+DOOR_VARIABLE = "LOCKSTEP_DOOR"
 CONNECT_S = 20.0
 STOP, DUMP, KILL = "stop", "dump", "kill"  # what an agent can be told
+START, TELL, PING, LEAVE = "start", "tell", "ping", "leave"  # the same, if ranks are recovered
+FENCE = 0.75  # of the time after which an agent without a word counts as lost, it ends its rank
 
 
 def call(where: str, rank: int) -> Line:

@@ -30,11 +30,12 @@ LINES_HELD, LINES_OF_LAUNCHER = 200, 60
 class Report:
     """Takes every line of a launcher, shows those meant for the user, and reports what failed.
 
-    `hosts`: the host name of each rank.
+    `hosts`: the host name of each rank. Where ranks come and go, this is about places; `named`
+    tells which rank is at one.
     """
 
     def __init__(self, hosts: Sequence[str], errors: BinaryIO):
-        self._hosts = hosts
+        self._hosts = dict(enumerate(hosts))
         self._errors = errors
         self._speaker: int | None = None
         self._spoke: set[int] = set()
@@ -42,6 +43,22 @@ class Report:
         self._launcher: deque[str] = deque(maxlen=LINES_OF_LAUNCHER)
         self._exits: dict[int, int] = {}
         self._lost: list[int] = []
+        self._names: dict[int, int | None] = {}  # place -> rank, where they differ
+
+    def named(self, place: int, rank: int | None, host: str) -> None:
+        """A place has this rank from now on; None: a newcomer, of no world yet."""
+        self._names[place] = rank
+        self._hosts = {**self._hosts, place: host}
+
+    def recovered(self) -> None:
+        """What ranks have said of a failure is of no more use: they go on."""
+        self._speaker = None
+        self._spoke.clear()
+        self._held.clear()
+
+    def tell(self, text: str) -> None:
+        """Say what has happened."""
+        self._say(text)
 
     def output(self, rank: int, text: bytes, screen: BinaryIO) -> None:
         """A line of a rank's standard output."""
@@ -94,7 +111,8 @@ class Report:
     def stopped_well(self, by: str) -> int:
         """After the last line, if all ranks have ended at a commit point because they were asked
         to. `by`: what asked them."""
-        own = [line for line in self._held[0] if STOPS.match(line)]
+        held = [lines for rank, lines in self._held.items() if self._names.get(rank, rank) == 0]
+        own = [line for lines in held for line in lines if STOPS.match(line)]
         self._say(own[0].decode(errors="replace").rstrip() if own else f"stopped by {by}")
         return STOPPED
 
@@ -132,11 +150,15 @@ class Report:
         return code if 0 < code < SIGNALLED else 1
 
     def _who(self, rank: int) -> str:
-        many = len(set(self._hosts)) > 1 and rank < len(self._hosts)
-        return f"rank {rank}" + (f" on host {self._hosts[rank]}" if many else "")
+        many = len(set(self._hosts.values())) > 1 and rank in self._hosts
+        name = self._names.get(rank, rank)
+        told = f"newcomer {rank}" if name is None else f"rank {name}"
+        return told + (f" on host {self._hosts[rank]}" if many else "")
 
     def _show(self, rank: int, text: bytes, screen: BinaryIO) -> None:
-        screen.write(text if rank == 0 else b"[%d] " % rank + text)
+        name = self._names.get(rank, rank)
+        prefix = b"[+%d] " % rank if name is None else b"[%d] " % name if name else b""
+        screen.write(prefix + text)
         screen.flush()
 
     def _say(self, text: str) -> None:

@@ -5,28 +5,19 @@ Nothing here waits without end: ranks that do not start, do not stop or do not g
 
 from __future__ import annotations
 
-import ctypes
-import os
-import secrets
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 from app.elastic.line import Line
 from app.errors import FAILURE, STOPPED, STUCK
 from app.pulse import Reading
-from launch.line import DUMP, KILL, STOP, greeting
-from launch.orphans import SET_PDEATHSIG, adopt_orphans, end_orphans
-from launch.report import Report, split
+from launch.agents import Agents
+from launch.line import DUMP, KILL, STOP
+from launch.orphans import end_orphans
 from launch.watch import Seen, halted, stuck
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_S = 0.2
 ASLEEP_S = 5.0  # after such a gap we were stopped ourselves, and know nothing of the ranks
 START_S = 90.0  # until every agent has called
@@ -71,51 +62,20 @@ class Rank:
         return Seen(self.rank, self.host, self.reading, self.state, silent_s)
 
 
-class Supervisor:
+class Supervisor(Agents):
     """The ranks of one launch. Make it, give its `line` to the agents, start these, then `run`."""
 
     def __init__(self, hosts: Sequence[str], address: str):
-        self.report = Report(hosts, sys.stderr.buffer)
+        super().__init__(hosts, address)
         self._ranks = [Rank(rank, host) for rank, host in enumerate(hosts)]
-        self._processes: dict[int | None, subprocess.Popen[bytes]] = {}
-        self._readers: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._token = secrets.token_hex(16)
-        self._server = socket.create_server((address, 0), backlog=len(hosts) + 8)
-        self.line = f"{address}:{self._server.getsockname()[1]}:{self._token}"
-        self._signals: list[int] = []
         self._why: str | None = None  # one sentence, if ranks are stuck
         self._started_s = self._looked_s = time.monotonic()
         self._stopping = self._failing = self._killing = False
         self._kill_at = float("inf")
-        adopt_orphans()
-        for number in SIGNALS:
-            signal.signal(number, self._signalled)
-
-    def start(
-        self, rank: int | None, command: Sequence[str], environ: dict[str, str], given: bytes = b""
-    ) -> None:
-        """Start the agent of a rank, or mpirun (None). `given`: for its standard input."""
-        prctl = ctypes.CDLL(None).prctl
-        process = subprocess.Popen(
-            list(command),
-            env=environ,
-            cwd="/",
-            stdin=subprocess.PIPE if given else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C reaches it only through us
-            preexec_fn=lambda: prctl(SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0),
-        )
-        self._processes[rank] = process
-        self._thread(self._read, rank, process.stdout, False)
-        self._thread(self._read, rank, process.stderr, True)
-        if given:
-            self._thread(_give, process.stdin, given)
 
     def run(self) -> int:
         """Wait for the end of all; returns the exit code for the user."""
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listen()
         while any([process.poll() is None for process in self._processes.values()]):
             self._note_ends()
             self._look()
@@ -195,15 +155,9 @@ class Supervisor:
         for process in self._alive():
             process.kill()
 
-    def _alive(self) -> list[subprocess.Popen[bytes]]:
-        return [process for process in self._processes.values() if process.poll() is None]
-
     def _tell(self, order: str) -> None:
         for rank in self._ranks:
             rank.tell(order)
-
-    def _signalled(self, number: int, frame: FrameType | None) -> None:
-        self._signals.append(number)
 
     def _note_ends(self) -> None:
         """Whatever ended, by what its agent said or by the end of its agent."""
@@ -239,55 +193,18 @@ class Supervisor:
         code = mpirun.returncode or FAILURE  # it may have ended as if all were well
         return self.report.ended(code if code > 0 else 128 - code)
 
-    def _accept(self) -> None:
-        while True:
-            connection, _ = self._server.accept()
-            threading.Thread(target=self._hear, args=(connection,), daemon=True).start()
+    def _expected(self) -> int:
+        return len(self._ranks)
 
-    def _hear(self, connection: socket.socket) -> None:
-        """Listen to one agent, until its line breaks."""
-        line = Line(connection)
-        rank: Rank | None = None
-        for message in line.messages():
-            if rank is None:
-                number = greeting(message, self._token, len(self._ranks))
-                if number is None:
-                    break
-                rank = self._ranks[number]
-                rank.line, rank.heard_s = line, time.monotonic()
-                if self._stopping or self._failing:
-                    rank.tell(STOP)
-            else:
-                rank.hear(message)
-        if rank and rank.status is None:
-            rank.lost = True
-        line.close()
+    def _greet(self, number: int, line: Line) -> None:
+        rank = self._ranks[number]
+        rank.line, rank.heard_s = line, time.monotonic()
+        if self._stopping or self._failing:
+            rank.tell(STOP)
 
-    def _thread(self, target: Any, *arguments: Any) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        thread.start()
-        self._readers.append(thread)
+    def _heard(self, number: int, line: Line, message: dict[str, Any]) -> None:
+        self._ranks[number].hear(message)
 
-    def _read(self, rank: int | None, stream: IO[bytes], is_error: bool) -> None:
-        for line in stream:
-            speaker, text = split(line) if rank is None else (rank, line)
-            with self._lock:
-                if is_error or speaker is None:
-                    self.report.error(speaker, text)
-                else:
-                    self._output(speaker, text)
-
-    def _output(self, rank: int, text: bytes) -> None:
-        try:
-            self.report.output(rank, text, sys.stdout.buffer)
-        except BrokenPipeError:  # the reader of our output has seen enough: | head
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self._signalled(signal.SIGPIPE, None)
-
-
-def _give(stream: IO[bytes], given: bytes) -> None:
-    try:
-        stream.write(given)
-        stream.close()
-    except BrokenPipeError:
-        pass  # it has ended; its exit code tells
+    def _broken(self, number: int, line: Line) -> None:
+        if self._ranks[number].status is None:
+            self._ranks[number].lost = True

@@ -37,6 +37,13 @@ class Seen(NamedTuple):
         return self.reading is not None and self.reading.age_s > self.reading.limit_s
 
 
+class Blame(NamedTuple):
+    """Why nothing goes on. `seen`: the rank that all others wait for; None if none is known."""
+
+    seen: Seen | None
+    why: str
+
+
 def stuck(ranks: Sequence[Seen]) -> str | None:
     """One sentence about the rank that keeps all from going on; None if there is none.
 
@@ -45,17 +52,24 @@ def stuck(ranks: Sequence[Seen]) -> str | None:
     silent = [seen for seen in ranks if seen.silent_s > SILENT_S]
     if silent:
         return f"{who(silent[0])}: no word from its host for {silent[0].silent_s:.0f} s"
+    found = blame(ranks)
+    return found.why if found else None
+
+
+def blame(ranks: Sequence[Seen]) -> Blame | None:
+    """The rank that keeps all from going on, of those whose agents report; None: all is well."""
     late = [seen for seen in ranks if seen.is_late]
-    why = halted(ranks)
-    if why and (late or any(s.state == STOPPED and s.age_s > HALTED_S for s in ranks)):
-        return why
+    stopped = [seen for seen in ranks if seen.state == STOPPED]
+    if stopped and (late or any(seen.age_s > HALTED_S for seen in stopped)):
+        return Blame(stopped[0], halted(ranks) or "")
     if not late:
         return None
     if disk := [seen for seen in late if seen.state == UNINTERRUPTIBLE]:
-        return f"{_where(disk[0])}: its process waits for a disk or a network file system"
+        why = f"{_where(disk[0])}: its process waits for a disk or a network file system"
+        return Blame(disk[0], why)
     busy = [seen for seen in ranks if _is_busy(seen)]
     if busy:  # the others wait for these, which may take as long as their own limit
-        return next((_where(seen) for seen in busy if seen.is_late), None)
+        return next((Blame(seen, _where(seen)) for seen in busy if seen.is_late), None)
     return _behind(ranks, late)
 
 
@@ -70,14 +84,14 @@ def _is_busy(seen: Seen) -> bool:
     return seen.reading is None or not (seen.reading.waits or seen.reading.phase == "step")
 
 
-def _behind(ranks: Sequence[Seen], late: Sequence[Seen]) -> str:
+def _behind(ranks: Sequence[Seen], late: Sequence[Seen]) -> Blame:
     """All are in a step or wait: those with the lowest step are behind, if not all have it."""
     steps = [seen.reading.step for seen in ranks if seen.reading]
     behind = [seen for seen in ranks if seen.reading and seen.reading.step == min(steps)]
     if len(behind) < len(ranks) or len(ranks) == 1:
-        return _where(behind[0])
+        return Blame(behind[0], _where(behind[0]))
     age_s = max(seen.age_s for seen in late)
-    return f"no rank has finished step {min(steps) + 1} for {age_s:.0f} s"
+    return Blame(None, f"no rank has finished step {min(steps) + 1} for {age_s:.0f} s")
 
 
 def _where(seen: Seen) -> str:

@@ -1,0 +1,149 @@
+"""A rank as its agent has it: the process, the page with its pulse, and the door between them."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.elastic.line import Line
+from app.errors import STOPPED
+from app.pulse import PAGE_BYTES, PAGE_VARIABLE, read
+from launch.line import DOOR_VARIABLE
+from launch.orphans import SET_PDEATHSIG
+
+SEND_S = 1  # a rank that does not listen must not keep its agent
+LAST_WORDS_S = 1.0  # for what a rank said before it ended
+
+
+class Child:
+    """A process with a session of its own, which ends when we do. Start it from the main thread:
+    it would end with the thread."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        directory: str,
+        environ: Mapping[str, str],
+        descriptors: Sequence[int],
+    ):
+        prctl = ctypes.CDLL(None).prctl
+        self._process = subprocess.Popen(
+            list(command),
+            cwd=directory,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            start_new_session=True,
+            # It takes no lock that another thread may hold.
+            preexec_fn=lambda: prctl(SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
+        )
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """As of subprocess.Popen; None until `wait` has returned."""
+        return self._process.returncode
+
+    def wait(self) -> int:
+        """Until it has ended."""
+        return self._process.wait()
+
+    def send_signal(self, number: int) -> None:
+        """To this process, if it has not ended."""
+        self._process.send_signal(number)
+
+    def kill_all(self) -> None:
+        """SIGKILL to it and to all processes of its group."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+class Started:
+    """One start of a rank. `door`: what it is told of its place (app/elastic/door.py);
+    None: there is no recovery. `said` takes its messages, `ended` is called after the last one."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        directory: str,
+        door: Mapping[str, Any] | None,
+        said: Callable[[dict[str, Any]], None],
+        ended: Callable[[], None],
+    ):
+        self.asked = False  # SIGTERM has been sent: a second one would end it without a checkpoint
+        self.told = False  # that it has ended
+        page = os.memfd_create("lockstep-pulse")
+        os.ftruncate(page, PAGE_BYTES)
+        self._page = mmap.mmap(page, PAGE_BYTES)
+        environ, descriptors = {**os.environ, PAGE_VARIABLE: str(page)}, [page]
+        self._door: Line | None = None
+        theirs = None
+        if door is not None:
+            ours, theirs = socket.socketpair()
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
+            environ[DOOR_VARIABLE] = json.dumps({**door, "fd": theirs.fileno()})
+            descriptors.append(theirs.fileno())
+            self._door = Line(ours)
+        try:
+            self.child = Child(command, directory, environ, descriptors)
+        finally:
+            os.close(page)
+            if theirs:
+                theirs.close()
+        self._listener = threading.Thread(target=self._listen, args=(said,), daemon=True)
+        self._listener.start()
+        threading.Thread(target=self._wait, args=(ended,), daemon=True).start()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send a message through the door."""
+        if self._door and self.child.returncode is None:
+            self._door.send(message)
+
+    @property
+    def status(self) -> int | None:
+        """How it ended, as a shell gives it; None as long as it runs."""
+        code = self.child.returncode
+        if code is None:
+            return None
+        reading = read(self._page)
+        if code == -signal.SIGTERM and self.asked and (not reading or reading.phase == "start"):
+            return STOPPED  # it was asked to before it could listen
+        return code if code >= 0 else 128 - code
+
+    def report(self, asked: bool) -> dict[str, Any]:
+        """What it does now. `asked`: its agent got a signal."""
+        reading = read(self._page)
+        said: dict[str, Any] = reading._asdict() if reading else {}
+        asked = asked or bool(reading and reading.wants_stop)
+        return {"reading": said, "state": state(self.child.pid), "asked": asked}
+
+    def _listen(self, said: Callable[[dict[str, Any]], None]) -> None:
+        for message in self._door.messages() if self._door else ():
+            said(message)
+
+    def _wait(self, ended: Callable[[], None]) -> None:
+        self.child.wait()
+        self._listener.join(LAST_WORDS_S)
+        if self._door:
+            self._door.close()
+        ended()
+
+
+def state(pid: int) -> str:
+    """The letter of a process's state, of proc(5): T stopped, D uninterruptible; "" if gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
