@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
-from app.distributed.launcher import read_launcher
+from app.distributed.launcher import MEETING, read_launcher
 from app.elastic.line import Line
 from app.errors import USER_ERROR
 from launch.child import Started
@@ -139,6 +139,8 @@ class Agent:
         elif message and order in (TELL, PING):
             self._rank.tell(message["message"] if order == TELL else {"ping": True})
         elif message and order == START and self._rank.told:
+            for name in MEETING:  # a rank that is alone in its world is told of none
+                os.environ.pop(name, None)
             os.environ.update(message["environ"])
             self._door = json.loads(os.environ.pop(DOOR_VARIABLE))
             self._rank = self._start()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from app.distributed.launcher import MEETING
 from launch.gloo import LOOPBACK, own_address
 
 
@@ -65,10 +66,7 @@ class Worlds:
             [SlotInfo(host, *_numbers(rank)) for host, rank in zip(hosts, told, strict=True)]
         )
         self._servers.append(server)
-        meet = {
-            "HOROVOD_GLOO_RENDEZVOUS_ADDR": self._address,
-            "HOROVOD_GLOO_RENDEZVOUS_PORT": str(port),
-        }
+        meet = dict(zip(MEETING, (self._address, str(port)), strict=True))
         return [{**self._shared, **meet, **rank} for rank in told]
 
     def alone(self, host: str) -> dict[str, str]:

@@ -13,6 +13,8 @@ LAUNCHERS = (
     ("MPI (PMI)", "PMI_RANK", "PMI_SIZE"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
+# Where ranks over gloo meet, in Horovod's words.
+MEETING = ("HOROVOD_GLOO_RENDEZVOUS_ADDR", "HOROVOD_GLOO_RENDEZVOUS_PORT")
 
 
 class Launched(NamedTuple):

@@ -195,7 +195,7 @@ class HorovodWorld(World):
 
     def join(self, variables: Mapping[str, str]) -> None:
         os.environ.update(variables)
-        with PULSE.waiting(), SOCKETS.noted():
+        with PULSE.waiting(), SOCKETS.noted(watches=True):
             self._hvd.init()
         self._look()
 
@@ -359,7 +359,7 @@ def connect(
     _limit_stalls(stall_timeout_s)
     if not hvd.is_initialized():
         _PROCESS_SETS.clear()
-    with SOCKETS.noted():
+    with SOCKETS.noted(watches=DOOR.grows):
         hvd.init()
     if hvd.size() != launched.size:
         raise UserError(

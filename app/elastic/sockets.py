@@ -2,15 +2,21 @@
 
 A rank that waits for another survivor does not notice that a third has died, however long it waits
 (gloo). Once the connections of all survivors are cut, every collective fails within milliseconds.
+It has to be at once: Horovod goes on to its next cycle after a collective that failed, and what it
+sends then ends a survivor that still waits for the collective before (an uncaught C++ exception:
+gloo tells messages apart by their order only). So each rank watches its own connections.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
+
+LOOK_S = 1.0  # whether they were forgotten
 
 
 class Sockets:
@@ -21,19 +27,33 @@ class Sockets:
         self._opened: dict[int, str] = {}  # by descriptor, what proc(5) calls it
 
     @contextlib.contextmanager
-    def noted(self) -> Iterator[None]:
-        """The block opens them."""
+    def noted(self, watches: bool) -> Iterator[None]:
+        """The block opens them. `watches`: they are cut as soon as one of them breaks."""
         before = _sockets()
-        try:
-            yield
-        finally:
-            with self._lock:
-                now = _sockets().items()
-                self._opened = {fd: name for fd, name in now if before.get(fd) != name}
-
-    def cut(self) -> None:
-        """Shut them down; nothing else happens to them."""
+        yield
         with self._lock:
+            now = _sockets().items()
+            self._opened = {fd: name for fd, name in now if before.get(fd) != name}
+            opened = self._opened
+        if watches:
+            watch = threading.Thread(target=self._watch, args=(opened,), daemon=True)
+            watch.start()
+
+    def _watch(self, opened: dict[int, str]) -> None:
+        """Until one of them breaks, or they are forgotten."""
+        poll = select.poll()
+        for descriptor in opened:
+            poll.register(descriptor, select.POLLRDHUP)
+        while self._opened is opened:
+            if poll.poll(1000.0 * LOOK_S):
+                self.cut(opened)
+                return
+
+    def cut(self, opened: dict[int, str] | None = None) -> None:
+        """Shut them down, if they are still these; nothing else happens to them."""
+        with self._lock:
+            if opened is not None and self._opened is not opened:
+                return
             now = _sockets()
             for descriptor, name in self._opened.items():
                 if now.get(descriptor) != name:
