@@ -97,7 +97,7 @@ class World:
         return False
 
     def move_out(self) -> None:
-        """End this rank's part, whatever became of the others; then comes `move_into`, or the end."""
+        """End this rank's part, whatever became of the others. What comes next is `move_into`."""
 
     def move_into(self, variables: Mapping[str, str]) -> None:
         """Become a world of other ranks, in place: rank and size change; a collective of these.
