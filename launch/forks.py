@@ -78,6 +78,7 @@ class Forks:
             theirs.close()
         threading.Thread(target=self.process.wait, daemon=True).start()
         self._is_ready = False
+        self.turn = threading.Lock()
 
     def fork(self, environ: Mapping[str, str], descriptors: Sequence[int]) -> int:
         """A child's number. Raises OSError if there is none to be had."""
@@ -142,28 +143,36 @@ class Forked:
     def kill_all(self) -> None:
         """SIGKILL to it and to all processes of its group."""
         with self._lock:
-            if not self.pid:
+            if self.returncode is not None:
+                return
+            if not self.pid:  # as soon as it is there, and it counts as ended now
                 self._early.append(signal.SIGKILL)
-            elif self.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self.pid, signal.SIGKILL)
+                self._end(-signal.SIGKILL)
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
 
-    def _live(self, environ: dict[str, str], descriptors: list[int]) -> None:
-        try:
-            pid = self._forks.fork(environ, descriptors)
-        except (OSError, KeyError):
-            self.is_refused = signal.SIGKILL not in self._early
-            self.returncode = -signal.SIGKILL
-            self._done.set()
-            return
-        finally:
-            for one in descriptors:
-                os.close(one)
-        with self._lock:
-            self.pid = pid
-            for number in self._early:
-                os.kill(pid, number)
-        code = self._forks.wait()
-        with self._lock:
+    def _end(self, code: int) -> None:
+        if self.returncode is None:
             self.returncode = code
         self._done.set()
+
+    def _live(self, environ: dict[str, str], descriptors: list[int]) -> None:
+        with self._forks.turn:  # the child before has ended
+            try:
+                pid = self._forks.fork(environ, descriptors)
+            except (OSError, KeyError):
+                with self._lock:
+                    self.is_refused = self.returncode is None
+                    self._end(-signal.SIGKILL)
+                return
+            finally:
+                for one in descriptors:
+                    os.close(one)
+            with self._lock:
+                self.pid = pid
+                for number in self._early:
+                    os.kill(pid, number)
+            code = self._forks.wait()
+        with self._lock:
+            self._end(code)
