@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -23,9 +24,15 @@ OF_TENSORFLOW = "__autograph_generated_file"  # it removes these itself, unless 
 
 
 class Launched:
-    """One launcher with its ranks."""
+    """One launcher with its ranks. `environ`: for all of them."""
 
-    def __init__(self, ranks: int, arguments: list[str], work: Path):
+    def __init__(
+        self,
+        ranks: int,
+        arguments: list[str],
+        work: Path,
+        environ: Mapping[str, str] = MappingProxyType({}),
+    ):
         self.mark = uuid.uuid4().hex
         self.output = work / f"{self.mark}.txt"
         self.temporary = work / f"tmp-{self.mark}"
@@ -37,7 +44,7 @@ class Launched:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env={**inherited, **own},
+                env={**inherited, **own, **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
