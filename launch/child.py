@@ -84,6 +84,7 @@ class Started:
     ):
         self.asked = False  # SIGTERM has been sent: a second one would end it without a checkpoint
         self.told = False  # that it has ended
+        self._is_deaf = False  # it has not listened for very long
         page = os.memfd_create("lockstep-pulse")
         os.ftruncate(page, PAGE_BYTES)
         self._page = mmap.mmap(page, PAGE_BYTES)
@@ -108,8 +109,8 @@ class Started:
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message through the door."""
-        if self._door and self.child.returncode is None:
-            self._door.send(message)
+        if self._door and self.child.returncode is None and not self._is_deaf:
+            self._is_deaf = not self._door.send(message)
 
     @property
     def status(self) -> int | None:

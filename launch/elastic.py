@@ -126,6 +126,8 @@ class Elastic(Agents):
             return
         place, line, message, now = event
         if message == {}:
+            if place in self._lines:
+                self._lines[place].close()  # of an agent that was given up before it called
             self._lines[place] = line
             self._policy.called(place, now)
         elif self._lines.get(place) is not line:

@@ -43,6 +43,9 @@ class Ending:
         self.failing, self.first, self.why, self.code = True, first, why, code
         self._run.enter(ENDING, now)
         self._run.dismiss_newcomers()
+        for place in self._run.busy:
+            if not place.has_agent:
+                self._run.abandon(place)
         self._run.do(self._run.busy, STOP)
         self._kill_s = min(self._kill_s, now + FAIL_S)
 

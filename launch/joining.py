@@ -86,7 +86,8 @@ class Joining:
         if host in run.leaving or run.stopping or run.mode == ENDING:
             return
         run.leaving[host] = now + STOP_S
-        rest = [place for place in run.live if place.host not in run.leaving]
+        left = run.places if run.mode == RESTARTING else run.live
+        rest = [place for place in left if run.usable(place)]
         trains = run.mode in (RUNNING, RECOVERING)
         if len(rest) < run.terms.min_ranks or (trains and not run.recovers):
             self._ending.stop(by, now)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Run `python -m app ARGUMENTS...` on ranks of this machine, over gloo, or MPI with mpirun.
 #
-#   launch/local.sh [-n N] [--gloo|--mpi] ARGUMENTS...
+#   launch/local.sh [-n N] [--gloo|--mpi] [--min-ranks N] [--max-ranks N] [--heartbeat-s S]
+#     ARGUMENTS...
 #   launch/local.sh -n 2 train --recipe launch/recipes/digits.toml
 #
 # Unlike plain horovodrun: without -n every GPU gets a rank; the progress bar reaches your terminal;

