@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,13 +80,17 @@ class Story:
                 found[who.rank] = who
         return [found[rank] for rank in sorted(found)]
 
-    def trains(self, size: int, after: float = 0.0, steps: int = 1) -> bool:
-        """Whether a world of this size that began after this moment has taken so many steps."""
+    def trains(self, size: int) -> bool:
+        """Whether the newest world has this size, and has taken a step."""
         newest = self.worlds()[-1] if self.notes else []
-        if not newest or newest[0]["size"] != size or newest[0]["at"] < after:
-            return False
-        done = {note["step"] for note in newest if note["what"] == "done"}
-        return len(done) >= steps
+        return any(note["what"] == "done" and note["size"] == size for note in newest)
+
+    def goes_on(self, without: Collection[int], after: float) -> bool:
+        """Whether a world that began after this moment, without these processes, has taken a
+        step."""
+        newest = self.worlds()[-1] if self.notes else []
+        took = any(note["what"] == "done" for note in newest)
+        return took and newest[0]["at"] > after and not {m.pid for m in self.members()} & {*without}
 
     def slow(self, by_ms: int) -> None:
         """Have each pass take so much longer from now on, so that there is time for what comes."""

@@ -57,8 +57,8 @@ def kill(run, story, rank, until):
     (victim,) = [member for member in story.members() if member.rank == rank]
     now = time.monotonic()
     os.kill(victim.pid, signal.SIGKILL)
-    assert run.reaches(lambda: story.trains(2, now), until)
-    assert run.reaches(lambda: story.trains(3, now), until)
+    assert run.reaches(lambda: story.goes_on([victim.pid], now), until)
+    assert run.reaches(lambda: story.trains(3), until)
 
 
 def test_a_run_with_a_rank_killed_counts_every_example_once(killed):
