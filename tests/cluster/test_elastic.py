@@ -12,10 +12,10 @@ from launch.child import state
 from tests.integration.elastic import DIGITS, Story, results, shown
 
 pytestmark = pytest.mark.timeout(600)
-WAIT_S, SLOW_MS, EPOCHS = 120.0, 400, 30
+WAIT_S, SLOW_MS, EPOCHS = 120.0, 700, 18
 STEPS = EPOCHS * 11
 LIMITS = ["--heartbeat-s", "3"]
-OPTIONS = ["--epochs", str(EPOCHS), "--commit-every-steps", "3", "--step-timeout-s", "5", "--json"]
+OPTIONS = ["--epochs", str(EPOCHS), "--commit-every-steps", "2", "--step-timeout-s", "5", "--json"]
 
 
 class Run:
@@ -116,6 +116,7 @@ def explained(run):
 
     with shown(run.story, text):
         yield
+        print(run.story)
 
 
 def test_every_kind_of_failure_is_recovered_from(run, hosts):
@@ -125,10 +126,7 @@ def test_every_kind_of_failure_is_recovered_from(run, hosts):
         with run.loses(run.on("h2")):
             run.story.hang(run.on("h2").rank)
         run.comes(3)
-        run.kills(run.story.members()[0])
-        run.kills(run.story.members()[0], by=signal.SIGSTOP)
-        run.comes(3)
-        run.kills(run.on("h2"), run.on("h3"))
+        run.kills(*run.story.members()[:2])  # rank 0 too
         run.comes(3)
         cut = run.on("h3")
         with hosts.network.cut_off("h3"):
@@ -141,8 +139,7 @@ def test_every_kind_of_failure_is_recovered_from(run, hosts):
         done = run.end()
         assert run.story.problems(EPOCHS) == []
         assert "restarting" not in done.err and "no progress for 5 s in callbacks" in done.err
-        for said in ("its process is stopped", "no word from its host", "killed by SIGKILL"):
-            assert said in done.err, done.err
+        assert "no word from its host" in done.err and "killed by SIGKILL" in done.err, done.err
         assert hosts.left_behind() == []
 
 
@@ -151,6 +148,7 @@ def test_hosts_come_and_go_and_a_killed_supervisor_takes_its_ranks_along(run, ho
         run.start()
         with run.loses(run.on("h3")):
             run.use("h1", "h2")
+        run.kills(run.on("h2"), by=signal.SIGSTOP)
         run.use("h1", "h2", "h3")
         run.comes(3)
         run.kills(run.on("h2"), by=signal.SIGTERM)
@@ -158,6 +156,7 @@ def test_hosts_come_and_go_and_a_killed_supervisor_takes_its_ranks_along(run, ho
         os.kill(supervisor, signal.SIGKILL)
         text = run.text()
         assert "h3 leaves\n" in text and "h2 leaves, after a signal to rank " in text, text
+        assert "its process is stopped" in text, text
         assert hosts.left_behind() == []
         run.start("--resume")
         run.end()

@@ -92,6 +92,18 @@ class Story:
         took = any(note["what"] == "done" for note in newest)
         return took and newest[0]["at"] > after and not {m.pid for m in self.members()} & {*without}
 
+    def __str__(self) -> str:
+        """What became of each world."""
+        rows = []
+        for world in self.worlds():
+            begun = sorted({(n["rank"], n["host"], n["step"]) for n in world if "bits" in n})
+            done = [n for n in world if n["what"] == "done"]
+            told = f"world {world[0]['world']} of {begun}"
+            if done:
+                told += f", first step {done[0]['at']:.1f}, to step {max(n['step'] for n in done)}"
+            rows.append(f"{world[0]['at']:.1f} {told}")
+        return "\n".join([*rows, f"{time.monotonic():.1f} now"])
+
     def slow(self, by_ms: int) -> None:
         """Have each pass take so much longer from now on, so that there is time for what comes."""
         self._tell(SLOW, by_ms)
@@ -167,9 +179,4 @@ def shown(story: Story, text: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (AssertionError, TimeoutError) as error:
-        rows = [f"{time.monotonic():.1f} now"]
-        for world in story.worlds():
-            begun = sorted((n["rank"], n["host"], n["step"]) for n in world if "bits" in n)
-            done = max((n["step"] for n in world if n["what"] == "done"), default=None)
-            rows.append(f"{world[0]['at']:.1f} world {world[0]['world']}: {begun}, to step {done}")
-        raise AssertionError(f"{error}\n{text()}\n" + "\n".join(rows)) from error
+        raise AssertionError(f"{error}\n{text()}\n{story}") from error

@@ -25,7 +25,7 @@ ROOM = "LOCKSTEP_NOTES"  # the directory of the notes; the launcher hands on suc
 SLOW, LOOP = "slow", "loop"
 SITE = """
 import os, sys
-if "LOCKSTEP_PULSE" in os.environ and "LOCKSTEP_NOTES" in os.environ:
+if "LOCKSTEP_NOTES" in os.environ:
     import importlib.abc, importlib.util
 
     class Finder(importlib.abc.MetaPathFinder):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -24,7 +24,8 @@ OF_TENSORFLOW = "__autograph_generated_file"  # it removes these itself, unless 
 
 
 class Launched:
-    """One launcher with its ranks. `environ`: for all of them."""
+    """One launcher with its ranks. `environ`: for all of them; `launcher`: other than that of this
+    host."""
 
     def __init__(
         self,
@@ -32,14 +33,16 @@ class Launched:
         arguments: list[str],
         work: Path,
         environ: Mapping[str, str] = MappingProxyType({}),
+        launcher: Sequence[str] = (),
     ):
         self.mark = uuid.uuid4().hex
+        self.began = time.monotonic()
         self.output = work / f"{self.mark}.txt"
         self.temporary = work / f"tmp-{self.mark}"
         self.temporary.mkdir(parents=True)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_VARIABLES)}
         own = {"LOCKSTEP_VENV": sys.prefix, "TMPDIR": str(self.temporary), MARK: self.mark}
-        self.command = ["launch/local.sh", "-n", str(ranks), *arguments]
+        self.command = [*(launcher or ("launch/local.sh", "-n", str(ranks))), *arguments]
         with self.output.open("wb") as file:
             self.process = subprocess.Popen(
                 self.command,
