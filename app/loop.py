@@ -238,7 +238,10 @@ class Loop:
             heard = self._pass(number, batch)
             if last_pass:
                 self._count_step(heard)
-            if self.commits.ends or self._begins_anew:
+            if self._begins_anew:  # perhaps with others, so no collective comes here
+                self.clock.pause()
+                return {}
+            if self.commits.ends:
                 return self._reports.end_epoch().metrics
             PULSE.enter("input")
         with PULSE.during("reports"):
@@ -307,6 +310,8 @@ class Loop:
             self._commit()
         elif self._guards(state.step):
             self.commits.compare()
+        if self._begins_anew:
+            return
         if before is not None and before.numpy()[0] > 0 and not self._is_ending:
             self._is_ending = True
             if not self.commits.ends:
