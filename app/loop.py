@@ -180,6 +180,7 @@ class Loop:
             self._traced.clear()
         self.fit_to_world()
         self._reports.fit_to_world()
+        self._health.begin_anew()
         self._heard, self._own_examples, self._begins_anew = None, 0, True
         self._is_ending, self._pending = False, landing.pending
         if landing.went_back:
