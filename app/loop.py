@@ -183,11 +183,11 @@ class Loop:
         self._health.begin_anew()
         self._heard, self._own_examples, self._begins_anew = None, 0, True
         self._is_ending, self._pending = False, landing.pending
-        if landing.went_back:
-            self.goodput.lost_since(self.state.step)
         if self._on_landing is not None:
             keeper = self._on_landing(landing.went_back, self.total_steps)
             self.keeper = self.commits.keeper = keeper
+        if landing.went_back:  # in the ledger that this rank may have taken over just now
+            self.goodput.lost_since(self.state.step)
         for show in self._shows:
             show.resized(self.state.step, landing.text)
 
