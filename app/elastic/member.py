@@ -157,7 +157,8 @@ class Member:
     def _sync(self, own: Row, planned: bool) -> Landing:
         state, world = self._state, self._world
         rows: list[Row] = world.gather(own)
-        best = max(rows, key=lambda row: row.step)
+        # Of equal steps the one that is in the next epoch already: its end is pending.
+        best = max(rows, key=lambda row: (row.step, row.position["epoch"]))
         root = rows.index(best)
         self._forget()
         goes_back = not (planned or self._is_whole)
