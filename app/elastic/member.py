@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.config import Config
+from app.distributed.guard import ReplicasDiverged
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.elastic.door import DOOR, Door
@@ -27,6 +28,9 @@ from app.state import Kind, TrainState
 from app.version import code_version
 
 NOTHING = -1  # the step of a newcomer
+# As what an exchange that failed is raised: in a graph or eagerly; by Python around it. Horovod's
+# own complaints, of shapes that differ and the like, are others, and would only come again.
+LOST = (tf.errors.UnknownError, tf.errors.AbortedError, tf.errors.CancelledError, RuntimeError)
 WHOLE = (Kind.REPLICATED, Kind.DERIVED)
 
 
@@ -112,8 +116,10 @@ class Member:
             self._memory = dataclasses.replace(self._memory, pending=None)
 
     def survives(self, error: Exception) -> bool:
-        """Whether another rank is gone, and this one can go on with others."""
-        return self.recovers and "horovod" in f"{type(error).__name__} {error}".lower()
+        """Whether another rank is gone, and this one can go on with others. What only speaks of
+        Horovod, such as a path, is an error like any other."""
+        is_exchange = isinstance(error, LOST) and not isinstance(error, ReplicasDiverged)
+        return self.recovers and is_exchange and "horovod" in f"{type(error)} {error}".lower()
 
     def who_leaves(self, asked: Sequence[int]) -> tuple[bool, list[int]]:
         """These ranks were asked to stop: (whether all stop, else who leaves); a collective."""
