@@ -82,7 +82,9 @@ class Member:
         return self._door.newcomers if self.recovers else 0
 
     def begins(self) -> None:
-        """This rank trains from here on."""
+        """This rank trains from here on, with the state that all ranks have."""
+        if self.recovers and self._memory is None and not self._is_whole:
+            self._memory = Memory.of(self._state, None)
         about = {"world": self._door.world, "run": self._directory}
         self._door.say("member", about | {"recovers": self.recovers, "code": self._code})
 
