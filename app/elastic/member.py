@@ -142,6 +142,7 @@ class Member:
         state, world = self._state, self._world
         was, own = (world.rank, world.size), self._brings(planned, pending, is_new)
         world.move_out()
+        self._forget()  # whatever is under way has failed by now, and none of it is to come later
         self._door.say("waits", {"step": own.step, "code": self._code})
         variables = self._door.next_world()
         with PULSE.during("recovery"):
@@ -168,7 +169,6 @@ class Member:
         # Of equal steps the one that is in the next epoch already: its end is pending.
         best = max(rows, key=lambda row: (row.step, row.position["epoch"]))
         root = rows.index(best)
-        self._forget()
         goes_back = not (planned or self._is_whole)
         if goes_back and world.rank == root:
             assert self._memory is not None
