@@ -39,7 +39,8 @@ class Row(NamedTuple):
 
     step: int
     position: dict[str, int]
-    totals: list[Any]
+    totals: list[Any]  # of the metrics, over all ranks, at the newest commit point,
+    totals_of: int  # in this epoch
     pending: Progress | None
     size: int  # of its world before
 
@@ -67,7 +68,8 @@ class Member:
         self._state = state
         self._door = door
         self._memory: Memory | None = None
-        self._totals: list[np.ndarray] = []  # of the metrics, over all ranks, at a commit point
+        self._totals: list[np.ndarray] = []  # see Row
+        self._totals_of = NOTHING
         facts = config.facts() | code_version()
         self._code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         self._directory = str(config.run.run_dir)
@@ -109,6 +111,7 @@ class Member:
         """All ranks have this state. `totals`: of the metrics' variables, over all ranks."""
         if self.recovers:
             self._totals = list(totals)
+            self._totals_of = self._state.epoch - (pending is not None)
             if not self._is_whole:
                 self._memory = Memory.of(self._state, pending)
 
@@ -141,13 +144,14 @@ class Member:
         """
         state, world = self._state, self._world
         was, own = (world.rank, world.size), self._brings(planned, pending, is_new)
+        led = world.is_chief
         world.move_out()
         self._forget()  # whatever is under way has failed by now, and none of it is to come later
         self._door.say("waits", {"step": own.step, "code": self._code})
         variables = self._door.next_world()
         with PULSE.during("recovery"):
             world.move_into(variables)
-            landing = self._sync(own, planned)
+            landing = self._sync(own, planned, led)
         now = f"rank {world.rank} of {world.size}"
         text = f"{now}, which was rank {was[0]} of {was[1]}" if not is_new else f"{now}, new"
         self.begins()
@@ -156,14 +160,14 @@ class Member:
     def _brings(self, planned: bool, pending: Progress | None, is_new: bool) -> Row:
         state, world = self._state, self._world
         if is_new:
-            return Row(NOTHING, state.position, [], None, 0)
-        memory = None if planned else self._memory
-        if memory is None:
-            return Row(state.step, state.position, self._totals, pending, world.size)
-        position = memory.position
-        return Row(position["step"], position, self._totals, memory.pending, world.size)
+            return Row(NOTHING, state.position, [], NOTHING, None, 0)
+        position = state.position
+        if self._memory is not None and not planned:
+            position, pending = self._memory.position, self._memory.pending
+        totals = self._totals, self._totals_of
+        return Row(position["step"], position, *totals, pending, world.size)
 
-    def _sync(self, own: Row, planned: bool) -> Landing:
+    def _sync(self, own: Row, planned: bool, led: bool) -> Landing:
         state, world = self._state, self._world
         rows: list[Row] = world.gather(own)
         # Of equal steps the one that is in the next epoch already: its end is pending.
@@ -180,12 +184,15 @@ class Member:
             state.optimizer.forget_kinds()
         broadcast_state(world, state.model, state.optimizer, state.seed, state.step, root)
         scale_owed(state, best.size / world.size)
+        metrics = state.model.metrics
         if planned or goes_back or own.step == NOTHING:
-            set_metrics(state.model.metrics, best.totals if world.is_chief else None)
+            set_metrics(metrics, best.totals if world.is_chief else None)
+        elif world.is_chief and not led and best.totals_of == state.epoch:
+            add_to_metrics(metrics, best.totals)  # which the chief before had
         pending = next((row.pending for row in rows if row.pending and row.step == best.step), None)
         if not self._is_whole:
             self._memory = Memory.of(state, pending)
-        self._totals = best.totals
+        self._totals, self._totals_of = best.totals, best.totals_of
         return Landing(goes_back, retraces, pending, "")
 
 
@@ -194,3 +201,10 @@ def set_metrics(metrics: Sequence[keras.metrics.Metric], totals: Sequence[Any] |
     variables = [variable for metric in metrics for variable in metric.variables]
     for index, variable in enumerate(variables):
         variable.assign(totals[index] if totals else np.zeros(variable.shape, variable.dtype))
+
+
+def add_to_metrics(metrics: Sequence[keras.metrics.Metric], totals: Sequence[Any]) -> None:
+    """Add these values to the variables of metrics."""
+    variables = [variable for metric in metrics for variable in metric.variables]
+    for variable, total in zip(variables, totals, strict=True):
+        variable.assign_add(total)
