@@ -220,6 +220,7 @@ class Loop:
             state.move_to(state.position | {"unfrozen_at": state.step})
             self._traced.clear()
             self.fit_to_world()
+            self.member.remembers(None)  # now there may be statistics of batches
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""

@@ -85,8 +85,8 @@ class Member:
 
     def begins(self) -> None:
         """This rank trains from here on, with the state that all ranks have."""
-        if self.recovers and self._memory is None and not self._is_whole:
-            self._memory = Memory.of(self._state, None)
+        if self._memory is None:
+            self.remembers(None)
         about = {"world": self._door.world, "run": self._directory}
         self._door.say("member", about | {"recovers": self.recovers, "code": self._code})
 
@@ -112,8 +112,12 @@ class Member:
         if self.recovers:
             self._totals = list(totals)
             self._totals_of = self._state.epoch - (pending is not None)
-            if not self._is_whole:
-                self._memory = Memory.of(self._state, pending)
+        self.remembers(pending)
+
+    def remembers(self, pending: Progress | None) -> None:
+        """All ranks have this state, and can go back to it if they need one to go back to."""
+        if self.recovers and not self._is_whole:
+            self._memory = Memory.of(self._state, pending)
 
     def has_ended_epoch(self) -> None:
         """Nothing is pending any more."""
@@ -190,8 +194,7 @@ class Member:
         elif world.is_chief and not led and best.totals_of == state.epoch:
             add_to_metrics(metrics, best.totals)  # which the chief before had
         pending = next((row.pending for row in rows if row.pending and row.step == best.step), None)
-        if not self._is_whole:
-            self._memory = Memory.of(state, pending)
+        self.remembers(pending)
         self._totals, self._totals_of = best.totals, best.totals_of
         return Landing(goes_back, retraces, pending, "")
 
