@@ -180,13 +180,14 @@ class Loop:
             self._traced.clear()
         self.fit_to_world()
         self._reports.fit_to_world()
+        self._health.begin_anew()
         self._heard, self._own_examples, self._begins_anew = None, 0, True
         self._is_ending, self._pending = False, landing.pending
-        if landing.went_back:
-            self.goodput.lost_since(self.state.step)
         if self._on_landing is not None:
             keeper = self._on_landing(landing.went_back, self.total_steps)
             self.keeper = self.commits.keeper = keeper
+        if landing.went_back:  # in the ledger that this rank may have taken over just now
+            self.goodput.lost_since(self.state.step)
         for show in self._shows:
             show.resized(self.state.step, landing.text)
 
@@ -219,6 +220,7 @@ class Loop:
             state.move_to(state.position | {"unfrozen_at": state.step})
             self._traced.clear()
             self.fit_to_world()
+            self.member.remembers(None)  # now there may be statistics of batches
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""

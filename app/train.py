@@ -85,7 +85,7 @@ def _run(
         knobs=Knobs(wire.cycle_time_ms, wire.fusion_mb, wire.nccl_streams, wire.autotune_log),
         by_host=wire.sync == "hierarchical",
     )
-    STOP.speaks = world.is_chief
+    STOP.speaks = world.is_chief and not DOOR.joins
     PULSE.enter("preparation")
     if monitoring.profile:
         monitoring.profile.check(world.size)
