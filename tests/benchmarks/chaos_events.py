@@ -114,8 +114,8 @@ def disk(run: Run, rng: random.Random) -> str:
 
 
 ANYWHERE: dict[str, Event] = {
-    "rank": rank, "chief": chief, "two": two, "agent": agent, "forks": forks, "supervisor": supervisor,
-    "stop": stop, "loop": loop, "term": term, "disk": disk,
+    "rank": rank, "chief": chief, "two": two, "agent": agent, "forks": forks,
+    "supervisor": supervisor, "stop": stop, "loop": loop, "term": term, "disk": disk,
 }  # fmt: skip
 ON_HOSTS: dict[str, Event] = {**ANYWHERE, "cable": cable, "host": host}
 
