@@ -166,6 +166,7 @@ def test_who_is_asked_to_leave_does_so_and_others_go_on(crossing, monkeypatch, l
         with pytest.raises(Stopped, match="this rank has left the others at step 2"):
             loop.run()
         assert left == [2] and not crossings.made
+        assert loop.stop._reached.is_set()  # there is time to write what is kept
     else:
         loop.run()
         assert not left and crossings.made == [(True, 2, None)] and loop.state.step == 6
