@@ -6,9 +6,9 @@ Trains digits once undisturbed. Then again, killed over and over and resumed, un
 have fallen; a run that has ended makes room for the next. Kinds of kill: SIGKILL to the `launcher`,
 to `all` processes, and to all while a checkpoint is being written (`writing`); `stop` is SIGTERM to
 the launcher. A rank alone is recovered from: chaos.py. Moments are spread over start-up, training
-and its validations, and what follows the last step. After a third of the kills the newest checkpoint
-is damaged. What is compared: tests/integration/undisturbed.py. Exit
-code 1 if anything was wrong; the files stay then.
+and its validations, and what follows the last step. After a third of the kills the newest
+checkpoint is damaged. What is compared: tests/integration/undisturbed.py. Exit code 1 if anything
+was wrong; the files stay then.
 
 A row is one start. "lost": the steps that the kill before it cost; "ends": seconds from the kill to
 the end of the launcher.
