@@ -70,8 +70,7 @@ class Forks:
 
     def __init__(self, command: Sequence[str], directory: str):
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        # It does nothing with arrays, and NumPy must not start threads in it.
-        own = {FORKS_VARIABLE: str(theirs.fileno()), "OPENBLAS_NUM_THREADS": "1"}
+        own = {FORKS_VARIABLE: str(theirs.fileno())}
         try:
             self.process = Child(command, directory, {**os.environ, **own}, [theirs.fileno()])
         finally:

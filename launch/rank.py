@@ -98,7 +98,8 @@ class Agent:
         if now > self._kill_at or now - self._word_s > self._fence_s:
             self._rank.child.kill_all()
             self._left = self._left or self._door is not None  # the launcher counts us as lost
-        if self._rank.is_refused:
+        if self._rank.is_refused and self._forks:
+            self._forks.end()
             self._forks = None
             self._rank = self._start()
         status = self._rank.status

@@ -20,10 +20,12 @@ from typing import Any
 
 from app.elastic.door import DOOR_VARIABLE
 from app.pulse import PAGE_VARIABLE, PULSE
+from app.version import code_version
 
 FORKS_VARIABLE = "LOCKSTEP_FORKS"  # the file descriptor of the socket, inherited
 IMPORTS = ("app.train", "horovod.tensorflow", "sklearn", "matplotlib.figure")
 MOST_BYTES = 1 << 20  # of a request: an environment
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SET_PDEATHSIG = 1  # Linux's prctl: send a signal when our parent ends
 
 
@@ -32,11 +34,14 @@ def serve() -> None:
     number = os.environ.pop(FORKS_VARIABLE, None)
     if number is None:
         return
+    for one in SIGNALS:  # meant for ranks, by somebody who sends them to every process
+        signal.signal(one, signal.SIG_IGN)
     control = socket.socket(fileno=int(number))
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     for name in IMPORTS:
         importlib.import_module(name)
-    _send(control, {"threads": len(os.listdir("/proc/self/task"))})
+    code = code_version()
+    _send(control, {"threads": _threads()})
     poll = select.poll()
     children: dict[int, int] = {}  # by descriptor (pidfd), its number
     poll.register(control, select.POLLIN)
@@ -47,21 +52,31 @@ def serve() -> None:
                 _reap(control, children.pop(descriptor), descriptor)
                 continue
             data, passed, _, _ = socket.recv_fds(control, MOST_BYTES, 2)
-            if not data:
-                os._exit(0)  # the agent has ended
-            parent, pid = os.getpid(), os.fork()
-            if pid == 0:
-                for one in children:
-                    os.close(one)
-                control.close()
+            if not data or code_version() != code:
+                os._exit(0)  # the agent has ended; or this would be old code under a new name
+            parent = os.getpid()
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+            if (pid := os.fork()) == 0:
+                for child in children:
+                    os.close(child)
                 _become(json.loads(data), passed, parent)
+                _send(control, {"pid": os.getpid()})
+                control.close()
                 return
-            for one in passed:
-                os.close(one)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            for descriptor in passed:
+                os.close(descriptor)
             child = os.pidfd_open(pid)
             children[child] = pid
             poll.register(child, select.POLLIN)
-            _send(control, {"pid": pid})
+
+
+def _threads() -> int:
+    """How many there are, once OpenBLAS has ended its own, as it does at each fork."""
+    if (pid := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return len(os.listdir("/proc/self/task"))
 
 
 def _reap(control: socket.socket, pid: int, descriptor: int) -> None:
@@ -90,3 +105,8 @@ def _become(asked: dict[str, Any], passed: Sequence[int], parent: int) -> None:
     os.environ.clear()
     os.environ.update(environ)
     PULSE.begin_anew()
+    importlib.import_module("numpy").random.seed()  # Python's own is seeded anew by itself
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
