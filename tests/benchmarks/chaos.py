@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -72,9 +73,9 @@ def newest_launch(run: Run) -> list[dict]:
 
 
 def _starts_again(run: Run) -> bool:
-    """Start a run again that was stopped or whose supervisor was killed."""
+    """Start a run again that was told to stop or whose supervisor was killed."""
     code = run.launched.process.returncode
-    if code not in (STOPPED, -9):
+    if code not in (STOPPED, -signal.SIGKILL) and not (code and run.is_told_to_stop):
         return False
     run.waits_for_nobody()
     run.start()
