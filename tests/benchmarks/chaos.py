@@ -1,7 +1,7 @@
 """An elastic run to which anything happens at any moment: it must end as if nothing had.
 
     python -m tests.benchmarks.chaos [--runs 50] [--seed 0] [--events 4] [--hosts] [--kinds ...]
-    python -m tests.benchmarks.chaos --times [--hosts]
+    python -m tests.benchmarks.chaos --times [--each 10] [--hosts]
     python -m tests.benchmarks.chaos --goodput MINUTES
 
 Trains digits on three ranks of this host, or with --hosts on three network namespaces over ssh, and
@@ -120,6 +120,7 @@ def main() -> int:
     parser.add_argument("--kinds", type=lambda text: text.split(","))
     parser.add_argument("--hosts", action="store_true")
     parser.add_argument("--times", action="store_true")
+    parser.add_argument("--each", type=int, default=10, help="how often for --times")
     parser.add_argument("--goodput", type=float, metavar="MINUTES")
     options = parser.parse_args()
     options.kinds = options.kinds or [*(ON_HOSTS if options.hosts else ANYWHERE)]
@@ -131,7 +132,7 @@ def main() -> int:
             compare_goodput(work, options.goodput, options.seed)
             return 0
         if options.times:
-            measure_times(work, hosts)
+            measure_times(work, hosts, options.each)
             return 0
         numbers = range(options.first, options.first + options.runs)
         good = sum([one(number, options, hosts, work) for number in numbers])
