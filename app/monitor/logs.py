@@ -59,6 +59,14 @@ class _Lines(logging.Formatter):
         return moment.isoformat(timespec="milliseconds")
 
 
+class _File(logging.FileHandler):
+    """Leaves out what a full disk does not take; the checkpoints report that."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 _buffer: logging.handlers.MemoryHandler | None = None
 _file: logging.Handler | None = None
 
@@ -108,7 +116,7 @@ def keep(directory: Path, rank: int) -> str | None:
     path = RunFiles(directory).rank_log(rank)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        file = _File(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         return f"{path}: {error.strerror or error}"
     file.setFormatter(_Lines(rank))

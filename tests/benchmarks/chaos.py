@@ -1,7 +1,7 @@
 """An elastic run to which anything happens at any moment: it must end as if nothing had.
 
     python -m tests.benchmarks.chaos [--runs 50] [--seed 0] [--events 4] [--hosts] [--kinds ...]
-    python -m tests.benchmarks.chaos --times [--hosts]
+    python -m tests.benchmarks.chaos --times [--each 10] [--hosts]
     python -m tests.benchmarks.chaos --goodput MINUTES
 
 Trains digits on three ranks of this host, or with --hosts on three network namespaces over ssh, and
@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -72,9 +73,9 @@ def newest_launch(run: Run) -> list[dict]:
 
 
 def _starts_again(run: Run) -> bool:
-    """Start a run again that was stopped or whose supervisor was killed."""
+    """Start a run again that was told to stop or whose supervisor was killed."""
     code = run.launched.process.returncode
-    if code not in (STOPPED, -9):
+    if code not in (STOPPED, -signal.SIGKILL) and not (code and run.is_told_to_stop):
         return False
     run.waits_for_nobody()
     run.start()
@@ -119,6 +120,7 @@ def main() -> int:
     parser.add_argument("--kinds", type=lambda text: text.split(","))
     parser.add_argument("--hosts", action="store_true")
     parser.add_argument("--times", action="store_true")
+    parser.add_argument("--each", type=int, default=10, help="how often for --times")
     parser.add_argument("--goodput", type=float, metavar="MINUTES")
     options = parser.parse_args()
     options.kinds = options.kinds or [*(ON_HOSTS if options.hosts else ANYWHERE)]
@@ -130,7 +132,7 @@ def main() -> int:
             compare_goodput(work, options.goodput, options.seed)
             return 0
         if options.times:
-            measure_times(work, hosts)
+            measure_times(work, hosts, options.each)
             return 0
         numbers = range(options.first, options.first + options.runs)
         good = sum([one(number, options, hosts, work) for number in numbers])

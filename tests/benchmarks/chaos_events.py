@@ -76,6 +76,7 @@ def loop(run: Run, rng: random.Random) -> str:
 def term(run: Run, rng: random.Random) -> str:
     """SIGTERM to a rank: its host leaves; if that is the only one, all stop, and are resumed."""
     pid = rng.choice(run.processes() or [0])
+    run.is_told_to_stop = run.hosts is None
     _send(pid, signal.SIGTERM)
     return _who(run, pid)
 

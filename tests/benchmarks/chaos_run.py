@@ -36,6 +36,7 @@ class Run:
         self.use(*NAMES)
         self._launcher = launcher
         self._launches: list[Launched] = []
+        self.is_told_to_stop = False  # what fails from then on is not recovered from
 
     @property
     def launched(self) -> Launched:
@@ -57,6 +58,7 @@ class Run:
             launcher = self.hosts.network.command("h1", *script, *ssh)
         train = [*TRAIN, "--epochs", str(self.epochs), "--run-dir", str(self.directory)]
         resume = ["--resume"] if self._launches else []
+        self.is_told_to_stop = False
         arguments = [*(() if self._launcher else LIMITS), *train, *resume]
         environ = self.story.environ
         self._launches.append(Launched(RANKS, arguments, self.work, environ, launcher))

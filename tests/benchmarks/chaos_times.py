@@ -18,7 +18,7 @@ from tests.benchmarks.chaos_run import LAUNCH_S, RANKS, Run
 from tests.cluster.conftest import Hosts
 from tests.integration.elastic import Note
 
-TIMES, SLOW_MS, STEP_MS = 10, 50, 60
+SLOW_MS, STEP_MS = 50, 60
 BETWEEN_S = 0.05  # from a world that is given out to the death of one of its ranks
 
 
@@ -30,8 +30,8 @@ class Kind(NamedTuple):
     measure: Callable[[Run], float]
 
 
-def measure_times(work: Path, hosts: Hosts | None) -> None:
-    """Print a row for each kind."""
+def measure_times(work: Path, hosts: Hosts | None, times: int) -> None:
+    """Print a row for each kind, which is measured so many times."""
     kinds = [
         Kind("SIGKILL to a rank", 1.5, kill),
         Kind("SIGSTOP to a rank", 4.5, stop),
@@ -47,7 +47,7 @@ def measure_times(work: Path, hosts: Hosts | None) -> None:
     try:
         print("s, median (least to most)         wanted", flush=True)
         for kind in kinds:
-            _row(kind.name, [kind.measure(_whole(run)) for _ in range(TIMES)], kind.wanted_s)
+            _row(kind.name, [kind.measure(_whole(run)) for _ in range(times)], kind.wanted_s)
         _row("pause of the others at a join", list(pauses(run)), 1.0)
         stops = [agreed_stop(_whole(run)) for _ in range(3)]
         _row("agreed stop", stops, 1.0)
