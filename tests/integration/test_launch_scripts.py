@@ -45,7 +45,7 @@ def launch(script, *arguments, timeout_s=60, **options):
         ("local", [], "nothing to run"),
         ("local", ["-n", "0", "train"], "-n: expected a whole number from 1 to 65535, got '0'"),
         ("local", ["-x", "train"], "unrecognized arguments: -x"),
-        ("hosts", ["train"], "-H/--hosts --hostfile is required"),
+        ("hosts", ["train"], "give one of the arguments -H/--hosts --hostfile --discovery"),
         ("hosts", ["-H", "a;touch x", "train"], "'a;touch x' is not a host name"),
         ("hosts", ["-H", "$(touch x):2", "train"], "is not a host name"),
         ("hosts", ["-H", "-oProxyCommand=touch x", "train"], "is not a host name"),
@@ -139,6 +139,8 @@ def test_no_word_of_the_command_is_read_by_a_shell(tmp_path, word, option):
 
 FAILING = """
 import os
+if "LOCKSTEP_FORKS" in os.environ:
+    os._exit(0)  # nothing to fork from: start a fresh process
 rank = os.environ.get("HOROVOD_RANK", os.environ.get("OMPI_COMM_WORLD_RANK"))
 if rank == "1" and "LOCKSTEP_PULSE" in os.environ:  # not its agent
     import app.train
@@ -181,7 +183,9 @@ def test_the_rank_that_fails_first_is_the_one_that_is_reported(
         assert lines[0] == "[1] rank 1 of 2 failed:", done.all
         assert done.err.count("Traceback") == 1 and "the cat sat on it" in done.err, done.all
     else:
-        assert len(lines) == 1, done.all
+        # Over gloo a rank that is killed is recovered from, up to a point.
+        restarts = 3 if (way, transport) == ("killed", "--gloo") else 0
+        assert len(lines) == 1 + restarts, done.all
 
 
 # Signals

@@ -61,13 +61,13 @@ LEFT_S = 40  # mpirun itself waits 15 s for ranks that have ended, if it gets a 
 class Launch:
     """A launch whose two ranks are taking steps."""
 
-    def __init__(self, tmp_path, transport, **environ):
+    def __init__(self, tmp_path, transport, command, **environ):
         (tmp_path / "sitecustomize.py").write_text(STAND_IN)
         self.mark = f"{tmp_path}-{os.getpid()}"
         environ |= {"PYTHONPATH": f"{tmp_path}:{ROOT}", "LOCKSTEP_TEST_ROOM": str(tmp_path)}
         environ |= {"LOCKSTEP_VENV": sys.prefix, "LOCKSTEP_TEST_MARK": self.mark}
         self.process = subprocess.Popen(
-            ["launch/local.sh", "-n", "2", transport, "train"],
+            ["launch/local.sh", "-n", "2", transport, command],
             cwd=ROOT,
             env={**os.environ, **environ},
             text=True,
@@ -108,8 +108,8 @@ def launch(tmp_path, transport):
     """Starts a launch, and leaves nothing of it."""
     launches = []
 
-    def start(**environ):
-        launches.append(Launch(tmp_path, transport, **environ))
+    def start(command="train", **environ):
+        launches.append(Launch(tmp_path, transport, command, **environ))
         return launches[-1]
 
     yield start
@@ -143,7 +143,7 @@ def test_a_second_signal_ends_at_once_ranks_that_do_not_stop(launch):
 
 
 def test_a_rank_that_is_stopped_is_named(launch):
-    run = launch()
+    run = launch("evaluate")  # over gloo, training would go on without it
     os.kill(run.ranks[1], signal.SIGSTOP)
     code, _, err = run.end()
     assert code == STUCK, err
@@ -154,7 +154,7 @@ def test_a_rank_that_is_stopped_is_named(launch):
 
 @pytest.mark.parametrize("who", ["agent", "rank"])
 def test_a_rank_or_an_agent_that_is_killed_is_named(launch, transport, who):
-    run = launch()
+    run = launch("evaluate")
     os.kill(run.agents[1] if who == "agent" else run.ranks[1], signal.SIGKILL)
     code, _, err = run.end()
     if (who, transport) == ("agent", "--mpi"):  # mpirun does not say what became of it
