@@ -19,7 +19,7 @@ DOOR_VARIABLE = "LOCKSTEP_DOOR"
 CONNECT_S = 20.0
 STOP, DUMP, KILL = "stop", "dump", "kill"  # what an agent can be told
 START, TELL, PING, LEAVE = "start", "tell", "ping", "leave"  # the same, if ranks are recovered
-FENCE = 0.75  # of the time after which an agent without a word counts as lost, it ends its rank
+FENCE = 2 / 3  # of the time after which an agent without a word counts as lost, it ends its rank
 
 
 def call(where: str, rank: int) -> Line:
