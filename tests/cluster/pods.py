@@ -23,6 +23,7 @@ PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 TOOLS = {"podman": "podman", "runc": "runc", "buildah": "buildah", "debootstrap": "debootstrap"}
 # lockstep-PID-NAME, as the namespaces: another test run can tell a leftover.
 GRACE_S = 30  # from SIGTERM to SIGKILL, unless a pod says otherwise
+MESSAGE_PATH = "/dev/termination-log"  # Kubernetes' default
 CONTAINER = re.compile(r"lockstep-(\d+)-[\w.-]+")
 
 # Fields that say nothing to one machine, or that the operator has used already.
@@ -51,6 +52,7 @@ OF_CONTAINER = {
     "volumeMounts",
     "securityContext",
     "resources",
+    "terminationMessagePolicy",  # the file is there; the tests look into logs by themselves
     # not imitated:
     "ports",
     "readinessProbe",
@@ -130,6 +132,10 @@ class Kubelet:
         """What a pod has printed so far, both streams."""
         return podman("logs", self.container(name))
 
+    def message(self, name: str) -> str:
+        """The termination message of a pod, as `kubectl describe pod` shows it."""
+        return self._message_file(name).read_bytes()[-4096:].decode()
+
     def wait_for(self, name: str, words: str, timeout_s: float) -> None:
         """Return when a pod has printed these words."""
         deadline = time.monotonic() + timeout_s
@@ -198,6 +204,11 @@ class Kubelet:
             yield from ("--memory", binary(memory))
         yield from security(spec.get("securityContext", {}), container.get("securityContext", {}))
         yield from self._volumes(pod)
+        message = self._message_file(name)
+        message.parent.mkdir(parents=True, exist_ok=True)
+        message.write_bytes(b"")
+        message.chmod(0o666)
+        yield from ("--volume", f"{message}:{MESSAGE_PATH}:rw")
         for variable in container.get("env", ()):
             only(variable, {"name", "value"}, f"env of pod {name}")
             yield from ("--env", f"{variable['name']}={variable.get('value', '')}")
@@ -206,6 +217,9 @@ class Kubelet:
         if "command" in container:  # Kubernetes' command is Docker's entry point
             yield from ("--entrypoint", json.dumps(container["command"]))
         yield from (self._image, *container.get("args", ()))
+
+    def _message_file(self, pod: str) -> Path:
+        return self._folder / pod / "termination-log"
 
     def _volumes(self, pod: Mapping[str, Any]) -> Iterator[str]:
         spec = pod["spec"]
