@@ -6,13 +6,16 @@ from app import rundir
 from app.build import build_classifier, build_optimizer
 from app.checkpoints.init_from import load_weights
 from app.checkpoints.keeper import Keeper
+from app.checkpoints.mirror import mirror_of
 from app.config import Config
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
+from app.elastic.door import DOOR
 from app.load import LoadedData
 from app.pretrained import find
 from app.pretrained.fine_tuning import freeze
 from app.recipe import overlay
+from app.run_files import list_checkpoints
 from app.schedule import Schedule
 from app.state import TrainState
 
@@ -40,7 +43,10 @@ def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
     checkpoint to continue from, instead of starting over."""
     directory = config.run.run_dir or Path()
     saved = rundir.find_run(directory, resume)
-    return saved, saved is not None and rundir.has_checkpoint(directory)
+    is_kept = rundir.has_checkpoint(directory)
+    if DOOR.run is not None:
+        is_kept = is_kept or bool(list_checkpoints(mirror_of(directory)))
+    return saved, saved is not None and is_kept
 
 
 def initial_state(config: Config, data: LoadedData, schedule: Schedule, world: World) -> TrainState:

@@ -180,9 +180,9 @@ def move_to_chief(world: World, metrics: Sequence[keras.metrics.Metric]) -> list
 
     So the chief's checkpoint holds those of the whole epoch so far.
     """
-    totals = []
-    for variable in [variable for metric in metrics for variable in metric.variables]:
-        total = world.sum(variable.numpy())
+    variables = [variable for metric in metrics for variable in metric.variables]
+    # Nothing is written before the last exchange: a sum and its count belong together.
+    totals = [world.sum(variable.numpy()) for variable in variables]
+    for variable, total in zip(variables, totals, strict=True):
         variable.assign(total if world.is_chief else np.zeros_like(total))
-        totals.append(total)
     return totals

@@ -37,6 +37,13 @@ class Health:
         """An epoch begins, or training has gone back: the running mean starts anew."""
         self._summed, self._examples = 0.0, 0
 
+    def begin_anew(self) -> None:
+        """The ranks are others: those that have come know nothing of what was, and what was counted
+        may differ between those that were there when one was lost."""
+        self._in_a_row = 0
+        self._losses.clear()
+        self.forget()
+
     def see_step(self, step: int, heard: np.ndarray, first_bad: str | None) -> bool:
         """Whether too many steps in a row were bad; a collective after the first of each row.
 

@@ -20,6 +20,7 @@ from app.monitor.terminal import Terminal
 from app.run_files import RunFiles
 from app.run_lock import RunLock
 from app.state import TrainState
+from app.stop import STOP
 
 
 class Lead:
@@ -72,6 +73,7 @@ class Lead:
         the keeper of checkpoints, on the chief. `went_back`: to a commit point, so that what was
         shown since then will be shown again."""
         logs.become(self._directory, self._world.rank, self._monitoring.quiet)
+        STOP.speaks = self._world.is_chief
         if not self._world.is_chief:
             return None
         if not self.leads:

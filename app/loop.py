@@ -180,13 +180,14 @@ class Loop:
             self._traced.clear()
         self.fit_to_world()
         self._reports.fit_to_world()
+        self._health.begin_anew()
         self._heard, self._own_examples, self._begins_anew = None, 0, True
         self._is_ending, self._pending = False, landing.pending
-        if landing.went_back:
-            self.goodput.lost_since(self.state.step)
         if self._on_landing is not None:
             keeper = self._on_landing(landing.went_back, self.total_steps)
             self.keeper = self.commits.keeper = keeper
+        if landing.went_back:  # in the ledger that this rank may have taken over just now
+            self.goodput.lost_since(self.state.step)
         for show in self._shows:
             show.resized(self.state.step, landing.text)
 
@@ -219,6 +220,7 @@ class Loop:
             state.move_to(state.position | {"unfrozen_at": state.step})
             self._traced.clear()
             self.fit_to_world()
+            self.member.remembers(None)  # now there may be statistics of batches
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""
@@ -238,7 +240,10 @@ class Loop:
             heard = self._pass(number, batch)
             if last_pass:
                 self._count_step(heard)
-            if self.commits.ends or self._begins_anew:
+            if self._begins_anew:  # perhaps with others, so no collective comes here
+                self.clock.pause()
+                return {}
+            if self.commits.ends:
                 return self._reports.end_epoch().metrics
             PULSE.enter("input")
         with PULSE.during("reports"):
@@ -307,6 +312,8 @@ class Loop:
             self._commit()
         elif self._guards(state.step):
             self.commits.compare()
+        if self._begins_anew:
+            return
         if before is not None and before.numpy()[0] > 0 and not self._is_ending:
             self._is_ending = True
             if not self.commits.ends:

@@ -60,14 +60,11 @@ class Pulse:
     @classmethod
     def inherited(cls) -> Pulse:
         """That of the page of whoever started this process; of a page of its own otherwise."""
-        # Not for our own children: they might have another file under this number.
-        descriptor = os.environ.pop(PAGE_VARIABLE, "")
-        try:
-            page = mmap.mmap(int(descriptor), PAGE_BYTES)
-            os.close(int(descriptor))
-        except (ValueError, OSError):
-            return cls()
-        return cls(page)
+        return cls(_inherited_page())
+
+    def begin_anew(self) -> None:
+        """This process was forked just now: nothing is left of what its parent did."""
+        self.__init__(_inherited_page())  # type: ignore[misc]
 
     def limits(self, step_s: float, phase_s: float) -> None:
         """How long a step, and any other phase, may go without progress."""
@@ -121,6 +118,17 @@ class Pulse:
         """By phase, with the present one so far."""
         now = time.monotonic() - self._since
         return {**self.seconds, self.phase: self.seconds[self.phase] + now}
+
+
+def _inherited_page() -> mmap.mmap | None:
+    # Not for our own children: they might have another file under this number.
+    descriptor = os.environ.pop(PAGE_VARIABLE, "")
+    try:
+        page = mmap.mmap(int(descriptor), PAGE_BYTES)
+        os.close(int(descriptor))
+    except (ValueError, OSError):
+        return None
+    return page
 
 
 def read(page: mmap.mmap) -> Reading | None:

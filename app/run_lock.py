@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import UserError
+from app.pulse import PULSE
 from app.run_files import RunFiles
 
 LOG = logging.getLogger(__name__)
 BEAT_S = 5.0
 GONE_AFTER_BEATS = 3
+# The server's lease of a lock over NFS, which outlives a host that is lost without a word.
+DEAD_S = 100.0
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -39,7 +42,8 @@ class RunLock:
     def acquire(self, from_the_dead: bool = False) -> None:
         """Take the directory, which is created if it does not exist.
 
-        `from_the_dead`: whoever held it is known to be gone.
+        `from_the_dead`: whoever held it is known to be gone, so a lock that is still there will go
+        too.
 
         Raises UserError if another process holds it, naming host and process, or if the directory
         cannot be written.
@@ -49,7 +53,7 @@ class RunLock:
                        if not one.exists()]  # fmt: skip
             self._made = missing[-1] if missing else None
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._open()
+            self._file = self._open(DEAD_S if from_the_dead else 0.0)
             holder = _read(self._file)
             if holder and holder.get("host") != socket.gethostname() and not from_the_dead:
                 self._wait_for_life(holder)
@@ -76,8 +80,10 @@ class RunLock:
                 if one == self._made:
                     break
 
-    def _open(self) -> int:
-        """The locked file. If its last holder removes it while we open it, try once more."""
+    def _open(self, patience_s: float) -> int:
+        """The locked file. If its last holder removes it while we open it, try once more; if it is
+        locked, for so long."""
+        until = time.monotonic() + patience_s
         while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
@@ -85,6 +91,10 @@ class RunLock:
             except BlockingIOError:
                 holder = _read(file)
                 os.close(file)
+                if time.monotonic() < until:
+                    PULSE.beat()
+                    time.sleep(BEAT_S / 50)
+                    continue
                 raise self._taken(holder) from None
             except OSError as error:
                 if error.errno not in NO_LOCKS:

@@ -16,6 +16,7 @@ from app.begin import initial_state, open_run, resolve
 from app.build import (
     build_schedule,
 )
+from app.checkpoints import mirror
 from app.checkpoints.keeper import Keeper
 from app.config import Config
 from app.distributed import devices
@@ -84,7 +85,7 @@ def _run(
         knobs=Knobs(wire.cycle_time_ms, wire.fusion_mb, wire.nccl_streams, wire.autotune_log),
         by_host=wire.sync == "hierarchical",
     )
-    STOP.speaks = world.is_chief
+    STOP.speaks = world.is_chief and not DOOR.joins
     PULSE.enter("preparation")
     if monitoring.profile:
         monitoring.profile.check(world.size)
@@ -122,7 +123,10 @@ def _train(
         notes["batch size"] = f"{config.training.examples_per_rank} per rank, since {few}"
     schedule = build_schedule(config, world.size)
     state = initial_state(config, data, schedule, world)
-    keeper = Keeper(RunFiles(directory).checkpoints, config.run)
+    if DOOR.run is None:
+        mirror.clear(directory)  # of a run that was killed with its supervisor
+    aside = mirror.mirror_of(directory) if DOOR.is_open else None
+    keeper = Keeper(RunFiles(directory).checkpoints, config.run, aside)
     if not DOOR.joins:
         notes |= open_run(given, data, state, goes_on, keeper, world)
         keep_logs(directory, world)
@@ -183,6 +187,7 @@ def _stop(loop: Loop, keeper: Keeper) -> None:
     """End a run that was asked to stop, all ranks together; raises Stopped."""
     PULSE.enter("end")
     loop.world.from_chief(functools.partial(keeper.wait, MOST_WAIT_S))
+    mirror.clear(keeper.checkpoints.directory.parent)
     loop.commits.show_written()
     state, name = loop.state, STOP.signal.name if STOP.signal else "a signal to another rank"
     raise Stopped(
@@ -199,6 +204,7 @@ def _finish(loop: Loop, lead: Lead, metrics: dict[str, Any]) -> tuple[str, str |
         lead.keeper.wait()
         loop.goodput.finished(loop.state.step)
         rundir.write_metrics(lead.files.directory, metrics)
+        mirror.clear(lead.files.directory)
     except UserError as error:
         problem = str(error)
     return str(next(reversed(lead.keeper.checkpoints.list()), "none")), problem

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import mmap
 import os
 import signal
 import socket
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,60 +16,17 @@ from typing import Any
 from app.elastic.line import Line
 from app.errors import STOPPED
 from app.pulse import PAGE_BYTES, PAGE_VARIABLE, read
+from launch.forks import Child, Forked, Forks
 from launch.line import DOOR_VARIABLE
-from launch.orphans import SET_PDEATHSIG
 
 SEND_S = 1  # a rank that does not listen must not keep its agent
 LAST_WORDS_S = 1.0  # for what a rank said before it ended
 
 
-class Child:
-    """A process with a session of its own, which ends when we do. Start it from the main thread:
-    it would end with the thread."""
-
-    def __init__(
-        self,
-        command: Sequence[str],
-        directory: str,
-        environ: Mapping[str, str],
-        descriptors: Sequence[int],
-    ):
-        prctl = ctypes.CDLL(None).prctl
-        self._process = subprocess.Popen(
-            list(command),
-            cwd=directory,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            pass_fds=descriptors,
-            start_new_session=True,
-            # It takes no lock that another thread may hold.
-            preexec_fn=lambda: prctl(SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
-        )
-        self.pid = self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """As of subprocess.Popen; None until `wait` has returned."""
-        return self._process.returncode
-
-    def wait(self) -> int:
-        """Until it has ended."""
-        return self._process.wait()
-
-    def send_signal(self, number: int) -> None:
-        """To this process, if it has not ended."""
-        self._process.send_signal(number)
-
-    def kill_all(self) -> None:
-        """SIGKILL to it and to all processes of its group."""
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-
-
 class Started:
     """One start of a rank. `door`: what it is told of its place (app/elastic/door.py);
-    None: there is no recovery. `said` takes its messages, `ended` is called after the last one."""
+    None: there is no recovery. `said` takes its messages, `ended` is called after the last one.
+    `forks`: to fork it from."""
 
     def __init__(
         self,
@@ -81,6 +35,7 @@ class Started:
         door: Mapping[str, Any] | None,
         said: Callable[[dict[str, Any]], None],
         ended: Callable[[], None],
+        forks: Forks | None = None,
     ):
         self.asked = False  # SIGTERM has been sent: a second one would end it without a checkpoint
         self.told = False  # that it has ended
@@ -98,7 +53,11 @@ class Started:
             descriptors.append(theirs.fileno())
             self._door = Line(ours)
         try:
-            self.child = Child(command, directory, environ, descriptors)
+            self.child: Child | Forked
+            if forks is not None:
+                self.child = Forked(forks, environ, descriptors)
+            else:
+                self.child = Child(command, directory, environ, descriptors)
         finally:
             os.close(page)
             if theirs:
@@ -106,6 +65,11 @@ class Started:
         self._listener = threading.Thread(target=self._listen, args=(said,), daemon=True)
         self._listener.start()
         threading.Thread(target=self._wait, args=(ended,), daemon=True).start()
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it could not be forked, and should be started in another way."""
+        return isinstance(self.child, Forked) and self.child.is_refused
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message through the door."""

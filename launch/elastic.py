@@ -27,9 +27,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from app.checkpoints import mirror
 from app.elastic.line import Line
 from app.errors import FAILURE, STOPPED
 from launch import gloo
@@ -256,6 +258,8 @@ class Elastic(Agents):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(CLOSE_S)
         end_orphans()
+        if self._policy.run.directory:
+            mirror.clear(Path(self._policy.run.directory))
         for reader in self._readers:
             reader.join(CLOSE_S)
 

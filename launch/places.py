@@ -69,6 +69,13 @@ class Place:
         elif self.stopped_s is None:
             self.stopped_s = now
 
+    def speaks(self) -> None:
+        """Its rank has said something, so it goes on, whatever the last report was."""
+        if self.reading:
+            self.reading = self.reading._replace(age_s=0.0)
+        if self.kill_s < float("inf"):
+            self.kill_s, self.why = float("inf"), None
+
     def seen(self, now: float) -> Seen:
         """For watch.py."""
         number = self.number if self.rank is None else self.rank

@@ -73,6 +73,7 @@ class Policy:
     def said(self, number: int, message: dict[str, Any], now: float) -> None:
         """A rank says something through its door."""
         place = self.run.places[number]
+        place.speaks()
         if "member" in message:
             self._member(place, message["member"], now)
         elif "waits" in message:
@@ -91,7 +92,7 @@ class Policy:
         if place.stage == EMPTY:
             return
         text = place.why or f"{place.who} {reason(status)}"
-        if place.rank is not None:
+        if place.rank is not None and "(step " not in text:
             text += f" at step {place.step}"
         was_newcomer = place.is_newcomer
         place.stage, place.status = EMPTY, status

@@ -24,9 +24,11 @@ from types import FrameType
 from typing import Any
 
 from app.distributed.launcher import MEETING, read_launcher
+from app.doctor.software import count_gpus
 from app.elastic.line import Line
 from app.errors import USER_ERROR
 from launch.child import Started
+from launch.forks import Forks
 from launch.line import (
     DOOR_VARIABLE,
     DUMP,
@@ -68,6 +70,7 @@ class Agent:
         self._report_s = min(REPORT_S, self._fence_s / FENCE / 6)
         for number in ASKS:
             signal.signal(number, self._ask)
+        self._forks = Forks(command, directory) if door and not count_gpus() else None
         self._rank = self._start()
 
     def run(self) -> int:
@@ -83,6 +86,8 @@ class Agent:
                 self._obey(self._wake.get(timeout=self._report_s / 4))
             self._look()
         self._rank.child.kill_all()
+        if self._forks:
+            self._forks.end()
         return self._rank.status or 0
 
     def _look(self) -> None:
@@ -93,6 +98,9 @@ class Agent:
         if now > self._kill_at or now - self._word_s > self._fence_s:
             self._rank.child.kill_all()
             self._left = self._left or self._door is not None  # the launcher counts us as lost
+        if self._rank.is_refused:
+            self._forks = None
+            self._rank = self._start()
         status = self._rank.status
         if status is not None and not self._rank.told:
             self._rank.told = True
@@ -101,7 +109,8 @@ class Agent:
 
     def _start(self) -> Started:
         """Start the child."""
-        return Started(self._command, self._directory, self._door, self._say, self._wake_up)
+        say, wake = self._say, self._wake_up
+        return Started(self._command, self._directory, self._door, say, wake, self._forks)
 
     def _say(self, message: dict[str, Any]) -> None:
         self._send({"said": message})

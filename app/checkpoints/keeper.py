@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from app.checkpoints.checkpoint import Checkpoints
 from app.checkpoints.files import Score
+from app.checkpoints.mirror import has_room
 from app.checkpoints.snapshot import Snapshot, take
 from app.config import Run
 from app.errors import UserError
@@ -44,10 +45,12 @@ class Keeper:
     Args:
         directory: of the checkpoints; created if it is missing.
         run: how often to keep one, and which stay.
+        mirror: where to keep a commit at which none is due, until the next; see mirror.py.
     """
 
-    def __init__(self, directory: Path, run: Run):
+    def __init__(self, directory: Path, run: Run, mirror: Path | None = None):
         self.checkpoints = Checkpoints(directory, run.keep_checkpoints, run.keep_best)
+        self._mirror = Checkpoints(mirror, 1) if mirror else None
         self._every = run.checkpoint_every_commits
         self._every_s = 60 * (run.checkpoint_every_minutes or float("inf"))
         self._commits, self._last = 0, time.monotonic()
@@ -72,6 +75,7 @@ class Keeper:
         self._commits += 1
         due = self._commits >= self._every or began - self._last >= self._every_s
         if not due and not epoch_ends:
+            self._keep_aside(state, about)
             return 0.0
         self._commits, self._last = 0, began
         with self._changed:
@@ -81,6 +85,15 @@ class Keeper:
             self._next, self._tries = snapshot, 1 + len(PAUSES_S)
             self._wake()
         return time.monotonic() - began
+
+    def _keep_aside(self, state: TrainState, about: dict[str, Any]) -> None:
+        """Keep a commit in the mirror, at once: it is memory. That this fails costs nothing."""
+        if self._mirror is None:
+            return
+        snapshot = take(state, about)
+        if has_room(snapshot.nbytes):
+            with contextlib.suppress(OSError):
+                self._mirror.forget(self._mirror.write(snapshot))
 
     def scored(self, step: int, loss: float, accuracy: float) -> None:
         """How the model of the checkpoint of this step did in validation, for `keep_best`."""
@@ -113,7 +126,12 @@ class Keeper:
             )
 
     def restore_latest(self, state: TrainState, world_size: int | None = None) -> Path | None:
-        """See `Checkpoints.restore_latest`."""
+        """See `Checkpoints.restore_latest`; from the mirror, if that has a newer one."""
+        if self._mirror is not None:
+            aside, kept = self._mirror.list(), self.checkpoints.list()
+            if aside and (not kept or aside[-1].name > kept[-1].name):
+                with contextlib.suppress(UserError):  # it is damaged
+                    return self._mirror.restore_latest(state, world_size)
         return self.checkpoints.restore_latest(state, world_size)
 
     def _wake(self) -> None:

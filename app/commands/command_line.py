@@ -23,6 +23,7 @@ from typing import NoReturn
 from app.commands.parser import Parser
 from app.distributed.launcher import read_launcher
 from app.elastic.door import DOOR
+from app.elastic.forks import serve
 from app.errors import FAILURE, INTERRUPTED, STOPPED, USER_ERROR, UserError, suggest
 from app.monitor import logs
 from app.stop import STOP, Stopped
@@ -46,6 +47,7 @@ Start = Callable[[argparse.Namespace], "int | None"]
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code."""
+    serve()
     DOOR.open()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # names may hold what the terminal cannot show

@@ -97,7 +97,7 @@ class World:
         return False
 
     def move_out(self) -> None:
-        """End this rank's part, whatever became of the others; `move_into` comes next, or the end."""
+        """End this rank's part, whatever became of others; `move_into` comes next, or the end."""
 
     def move_into(self, variables: Mapping[str, str]) -> None:
         """Become a world of other ranks, in place: rank and size change; a collective of these.

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.config import Config
+from app.distributed.guard import ReplicasDiverged
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.elastic.door import DOOR, Door
@@ -27,6 +28,9 @@ from app.state import Kind, TrainState
 from app.version import code_version
 
 NOTHING = -1  # the step of a newcomer
+# As what an exchange that failed is raised: in a graph or eagerly; by Python around it. Horovod's
+# own complaints, of shapes that differ and the like, are others, and would only come again.
+LOST = (tf.errors.UnknownError, tf.errors.AbortedError, tf.errors.CancelledError, RuntimeError)
 WHOLE = (Kind.REPLICATED, Kind.DERIVED)
 
 
@@ -35,7 +39,8 @@ class Row(NamedTuple):
 
     step: int
     position: dict[str, int]
-    totals: list[Any]
+    totals: list[Any]  # of the metrics, over all ranks, at the newest commit point,
+    totals_of: int  # in this epoch
     pending: Progress | None
     size: int  # of its world before
 
@@ -63,7 +68,8 @@ class Member:
         self._state = state
         self._door = door
         self._memory: Memory | None = None
-        self._totals: list[np.ndarray] = []  # of the metrics, over all ranks, at a commit point
+        self._totals: list[np.ndarray] = []  # see Row
+        self._totals_of = NOTHING
         facts = config.facts() | code_version()
         self._code = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
         self._directory = str(config.run.run_dir)
@@ -78,7 +84,9 @@ class Member:
         return self._door.newcomers if self.recovers else 0
 
     def begins(self) -> None:
-        """This rank trains from here on."""
+        """This rank trains from here on, with the state that all ranks have."""
+        if self._memory is None:
+            self.remembers(None)
         about = {"world": self._door.world, "run": self._directory}
         self._door.say("member", about | {"recovers": self.recovers, "code": self._code})
 
@@ -103,8 +111,13 @@ class Member:
         """All ranks have this state. `totals`: of the metrics' variables, over all ranks."""
         if self.recovers:
             self._totals = list(totals)
-            if not self._is_whole:
-                self._memory = Memory.of(self._state, pending)
+            self._totals_of = self._state.epoch - (pending is not None)
+        self.remembers(pending)
+
+    def remembers(self, pending: Progress | None) -> None:
+        """All ranks have this state, and can go back to it if they need one to go back to."""
+        if self.recovers and not self._is_whole:
+            self._memory = Memory.of(self._state, pending)
 
     def has_ended_epoch(self) -> None:
         """Nothing is pending any more."""
@@ -112,8 +125,10 @@ class Member:
             self._memory = dataclasses.replace(self._memory, pending=None)
 
     def survives(self, error: Exception) -> bool:
-        """Whether another rank is gone, and this one can go on with others."""
-        return self.recovers and "horovod" in f"{type(error).__name__} {error}".lower()
+        """Whether another rank is gone, and this one can go on with others. What only speaks of
+        Horovod, such as a path, is an error like any other."""
+        is_exchange = isinstance(error, LOST) and not isinstance(error, ReplicasDiverged)
+        return self.recovers and is_exchange and "horovod" in f"{type(error)} {error}".lower()
 
     def who_leaves(self, asked: Sequence[int]) -> tuple[bool, list[int]]:
         """These ranks were asked to stop: (whether all stop, else who leaves); a collective."""
@@ -133,12 +148,14 @@ class Member:
         """
         state, world = self._state, self._world
         was, own = (world.rank, world.size), self._brings(planned, pending, is_new)
+        led = world.is_chief
         world.move_out()
+        self._forget()  # whatever is under way has failed by now, and none of it is to come later
         self._door.say("waits", {"step": own.step, "code": self._code})
         variables = self._door.next_world()
         with PULSE.during("recovery"):
             world.move_into(variables)
-            landing = self._sync(own, planned)
+            landing = self._sync(own, planned, led)
         now = f"rank {world.rank} of {world.size}"
         text = f"{now}, which was rank {was[0]} of {was[1]}" if not is_new else f"{now}, new"
         self.begins()
@@ -147,19 +164,19 @@ class Member:
     def _brings(self, planned: bool, pending: Progress | None, is_new: bool) -> Row:
         state, world = self._state, self._world
         if is_new:
-            return Row(NOTHING, state.position, [], None, 0)
-        memory = None if planned else self._memory
-        if memory is None:
-            return Row(state.step, state.position, self._totals, pending, world.size)
-        position = memory.position
-        return Row(position["step"], position, self._totals, memory.pending, world.size)
+            return Row(NOTHING, state.position, [], NOTHING, None, 0)
+        position = state.position
+        if self._memory is not None and not planned:
+            position, pending = self._memory.position, self._memory.pending
+        totals = self._totals, self._totals_of
+        return Row(position["step"], position, *totals, pending, world.size)
 
-    def _sync(self, own: Row, planned: bool) -> Landing:
+    def _sync(self, own: Row, planned: bool, led: bool) -> Landing:
         state, world = self._state, self._world
         rows: list[Row] = world.gather(own)
-        best = max(rows, key=lambda row: row.step)
+        # Of equal steps the one that is in the next epoch already: its end is pending.
+        best = max(rows, key=lambda row: (row.step, row.position["epoch"]))
         root = rows.index(best)
-        self._forget()
         goes_back = not (planned or self._is_whole)
         if goes_back and world.rank == root:
             assert self._memory is not None
@@ -171,12 +188,14 @@ class Member:
             state.optimizer.forget_kinds()
         broadcast_state(world, state.model, state.optimizer, state.seed, state.step, root)
         scale_owed(state, best.size / world.size)
+        metrics = state.model.metrics
         if planned or goes_back or own.step == NOTHING:
-            set_metrics(state.model.metrics, best.totals if world.is_chief else None)
+            set_metrics(metrics, best.totals if world.is_chief else None)
+        elif world.is_chief and not led and best.totals_of == state.epoch:
+            add_to_metrics(metrics, best.totals)  # which the chief before had
         pending = next((row.pending for row in rows if row.pending and row.step == best.step), None)
-        if not self._is_whole:
-            self._memory = Memory.of(state, pending)
-        self._totals = best.totals
+        self.remembers(pending)
+        self._totals, self._totals_of = best.totals, best.totals_of
         return Landing(goes_back, retraces, pending, "")
 
 
@@ -185,3 +204,10 @@ def set_metrics(metrics: Sequence[keras.metrics.Metric], totals: Sequence[Any] |
     variables = [variable for metric in metrics for variable in metric.variables]
     for index, variable in enumerate(variables):
         variable.assign(totals[index] if totals else np.zeros(variable.shape, variable.dtype))
+
+
+def add_to_metrics(metrics: Sequence[keras.metrics.Metric], totals: Sequence[Any]) -> None:
+    """Add these values to the variables of metrics."""
+    variables = [variable for metric in metrics for variable in metric.variables]
+    for variable, total in zip(variables, totals, strict=True):
+        variable.assign_add(total)

@@ -129,10 +129,16 @@ class Goodput:
         self._marks, self._restarts, _ = found
         last = self._marks[-1]
         at = next((mark for mark in reversed(own) if mark.step <= last.step), own[0])
-        self._earlier = {
-            cause: seconds + now.seconds[cause] - at.seconds[cause]
-            for cause, seconds in last.seconds.items()
-        }
+
+        def since(mark: _Mark) -> dict[str, float]:
+            return {
+                cause: seconds + mark.seconds[cause] - at.seconds[cause]
+                for cause, seconds in last.seconds.items()
+            }
+
+        later = [_Mark(mark.step, mark.at, since(mark)) for mark in own if mark.step > last.step]
+        self._marks = [*self._marks, *later][-MOST_MARKS:]
+        self._earlier = since(now)
         self._until, self._before = PULSE.total_seconds, 0.0
 
     def mark(self, step: int) -> None:

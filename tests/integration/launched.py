@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -23,21 +24,30 @@ OF_TENSORFLOW = "__autograph_generated_file"  # it removes these itself, unless 
 
 
 class Launched:
-    """One launcher with its ranks."""
+    """One launcher with its ranks. `environ`: for all of them; `launcher`: other than that of this
+    host."""
 
-    def __init__(self, ranks: int, arguments: list[str], work: Path):
+    def __init__(
+        self,
+        ranks: int,
+        arguments: list[str],
+        work: Path,
+        environ: Mapping[str, str] = MappingProxyType({}),
+        launcher: Sequence[str] = (),
+    ):
         self.mark = uuid.uuid4().hex
+        self.began = time.monotonic()
         self.output = work / f"{self.mark}.txt"
         self.temporary = work / f"tmp-{self.mark}"
         self.temporary.mkdir(parents=True)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_VARIABLES)}
         own = {"LOCKSTEP_VENV": sys.prefix, "TMPDIR": str(self.temporary), MARK: self.mark}
-        self.command = ["launch/local.sh", "-n", str(ranks), *arguments]
+        self.command = [*(launcher or ("launch/local.sh", "-n", str(ranks))), *arguments]
         with self.output.open("wb") as file:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env={**inherited, **own},
+                env={**inherited, **own, **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

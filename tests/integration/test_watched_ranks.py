@@ -17,6 +17,8 @@ from tests.integration.launching import ROOT
 # In place of the application, in the process that an agent starts. Ranks take steps together.
 STAND_IN = """
 import os
+if "LOCKSTEP_FORKS" in os.environ:
+    os._exit(0)  # nothing to fork from: start a fresh process
 if "LOCKSTEP_PULSE" in os.environ:
     import faulthandler, pathlib, signal, sys, time
     from app.distributed.launcher import read_launcher

@@ -14,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[3]
 # In place of the application, in the process that an agent starts. Files stand for collectives.
 RANK = """
 import os
+if "LOCKSTEP_FORKS" in os.environ:
+    os._exit(0)  # nothing to fork from: start a fresh process
 if "LOCKSTEP_PULSE" in os.environ:
     import json, pathlib, signal, socket, sys, threading, time
     from app.elastic.line import Line

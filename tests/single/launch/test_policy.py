@@ -305,6 +305,32 @@ def test_a_stuck_rank_tells_where_it_is_and_is_killed(three):
     assert three.said[-1].startswith("rank 1 on h1: no progress for 6 s in callbacks")
 
 
+def test_a_report_from_before_a_new_world_blames_nobody(three):
+    late = {"waits": False, "wants_stop": False, "age_s": 6.0, "limit_s": 5.0, "step": 9}
+    phases = {0: "step", 1: "callbacks", 2: "step"}
+    three.phase = {n: {"reading": {**late, "phase": phase}} for n, phase in phases.items()}
+    three.pass_(2)
+    three.end(1, 2)
+    three.waits(0)
+    three.member()
+    assert three.mode == "running"
+    three.take()
+    three.policy.tick(three.now)
+    assert three.told(DUMP) == []
+
+
+def test_a_rank_that_goes_on_after_all_is_not_killed(three):
+    late = {"step": 9, "phase": "callbacks", "waits": False, "wants_stop": False}
+    three.phase[1] = {"reading": {**late, "age_s": 6.0, "limit_s": 5.0}}
+    three.pass_(0.5)
+    three.phase.clear()
+    three.end(2)
+    three.waits(0, 1)
+    three.member()
+    three.pass_(3)
+    assert three.told(KILL) == [] and three.mode == "running"
+
+
 def test_a_stopped_process_is_killed_after_a_heartbeat(three):
     three.phase[2] = {"state": "T"}
     three.pass_(H)
