@@ -164,11 +164,13 @@ def image() -> str:
 
 @pytest.fixture(scope="session")
 def jobs(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Cluster]]:
-    """The job of overlays/cpu, and that of a copy of it with one worker; no pod runs yet."""
+    """The job of overlays/cpu, that of a copy of it with one worker, and that of overlays/elastic;
+    no pod runs yet."""
     folder = tmp_path_factory.mktemp("cluster")
     mine = copied_overlay(tmp_path_factory.mktemp("copy"), "cpu", "mine")
     mine["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"] = 1
-    with rehearse(image, folder, [training_job(K8S / "overlays" / "cpu"), mine]) as jobs:
+    ours = [training_job(K8S / "overlays" / name) for name in ("cpu", "elastic")]
+    with rehearse(image, folder, [ours[0], mine, ours[1]]) as jobs:
         yield jobs
 
 

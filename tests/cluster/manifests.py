@@ -13,8 +13,8 @@ from tests.cluster.mpi_operator import Object
 from tests.integration.launching import ROOT
 
 K8S = ROOT / "launch" / "k8s"
-OVERLAYS = ("overlays/cpu", "overlays/gpu")
-JOBS = {folder: folder.replace("overlays/", "lockstep-") for folder in OVERLAYS}
+OVERLAYS = ("overlays/cpu", "overlays/gpu", "overlays/elastic")
+JOBS = dict(zip(OVERLAYS, ("lockstep-cpu", "lockstep-gpu", "lockstep-cpu-elastic"), strict=True))
 # what a user gives to `kubectl apply -k`
 APPLIED = ("operator", "common", "data", "upload", *OVERLAYS)
 

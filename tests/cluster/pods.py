@@ -100,12 +100,20 @@ class Kubelet:
     ):
         self.network, self._image, self._folder, self._claims = network, image, folder, claims
         self._objects = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+        self._mounted: dict[tuple[str, str], list[tuple[Path, Mapping[str, Any], int]]] = {}
 
     def start(self, pod: Mapping[str, Any]) -> None:
         """Create a pod's container and start it; the same pod may have run before."""
         name = pod["metadata"]["name"]
         self.remove(name)
         podman("run", "--detach", "--name", self.container(name), *self._options(pod))
+
+    def update(self, held: dict[str, Any]) -> None:
+        """A ConfigMap or Secret has changed: so do the files in pods, here without delay."""
+        key = (held["kind"], held["metadata"]["name"])
+        self._objects[key] = held
+        for place, source, group in self._mounted.get(key, ()):
+            write_items(place, held, source, group)
 
     def container(self, name: str) -> str:
         """The name of a pod's container."""
@@ -253,6 +261,7 @@ class Kubelet:
             if source in volume:
                 named = volume[source].get("name") or volume[source]["secretName"]
                 write_items(place, self._objects[kind, named], volume[source], group)
+                self._mounted.setdefault((kind, named), []).append((place, volume[source], group))
         return place
 
 

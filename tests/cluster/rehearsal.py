@@ -50,12 +50,16 @@ class Cluster:
         for pod in self.workers:
             self.kubelet.wait_ready(pod, 60)
 
+    def discover(self, *indices: int) -> None:
+        """These workers' pods run: the operator says so in discover_hosts.sh."""
+        self.kubelet.update(mpi_operator.config_map(self.job, indices))
+
     def launcher(self, run: str, *options: str) -> dict[str, Any]:
         """The launcher's Pod, for another run directory and with further options."""
         pod = deepcopy(mpi_operator.launcher(self.job)["spec"]["template"])
         pod["metadata"]["name"] = self.name
         args = pod["spec"]["containers"][0]["args"]
-        args[args.index("/runs/digits")] = f"/runs/{run}"
+        args[args.index("--run-dir") + 1] = f"/runs/{run}"
         args += options
         # Each worker has one core here: a waiting rank must let its own threads compute.
         environment = pod["spec"]["containers"][0]["env"]

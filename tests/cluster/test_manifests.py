@@ -1,5 +1,6 @@
 """launch/k8s/: built with kubectl, checked against the schemas of Kubernetes and of the MPIJob."""
 
+import argparse
 import copy
 import os
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from app.commands.command_line import parse
 from app.recipe import given_keys, load
+from launch import start
 from launch.manifests import mistakes, schema_of, unknown_fields
 from tests.cluster import mpi_operator
 from tests.cluster.manifests import (
@@ -168,12 +170,15 @@ def test_a_misspelt_field_of_a_training_job_is_caught_wherever_it_is(
     assert tried > 100
 
 
-def launcher_arguments(folder: Path) -> list[str]:
+def launcher_options(folder: Path) -> argparse.Namespace:
+    """What launch/mpijob.sh gives to launch/hosts.sh; `arguments` are those of the application."""
     job = training_job(folder)
     (container,) = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"]
-    script, *arguments = container["args"]
+    script, *words = container["args"]
     assert script == "/opt/lockstep/launch/mpijob.sh"
-    return arguments
+    if words[0] == "--elastic":
+        return start.parse("hosts", ["--discovery", "/etc/mpi/discover_hosts.sh", *words[1:]])
+    return start.parse("hosts", ["--hostfile", "/etc/mpi/hostfile", "--mpi", *words])
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
@@ -181,7 +186,7 @@ def test_a_launcher_trains_with_a_recipe_of_ours_and_resumes_in_the_volume(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)  # as the image's working directory has launch/recipes
-    _, options = parse(launcher_arguments(K8S / folder))
+    _, options = parse(launcher_options(K8S / folder).arguments)
     config = load(options.recipe, given_keys(options))
     assert options.command == "train" and options.resume
     workers = pods(everything(K8S / folder))[f"{JOBS[folder]}-worker-0"]["spec"]["containers"][0]
@@ -195,6 +200,14 @@ def test_a_launcher_trains_with_a_recipe_of_ours_and_resumes_in_the_volume(
         prepared = given_keys(parse(arguments)[1])
         assert load(None, prepared).data.dataset == config.data.dataset
         assert load(None, prepared).data.data_dir == config.data.data_dir
+
+
+def test_an_elastic_job_has_room_for_all_its_workers() -> None:
+    spec = training_job(K8S / "overlays/elastic")["spec"]
+    options = launcher_options(K8S / "overlays/elastic")
+    started = spec["slotsPerWorker"] * spec["mpiReplicaSpecs"]["Worker"]["replicas"]
+    assert options.min_ranks <= started < options.max_ranks
+    assert start.elastic_terms(options, started)
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
