@@ -5,7 +5,6 @@ probes (the tests ask for readiness themselves), and shares of CPU: each pod has
 root.
 """
 
-import base64
 import json
 import os
 import re
@@ -18,6 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.namespaces import Network, why_not
+from tests.cluster.pod_fields import (
+    OF_CONTAINER,
+    OF_POD,
+    WITHOUT_MEANING_HERE,
+    binary,
+    only,
+    security,
+    writable,
+    write_items,
+)
 
 PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 TOOLS = {"podman": "podman", "runc": "runc", "buildah": "buildah", "debootstrap": "debootstrap"}
@@ -26,48 +35,6 @@ GRACE_S = 30  # from SIGTERM to SIGKILL, unless a pod says otherwise
 MESSAGE_PATH = "/dev/termination-log"  # Kubernetes' default
 CONTAINER = re.compile(r"lockstep-(\d+)-[\w.-]+")
 
-# Fields that say nothing to one machine, or that the operator has used already.
-WITHOUT_MEANING_HERE = {
-    "automountServiceAccountToken",  # podman mounts none
-    "enableServiceLinks",  # podman sets none
-    "restartPolicy",  # the tests restart
-    "schedulerName",
-    "tolerations",
-    "topologySpreadConstraints",
-    "affinity",
-    "subdomain",  # names are in /etc/hosts
-    "setHostnameAsFQDN",
-    "priorityClassName",
-    "dnsConfig",
-    "dnsPolicy",
-}
-OF_POD = {"containers", "volumes", "securityContext", "hostname", "terminationGracePeriodSeconds"}
-OF_CONTAINER = {
-    "name",
-    "image",
-    "command",
-    "args",
-    "env",
-    "workingDir",
-    "volumeMounts",
-    "securityContext",
-    "resources",
-    "terminationMessagePolicy",  # the file is there; the tests look into logs by themselves
-    # not imitated:
-    "ports",
-    "readinessProbe",
-    "imagePullPolicy",
-}
-OF_POD_SECURITY = {
-    "runAsNonRoot",
-    "runAsUser",
-    "runAsGroup",
-    "fsGroup",
-    "fsGroupChangePolicy",
-    "seccompProfile",
-}
-OF_SECURITY = {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
-
 
 def missing() -> str | None:
     """Why there can be no pods here, or None."""
@@ -75,12 +42,6 @@ def missing() -> str | None:
     if absent:
         return f"pods need {', '.join(absent)} (Debian: apt-get install {' '.join(absent)})"
     return why_not()
-
-
-def only(given: Mapping[str, Any], known: set[str], what: str) -> None:
-    """Raise for a field that would be left out in silence."""
-    if unknown := set(given) - known:
-        raise NotImplementedError(f"{what}: {', '.join(sorted(unknown))}")
 
 
 class Kubelet:
@@ -263,54 +224,6 @@ class Kubelet:
                 write_items(place, self._objects[kind, named], volume[source], group)
                 self._mounted.setdefault((kind, named), []).append((place, volume[source], group))
         return place
-
-
-def security(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[str]:
-    """Podman's options for the security contexts of a pod and of its container."""
-    only(pod, OF_POD_SECURITY, "securityContext of the pod")
-    only(container, OF_SECURITY, "securityContext of the container")
-    if "runAsUser" in pod:
-        yield from ("--user", f"{pod['runAsUser']}:{pod.get('runAsGroup', 0)}")
-    elif pod.get("runAsNonRoot"):
-        raise NotImplementedError("runAsNonRoot without runAsUser")
-    if "fsGroup" in pod:
-        yield from ("--group-add", str(pod["fsGroup"]))
-    if pod.get("seccompProfile", {}).get("type") != "RuntimeDefault":  # Kubernetes' own default
-        yield from ("--security-opt", "seccomp=unconfined")
-    if container.get("allowPrivilegeEscalation") is False:
-        yield from ("--security-opt", "no-new-privileges")
-    if container.get("readOnlyRootFilesystem"):
-        yield from ("--read-only", "--read-only-tmpfs=false")
-    for change in ("drop", "add"):
-        for name in container.get("capabilities", {}).get(change, ()):
-            yield from (f"--cap-{change}", name.lower())
-
-
-def binary(quantity: str) -> str:
-    """Kubernetes' `8Gi` as podman writes it: `8g`."""
-    if not re.fullmatch(r"\d+[MG]i", quantity):
-        raise NotImplementedError(quantity)
-    return quantity.removesuffix("i").lower()
-
-
-def writable(volume: Mapping[str, Any]) -> bool:
-    """May a pod write to this volume at all?"""
-    claim = volume.get("persistentVolumeClaim", {})
-    return not claim.get("readOnly") and not volume.keys() & {"configMap", "secret"}
-
-
-def write_items(
-    place: Path, held: Mapping[str, Any], source: Mapping[str, Any], group: int
-) -> None:
-    """The files of a ConfigMap or Secret: root's, and readable by fsGroup if there is one."""
-    decode = base64.b64decode if held["kind"] == "Secret" else str.encode
-    items = source.get("items") or [{"key": key, "path": key} for key in held["data"]]
-    for item in items:
-        path = place / item["path"]
-        path.write_bytes(decode(held["data"][item["key"]]))
-        os.chown(path, 0, group)
-        mode = item.get("mode", source.get("defaultMode", 0o644))
-        path.chmod(mode | (0o440 if group else 0))
 
 
 def podman(*arguments: str) -> str:
