@@ -11,6 +11,7 @@ from app.distributed.world import World
 from app.load import LoadedData
 from app.monitor import logs
 from app.monitor.goodput import Goodput
+from app.monitor.lenient import Lenient
 from app.monitor.options import Monitoring
 from app.monitor.progress import Show
 from app.monitor.rank_log import RankLog
@@ -91,7 +92,8 @@ class Lead:
         self.shows[0] = Terminal(self._config.training.epochs, self._monitoring.quiet)
         self.shows[1] = self._tensorboard()
 
-    def _tensorboard(self) -> TensorBoard:
+    def _tensorboard(self) -> Show:
         place = place_of(self._state, len(self._data.splits["train"]))
         about, size = self._data.plan.to_json(), self._world.size
-        return TensorBoard(self.files.tensorboard, self._config, about, size, place)
+        files = self.files.tensorboard
+        return Lenient(lambda: TensorBoard(files, self._config, about, size, place))

@@ -195,6 +195,7 @@ class Loop:
         """The world changes at this commit point."""
         if self.world.rank in self.commits.leavers:
             self.member.leaves()
+            self.stop.reached()
             raise Stopped(
                 f"this rank has left the others at step {self.state.step}, since it was asked to"
             )

@@ -1,6 +1,6 @@
 """What may happen to an elastic run: one function for each event of chaos.py."""
 
-import os
+import contextlib
 import random
 import signal
 import time
@@ -38,14 +38,19 @@ def two(run: Run, rng: random.Random) -> str:
 
 def agent(run: Run, rng: random.Random) -> str:
     """SIGKILL to the agent of a rank."""
-    pid = rng.choice(run.processes() or [0])
-    try:
-        parent = psutil.Process(pid).ppid()
-    except psutil.Error:
-        return "nobody"
-    if parent > 1 and parent not in (os.getpid(), run.launched.process.pid):
-        _send(parent, signal.SIGKILL)
-    return f"of {_who(run, pid)}"
+    chosen = rng.choice(run.story.members())
+    _send(chosen.agent, signal.SIGKILL)
+    return f"of rank {chosen.rank}"
+
+
+def forks(run: Run, rng: random.Random) -> str:
+    """SIGKILL to the process that a rank was forked from."""
+    chosen = rng.choice(run.story.members())
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process(chosen.pid).parent()
+        if parent and parent.pid != chosen.agent and "app" in parent.cmdline():
+            parent.kill()
+    return f"of rank {chosen.rank}"
 
 
 def supervisor(run: Run, rng: random.Random) -> str:
@@ -109,8 +114,8 @@ def disk(run: Run, rng: random.Random) -> str:
 
 
 ANYWHERE: dict[str, Event] = {
-    "rank": rank, "chief": chief, "two": two, "agent": agent, "supervisor": supervisor,
-    "stop": stop, "loop": loop, "term": term, "disk": disk,
+    "rank": rank, "chief": chief, "two": two, "agent": agent, "forks": forks,
+    "supervisor": supervisor, "stop": stop, "loop": loop, "term": term, "disk": disk,
 }  # fmt: skip
 ON_HOSTS: dict[str, Event] = {**ANYWHERE, "cable": cable, "host": host}
 

@@ -71,13 +71,14 @@ class Run:
             raise TimeoutError("processes have outlived their supervisor")
 
     def processes(self) -> list[int]:
-        """All ranks, those too that start or wait."""
-        found = []
+        """All ranks, those too that start or wait; not what they were forked from."""
+        found = {}
         for pid in self.launched.processes():
             with contextlib.suppress(psutil.Error):
-                if ("-m", "app") in itertools.pairwise(psutil.Process(pid).cmdline()):
-                    found.append(pid)
-        return found
+                process = psutil.Process(pid)
+                if ("-m", "app") in itertools.pairwise(process.cmdline()):
+                    found[pid] = process.ppid()
+        return sorted({*found} - {*found.values()})
 
     @property
     def text(self) -> str:

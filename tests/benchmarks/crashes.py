@@ -1,14 +1,14 @@
 """A run that is killed at many random moments and started again each time: nothing may be lost.
 
-    python -m tests.benchmarks.crashes [--kills 50] [--ranks 4] [--seed 0] [--kinds rank,all]
+    python -m tests.benchmarks.crashes [--kills 50] [--ranks 4] [--seed 0] [--kinds stop,all]
 
 Trains digits once undisturbed. Then again, killed over and over and resumed, until so many kills
-have fallen; a run that has ended makes room for the next. Kinds of kill: SIGKILL to a random
-`rank`, to the `launcher`, to `all` processes, and to all while a checkpoint is being written
-(`writing`); `stop` is SIGTERM to the launcher, `stuck` is SIGSTOP to a rank. Moments are spread
-over start-up, training and its validations, and what follows the last step. After a third of the
-kills the newest checkpoint is damaged. What is compared: tests/integration/undisturbed.py. Exit
-code 1 if anything was wrong; the files stay then.
+have fallen; a run that has ended makes room for the next. Kinds of kill: SIGKILL to the `launcher`,
+to `all` processes, and to all while a checkpoint is being written (`writing`); `stop` is SIGTERM to
+the launcher. A rank alone is recovered from: chaos.py. Moments are spread over start-up, training
+and its validations, and what follows the last step. After a third of the kills the newest
+checkpoint is damaged. What is compared: tests/integration/undisturbed.py. Exit code 1 if anything
+was wrong; the files stay then.
 
 A row is one start. "lost": the steps that the kill before it cost; "ends": seconds from the kill to
 the end of the launcher.
@@ -39,9 +39,7 @@ def moments(whole: Undisturbed, kinds: list[str], seed: int) -> Iterator[Moment]
     rng = random.Random(seed)
     for kind in itertools.chain.from_iterable(rng.sample(kinds, len(kinds)) for _ in iter(int, 1)):
         chance = rng.random()
-        if kind == "stuck":  # the time-out of a step counts in steps only
-            yield Moment(kind, rng.randint(1, MOST_COMMITS))
-        elif chance < IN_START:
+        if chance < IN_START:
             yield Moment(kind, 0, rng.uniform(0, whole.start_s))
         elif chance < IN_START + AT_END:
             yield Moment(kind, 0, rng.uniform(0, whole.end_s), after_last=True)

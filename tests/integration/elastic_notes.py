@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from app.elastic.door import DOOR
 from app.pulse import PULSE
@@ -71,7 +72,7 @@ class Notes:
             "rank": loop.world.rank,
             "size": loop.world.size,
             "pid": os.getpid(),
-            "agent": os.getppid(),
+            "agent": _agent(),
             "host": os.environ.get("HOROVOD_HOSTNAME", ""),
         }
         digest = hashlib.sha256()
@@ -99,6 +100,12 @@ class Notes:
             return (self._room / name).read_text()
         except FileNotFoundError:
             return ""
+
+
+def _agent() -> int:
+    """The process that has started this one, perhaps by way of one that forks ranks; 0: none."""
+    above = psutil.Process().parents()
+    return next((one.pid for one in above if "launch.rank" in one.cmdline()), 0)
 
 
 def note(loop_class: Any) -> None:

@@ -12,7 +12,7 @@ EPOCHS = ["--epochs", "3"]
 KILLS = [
     (Moment("all", delay_s=3.0), None),  # in start-up
     (Moment("writing", commits=1), None),
-    (Moment("rank", commits=1), "truncate"),
+    (Moment("all", commits=1), "truncate"),
     (Moment("stop", commits=1), None),
     (Moment("launcher", commits=1), "flip"),
 ]

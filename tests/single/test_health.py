@@ -94,3 +94,19 @@ def test_training_goes_back_to_a_step_a_few_times_only() -> None:
     health.goes_back(25, 20, 0.25)
     with pytest.raises(UserError, match="gone back to step 10 3 times"):
         health.goes_back(15, 10, 0.125)
+
+
+def test_with_other_ranks_nothing_of_before_counts() -> None:
+    """A newcomer knows nothing of it, and what a collective follows from must be the same."""
+    old, new = (Health(Ranks([None, None, "loss"]), [Told()], most_in_a_row=3) for _ in range(2))
+    for step in range(2):
+        old.see_step(step, BAD_LOSS, None)
+    for step in range(1, FEWEST_STRETCHES + 1):
+        old.see_loss(step, 1.0, step)
+    old.begin_anew()
+    decided = [
+        [one.see_step(step, BAD_LOSS, None) for step in range(3)]
+        + [one.see_loss(step, 100.0, step) for step in range(1, 4)]
+        for one in (old, new)
+    ]
+    assert decided[0] == decided[1] == [False, False, True, False, False, False]

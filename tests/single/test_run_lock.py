@@ -134,3 +134,34 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write the run directory"):
         RunLock(tmp_path / "file" / "run").acquire()
+
+
+def test_the_lock_of_a_dead_host_is_taken_over_at_once(tmp_path: Path, monkeypatch) -> None:
+    of_another_host(tmp_path)
+    monkeypatch.setattr(RunLock, "_wait_for_life", lambda *_: pytest.fail("it is known to be gone"))
+    lock = RunLock(tmp_path)
+    lock.acquire(from_the_dead=True)
+    assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    lock.release()
+
+
+def test_a_lock_that_outlives_its_host_is_waited_for(tmp_path: Path, holder, monkeypatch) -> None:
+    sleeps = []
+
+    def dies_meanwhile(seconds: float) -> None:
+        sleeps.append(seconds)
+        if len(sleeps) == 3:
+            holder.kill()
+            holder.wait()
+
+    monkeypatch.setattr(run_lock.time, "sleep", dies_meanwhile)
+    lock = RunLock(tmp_path)
+    lock.acquire(from_the_dead=True)
+    assert len(sleeps) == 3
+    lock.release()
+
+
+def test_who_is_not_gone_after_all_keeps_the_lock(tmp_path: Path, holder, monkeypatch) -> None:
+    monkeypatch.setattr(run_lock, "DEAD_S", 0.1)
+    with pytest.raises(UserError, match=rf"is in use: process {holder.pid} on host"):
+        RunLock(tmp_path).acquire(from_the_dead=True)

@@ -40,6 +40,11 @@ class Machine:
         self._patch.setattr(goodput, "PULSE", self.pulse)
         return Goodput(self._ledger)
 
+    def beside(self) -> Goodput:
+        """A rank that began with the last process, and spends its time in the same way."""
+        self._patch.setattr(Goodput, "_is_first", True)
+        return Goodput(None)
+
     def spends(self, **seconds: float) -> None:
         for phase, duration in seconds.items():
             self.pulse.enter(phase.replace("_", " "))
@@ -264,3 +269,63 @@ def test_the_ledger_does_not_grow_without_end(machine: Machine, tmp_path: Path) 
     ledger = machine.process()
     ledger.begin(5)  # older than any mark
     assert seconds(ledger)["restart"] == pytest.approx(goodput.MOST_MARKS - 1)
+
+
+def test_a_rank_that_takes_the_ledger_over_goes_on_where_the_chief_was(
+    machine: Machine, tmp_path: Path
+) -> None:
+    chief = machine.process()
+    rank = machine.beside()
+    for ledger in (chief, rank):
+        ledger.begin(0)
+    machine.spends(step=10)
+    for ledger in (chief, rank):
+        ledger.mark(50)
+    machine.spends(step=7, recovery=3)  # in which the chief is lost
+    rank.lead(tmp_path / "goodput.json")
+    machine.spends(step=5)
+    rank.finished(100)
+    expected = {"start": BEFORE, STEPS: 22.0, "restart": 3.0}
+    assert seconds(rank) == expected and rank.summary().restarts == 0
+    again = machine.process()  # reads what was written
+    again.begin(100)
+    assert seconds(again) == expected | {"start": 2 * BEFORE}
+
+
+@pytest.mark.parametrize(("own_marks", "counts"), [((50,), 10.0), ((50, 60), 15.0)])
+def test_a_rank_that_takes_the_ledger_over_and_goes_back_loses_the_steps_since(
+    machine: Machine, tmp_path: Path, own_marks: tuple[int, ...], counts: float
+) -> None:
+    chief = machine.process()
+    rank = machine.beside()
+    for ledger in (chief, rank):
+        ledger.begin(0)
+    machine.spends(step=10)
+    for ledger in (chief, rank):
+        ledger.mark(50)
+    machine.spends(step=5)
+    if 60 in own_marks:  # a commit point without a checkpoint
+        rank.mark(60)
+    machine.spends(step=2, recovery=3)
+    rank.lead(tmp_path / "goodput.json")
+    rank.lost_since(own_marks[-1])
+    assert seconds(rank) == {"start": BEFORE, STEPS: counts, "restart": 20.0 - counts}
+    assert rank.summary().restarts == 1
+    assert rank.summary().wall_s == pytest.approx(machine.wall - PROCESS_BEGAN)
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_rank_that_finds_no_ledger_to_take_over_writes_its_own(
+    machine: Machine, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "goodput.json"
+    machine.process()
+    rank = machine.beside()
+    rank.begin(0)
+    machine.spends(step=10, recovery=3)
+    if content:
+        path.write_text(content)
+    rank.lead(path)
+    rank.mark(50)
+    assert seconds(rank) == {"start": BEFORE, STEPS: 10.0, "restart": 3.0}
+    assert json.loads(path.read_text())["marks"][-1]["step"] == 50

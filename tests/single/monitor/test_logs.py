@@ -100,3 +100,51 @@ def test_training_goes_on_where_logs_cannot_be_kept_with_one_warning(
 def test_the_story_is_not_on_the_screen_of_a_script_without_logs(capsys) -> None:
     logs.STORY.error("only for files")
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_rank_that_becomes_another_goes_on_in_the_log_of_that(tmp_path: Path) -> None:
+    logs.start(8)
+    logs.keep(tmp_path, 8)
+    logs.STORY.info("one")
+    logs.become(tmp_path, 7)
+    logs.STORY.info("two")
+    before, now = lines(tmp_path, 8), lines(tmp_path, 7)
+    assert [line.rpartition(": ")[2] for line in before] == [
+        "one",
+        "goes on as rank 7, in that rank's log",
+    ]
+    assert [line.rpartition(": ")[2] for line in now] == ["two"]
+    assert all(re.fullmatch(LINE, line) for line in now)
+
+
+def test_a_rank_that_stays_what_it_is_goes_on_in_its_log(tmp_path: Path) -> None:
+    logs.start(7)
+    logs.keep(tmp_path, 7)
+    logs.become(tmp_path, 7)
+    logs.STORY.info("one")
+    assert [line.rpartition(": ")[2] for line in lines(tmp_path)] == ["one"]
+
+
+def test_a_newcomer_keeps_what_it_said_outside_in_the_log_of_its_first_rank(tmp_path: Path) -> None:
+    logs.start(1)
+    logs.STORY.info("outside")
+    logs.become(tmp_path, 7)
+    logs.STORY.info("inside")
+    assert [line.rpartition(": ")[2] for line in lines(tmp_path)] == [
+        "outside",
+        "goes on as rank 7, in that rank's log",
+        "inside",
+    ]
+
+
+def test_the_screen_shows_the_warnings_of_whoever_is_rank_0_now(tmp_path: Path, capsys) -> None:
+    logs.start(1)
+    logging.getLogger("absl").warning("as rank 1")
+    logs.become(tmp_path, 0)
+    logging.getLogger("absl").warning("as rank 0")
+    logs.become(tmp_path, 1)
+    logging.getLogger("absl").warning("as rank 1 again")
+    logs.become(tmp_path, 0, quiet=True)
+    logging.getLogger("absl").warning("quietly")
+    logging.getLogger("absl").error("in any case")
+    assert capsys.readouterr().err == "warning: as rank 0\nerror: in any case\n"

@@ -1,5 +1,6 @@
 """What a run shows in TensorBoard: its event files, read back."""
 
+import dataclasses
 import html
 import re
 from pathlib import Path
@@ -13,12 +14,14 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from app.config import Config
 from app.data.batches import Batch
+from app.evaluation.figures import rank_time_figure
 from app.monitor.event_files import event_files, events
 from app.monitor.goodput import CAUSES, GoodputSummary
 from app.monitor.progress import Place
 from app.monitor.tensorboard import TensorBoard
 from app.monitor.tensorboard_layout import CHARTS, METRICS
 from app.monitor.tensorboard_samples import CAPTION_PIXELS, CELL_PIXELS
+from app.monitor.timing import RankTimes
 from tests.single.monitor.event_values import (
     ABOUT,
     GOODPUT,
@@ -230,3 +233,52 @@ def test_every_chart_of_the_layout_and_every_metric_of_hparams_has_data(board, t
     assert hparams["learning_rate"].number_value == 0.001
     assert hparams["world_size"].number_value == 2
     assert "_hparams_/session_end_info" in own
+
+
+def test_work_of_ranks_that_come_and_go_is_one_figure(board, tmp_path: Path, monkeypatch) -> None:
+    tables = []
+    monkeypatch.setattr(
+        "app.evaluation.figures.rank_time_figure",
+        lambda table, steps: tables.append((table, steps)) or rank_time_figure(table, steps),
+    )
+    for step, ranks in ((20, 2), (40, 3), (60, 1)):
+        table = np.tile([10, 5.0, 1.0, 3.0, 1.0], (ranks, 1))
+        board.trained(dataclasses.replace(progress(step), times=RankTimes.of(table)))
+    board.ended(60)
+    ((table, steps),) = tables
+    assert steps == (20, 40, 60) and table.shape == (3, 3)
+    assert np.isnan(table).tolist() == [
+        [False, False, False],
+        [False, False, True],
+        [True, False, True],
+    ]
+    assert len(images(tmp_path / "train", "speed/work_of_each_rank")) == 1
+
+
+def test_a_rank_alone_has_no_figure_of_ranks(board, tmp_path: Path) -> None:
+    board.trained(dataclasses.replace(progress(20), times=RankTimes.of(np.ones((1, 5)))))
+    board.ended(20)
+    assert not images(tmp_path / "train", "speed/work_of_each_rank")
+
+
+def test_a_change_of_ranks_is_an_event(board, tmp_path: Path) -> None:
+    board.resized(30, "goes on as rank 0 of 2, which was rank 1 of 3, from step 30")
+    board.ended(40)
+    assert [step for step, _ in scalars(tmp_path / "train")["timeline/resized"]] == [30]
+
+
+def test_what_was_reported_is_on_the_disk_at_once(board, tmp_path: Path) -> None:
+    board.trained(progress(20))
+    assert [step for step, _ in scalars(tmp_path / "train")["learning/loss"]] == [20]
+
+
+def test_another_board_goes_on_where_one_was_closed(board, tmp_path: Path) -> None:
+    for step in (10, 20, 30):
+        board.trained(progress(step))
+    board.closed()
+    again = TensorBoard(tmp_path, Config(), ABOUT, 2, Place(20, 2, 200))
+    again.resized(20, "goes on as rank 0 of 2, which was rank 0 of 3, from step 20")
+    again.trained(progress(30))
+    again.ended(30)
+    assert [step for step, _ in scalars(tmp_path / "train")["learning/loss"]] == [10, 20, 30]
+    assert [step for step, _ in scalars(tmp_path / "train")["timeline/resized"]] == [20]
