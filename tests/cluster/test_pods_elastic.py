@@ -5,6 +5,7 @@ import time
 import pytest
 
 from app.errors import STOPPED
+from launch.discovery import LOOK_EVERY_S
 from tests.cluster.rehearsal import ENDLESS, Cluster, newest_checkpoint
 
 pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image may be built first
@@ -44,6 +45,7 @@ def test_the_number_of_ranks_follows_the_workers_that_run(job: Cluster) -> None:
     kubelet.stop(second)  # evicted, or `replicas` was lowered
     job.discover(0)
     wait_for(job, f"{second}.lockstep-cpu-elastic.training.svc leaves")
+    time.sleep(2 * LOOK_EVERY_S)  # or it returns later: policy and joining are tested without pods
     kubelet.start(job.workers[1])  # the user has deleted the Failed pod
     job.discover(0, 1)
     wait_for(job, "1 -> 2 ranks", 3)
