@@ -1,4 +1,4 @@
-"""The job of overlays/elastic in pods: workers that come, are killed, come back and are evicted."""
+"""The job of overlays/elastic in pods: workers that come, are evicted, come back and are killed."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import STOPPED
 from launch.discovery import LOOK_EVERY_S
-from tests.cluster.rehearsal import ENDLESS, Cluster, newest_checkpoint
+from tests.cluster.rehearsal import ENDLESS, Cluster, epochs, newest_checkpoint
 
 pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image may be built first
 
@@ -37,18 +37,17 @@ def test_the_number_of_ranks_follows_the_workers_that_run(job: Cluster) -> None:
     job.discover(0, 1)
     wait_for(job, "1 -> 2 ranks")
 
-    kubelet.kill(second)  # the rank and its sshd: out of memory
-    wait_for(job, "going on with 1 rank", timeout_s=30)
-    kubelet.start(job.workers[1])  # by the kubelet, as the same pod
-    wait_for(job, "1 -> 2 ranks", 2)
-
     kubelet.stop(second)  # evicted, or `replicas` was lowered
     job.discover(0)
     wait_for(job, f"{second}.lockstep-cpu-elastic.training.svc leaves")
     time.sleep(2 * LOOK_EVERY_S)  # or it returns later: policy and joining are tested without pods
     kubelet.start(job.workers[1])  # the user has deleted the Failed pod
     job.discover(0, 1)
-    wait_for(job, "1 -> 2 ranks", 3)
+    wait_for(job, "1 -> 2 ranks", 2)
+
+    kubelet.kill(second)  # the rank and its sshd: out of memory
+    wait_for(job, "going on with 1 rank", timeout_s=30)
+    job.wait_for_epoch("elastic", max(epochs(job.log("elastic"))) + 1, timeout_s=30)
 
     kubelet.stop(job.name)
     assert kubelet.exit_code(job.name, 60) == STOPPED, kubelet.log(job.name)
