@@ -20,7 +20,7 @@ FORWARDED = re.compile(
     r"_?[A-Z0-9_]*)"
 )
 # Not NVIDIA_VISIBLE_DEVICES: a container's runtime sets it, and it is true on one host only.
-NOT_FORWARDED = {"LOCKSTEP_TERMINAL"}  # exists on this host only
+NOT_FORWARDED = {"LOCKSTEP_TERMINAL", "LOCKSTEP_TERMINATION_LOG"}  # exist on this host only
 RANK = [sys.executable, "-P", "-m", "launch.rank"]
 SAFE_PATH = re.compile(r"[A-Za-z0-9_./+@%=,-]+", re.ASCII)
 SAFE_INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:-]*", re.ASCII)

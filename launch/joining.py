@@ -13,6 +13,10 @@ from launch.report import reason
 from launch.state import ENDING, RECOVERING, REJOINING, RESTARTING, RUNNING, Run
 from launch.supervise import STOP_S
 
+# A host that has left and is listed still, so long after, is a new one of the same name: a pod that
+# was made anew before the list told that it was gone.
+RETURN_S = 120.0
+
 
 class Joining:
     """Starts newcomers where places are empty, and lets ranks go."""
@@ -22,6 +26,7 @@ class Joining:
         self._told = 0  # rank 0 knows of so many newcomers
         self._refused: set[str] = set()  # hosts of another number of slots
         self._absent: set[str] = set()  # hosts that have left the list
+        self._return_s: dict[str, float] = {}  # host -> when it may be used again, if listed
 
     def formed(self) -> None:
         """A new world trains, whose rank 0 knows of no newcomer."""
@@ -86,6 +91,7 @@ class Joining:
         if host in run.leaving or run.stopping or run.mode == ENDING:
             return
         run.leaving[host] = now + STOP_S
+        self._return_s[host] = now + RETURN_S
         left = run.places if run.mode == RESTARTING else run.live
         rest = [place for place in left if run.usable(place)]
         trains = run.mode in (RUNNING, RECOVERING)
@@ -126,6 +132,12 @@ class Joining:
                 run.places += [
                     Place(place, Slot(host, slot, slots), now) for slot, place in enumerate(places)
                 ]
-            elif host in self._absent and not any(place.host == host for place in run.busy):
-                self._absent.discard(host)
-                run.leaving.pop(host, None)
+            elif host in self._absent or now > self._return_s.get(host, float("inf")):
+                self._take_back(host)
+
+    def _take_back(self, host: str) -> None:
+        """A host that had left may be used again, once its ranks have ended."""
+        if not any(place.host == host for place in self._run.busy):
+            self._absent.discard(host)
+            self._return_s.pop(host, None)
+            self._run.leaving.pop(host, None)

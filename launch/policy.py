@@ -185,6 +185,8 @@ class Policy:
         """A rank has ended at a commit point, as it was asked to."""
         run = self.run
         self.joining.leave(place.host, f"a signal to {place.who}", now)
+        if place.host in run.leaving and not run.stopping:
+            run.abandon(place)  # the agent, too, or a pod would wait for its end
         if not run.live:
             self.ending.over(now)
         elif run.mode in (FORMING, REJOINING) and not run.stopping:

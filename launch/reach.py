@@ -20,6 +20,7 @@ from app.doctor.hosts import (
 from app.doctor.machine import judge_own_interfaces
 from app.doctor.probe import OK, PROBLEM, Pending, Result
 from app.errors import UserError
+from launch import pod
 
 LOOK_EVERY_S = 2.0
 FIND_TIMEOUT_S = 2.0 * CONNECT_TIMEOUT_S + 10.0  # ssh -G, the name service, a connection
@@ -42,9 +43,16 @@ def check(hosts: Sequence[Host], ssh: Ssh, interface: str | None, wait_s: float)
         if result.status not in (OK, PROBLEM):
             _say(result)
     if problems:
+        problems = [_with_advice(result) for result in problems]
         told = "\n".join(line for result in problems for line in lines(result))
         raise UserError(f"no rank was started: {len(problems)} problem(s) with the hosts\n{told}")
     return interface or _choose(here, answers)
+
+
+def _with_advice(problem: Result) -> Result:
+    """With what to do where the host is a worker's pod."""
+    advice = "; ".join(filter(None, (problem.advice, pod.advice(problem.name))))
+    return problem._replace(advice=advice)
 
 
 def _choose(here: Mapping[str, Any], answers: Sequence[Answer]) -> str | None:

@@ -8,10 +8,11 @@ rank that ended first is named.
 import re
 import signal
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
 from app.errors import STOPPED, USER_ERROR
+from launch import pod
 
 # [JOB,RANK]<stdout>: of mpirun. It is repeated inside a line, after a carriage return or where a
 # rank wrote the line in pieces.
@@ -24,7 +25,7 @@ MPI_EXIT = re.compile(r"Process name: \[\[\d+,\d+\],(\d+)\]\s+Exit code: +(\d+)"
 MPI_SIGNAL = re.compile(r"process rank (\d+) with PID \d+ on node (\S+) exited on signal (\d+)")
 MPI_LOST = re.compile(r"lost communication with a remote daemon.*Remote daemon: \S+ on node (\S+)")
 SIGNALLED, SSH_LOST, TERMINATED = 128, 255, 128 + signal.SIGTERM
-LINES_HELD, LINES_OF_LAUNCHER = 200, 60
+LINES_HELD, LINES_OF_LAUNCHER, LINES_LAST = 200, 60, 40
 
 
 class Report:
@@ -40,6 +41,7 @@ class Report:
         self._speaker: int | None = None
         self._spoke: set[int] = set()
         self._held: dict[int, deque[bytes]] = defaultdict(lambda: deque(maxlen=LINES_HELD))
+        self._last: dict[int, deque[bytes]] = defaultdict(lambda: deque(maxlen=LINES_LAST))
         self._launcher: deque[str] = deque(maxlen=LINES_OF_LAUNCHER)
         self._exits: dict[int, int] = {}
         self._lost: list[int] = []
@@ -55,6 +57,7 @@ class Report:
         self._speaker = None
         self._spoke.clear()
         self._held.clear()
+        self._last.clear()
 
     def tell(self, text: str) -> None:
         """Say what has happened."""
@@ -62,6 +65,7 @@ class Report:
 
     def output(self, rank: int, text: bytes, screen: BinaryIO) -> None:
         """A line of a rank's standard output."""
+        self._last[rank].append(text)
         self._show(rank, text, screen)
 
     def error(self, rank: int | None, text: bytes) -> None:
@@ -69,6 +73,7 @@ class Report:
         if rank is None:
             self._launcher.append(text.decode(errors="replace").rstrip())
             return
+        self._last[rank].append(text)
         if self._speaker is None and LAST_WORDS.match(text):
             self._speaker = rank
         if ECHO.search(text) or STOPS.match(text) or self._speaker not in (None, rank):
@@ -99,13 +104,17 @@ class Report:
         if rank not in self._spoke:
             for line in self._held[rank]:
                 self._show(rank, line, self._errors)
-        if status != USER_ERROR or not (rank in self._spoke or self._held[rank]):
-            self._say(f"error: {self._who(rank)} {reason(status)}")
+        if status == USER_ERROR and (rank in self._spoke or self._held[rank]):
+            pod.leave("", self._last[rank])  # its own error is all there is to say
+            return status
+        text = f"error: {self._who(rank)} {reason(status)}"
+        remedy = pod.advice(self._hosts.get(rank, "")) if status == SSH_LOST else ""
+        self._conclude(f"{text}; {remedy}" if remedy else text, self._last[rank])
         return status
 
     def stopped(self, number: int) -> int:
         """After the last line, if the user has ended the ranks with a signal."""
-        self._say(f"stopped by {signal.Signals(number).name}")
+        self._conclude(f"stopped by {signal.Signals(number).name}")
         return SIGNALLED + number
 
     def stopped_well(self, by: str) -> int:
@@ -113,12 +122,13 @@ class Report:
         to. `by`: what asked them."""
         held = [lines for rank, lines in self._held.items() if self._names.get(rank, rank) == 0]
         own = [line for lines in held for line in lines if STOPS.match(line)]
-        self._say(own[0].decode(errors="replace").rstrip() if own else f"stopped by {by}")
+        self._conclude(own[0].decode(errors="replace").rstrip() if own else f"stopped by {by}")
         return STOPPED
 
     def stuck(self, why: str, code: int) -> int:
         """After the last line, if ranks were ended because they did not go on."""
-        self._say(f"error: {why}")
+        spoken = self._last[self._speaker] if self._speaker is not None else ()
+        self._conclude(f"error: {why}", spoken)
         return code
 
     def _first(self) -> tuple[int, int] | None:
@@ -142,11 +152,16 @@ class Report:
     def _launcher_failed(self, code: int) -> int:
         lost = MPI_LOST.search(" ".join(self._launcher))
         if lost:
-            self._say(f"error: the connection to host {lost[1]} was lost: is it still up?")
+            remedy = pod.advice(lost[1]) or "is it still up?"
+            self._conclude(f"error: the connection to host {lost[1]} was lost: {remedy}")
         else:
-            for line in list(self._launcher)[-15:]:
+            last = list(self._launcher)[-15:]
+            for line in last:
                 self._say(line)
-            self._say(f"error: the launcher failed (exit code {code}) before any rank did")
+            self._conclude(
+                f"error: the launcher failed (exit code {code}) before any rank did",
+                [line.encode(errors="replace") for line in last],
+            )
         return code if 0 < code < SIGNALLED else 1
 
     def _who(self, rank: int) -> str:
@@ -160,6 +175,11 @@ class Report:
         prefix = b"[+%d] " % rank if name is None else b"[%d] " % name if name else b""
         screen.write(prefix + text)
         screen.flush()
+
+    def _conclude(self, text: str, last: Iterable[bytes] = ()) -> None:
+        """Say how the launch has ended, to Kubernetes too. `last`: lines of what failed."""
+        pod.leave(text, last)
+        self._say(text)
 
     def _say(self, text: str) -> None:
         self._errors.write(text.encode(errors="replace") + b"\n")

@@ -23,7 +23,7 @@ from app.doctor.facts import gpus_named
 from app.doctor.hosts import Host, make_ssh
 from app.doctor.software import count_gpus
 from app.errors import INTERRUPTED, USER_ERROR, UserError
-from launch import commands, gloo, reach
+from launch import commands, gloo, pod, reach
 from launch.commands import Placement
 from launch.discovery import ask_script, of_hostfile, of_script
 from launch.elastic import Elastic
@@ -216,6 +216,7 @@ def main(arguments: Sequence[str]) -> int:
         _check_directory()
         return local(options) if kind == "local" else hosts(options)
     except UserError as error:
+        pod.leave(f"error: {error}")
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Three hosts with sshd on port 2222, reached with a throw-away key."""
+"""Three hosts with sshd on port 2222, reached with a throw-away key; and jobs in pods."""
 
 import contextlib
 import shutil
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.manifests import K8S, training_job
 from tests.cluster.namespaces import Network, why_not
+from tests.cluster.rehearsal import Cluster, build_image, copied_overlay, rehearse
 from tests.integration.launching import ROOT, Finished, run
 
 PORT = 2222
@@ -152,3 +154,29 @@ def hosts(tmp_path_factory) -> Iterator[Hosts]:
         for name in network.names:
             hosts.start_sshd(name)
         yield hosts
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The CPU target of the Dockerfile."""
+    return build_image()
+
+
+@pytest.fixture(scope="session")
+def jobs(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Cluster]]:
+    """The job of overlays/cpu, that of a copy of it with one worker, and that of overlays/elastic;
+    no pod runs yet."""
+    folder = tmp_path_factory.mktemp("cluster")
+    mine = copied_overlay(tmp_path_factory.mktemp("copy"), "cpu", "mine")
+    mine["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"] = 1
+    ours = [training_job(K8S / "overlays" / name) for name in ("cpu", "elastic")]
+    with rehearse(image, folder, [ours[0], mine, ours[1]]) as jobs:
+        yield jobs
+
+
+@pytest.fixture(scope="session")
+def cluster(jobs: list[Cluster]) -> Cluster:
+    """The job of overlays/cpu, whose workers are ready."""
+    jobs[0].start_workers()
+    jobs[0].wait_for_workers()
+    return jobs[0]

@@ -3,18 +3,20 @@
 import json
 import shutil
 import subprocess
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
-import yaml
-
+from launch.manifests import CheckError, render
 from tests.cluster import mpi_operator
 from tests.cluster.mpi_operator import Object
 from tests.integration.launching import ROOT
 
 K8S = ROOT / "launch" / "k8s"
-OVERLAYS = ("overlays/cpu", "overlays/gpu")
-APPLIED = ("common", "data", "upload", *OVERLAYS)  # what a user gives to `kubectl apply -k`
+OVERLAYS = ("overlays/cpu", "overlays/gpu", "overlays/elastic")
+JOBS = dict(zip(OVERLAYS, ("lockstep-cpu", "lockstep-gpu", "lockstep-cpu-elastic"), strict=True))
+# what a user gives to `kubectl apply -k`
+APPLIED = ("operator", "common", "data", "upload", *OVERLAYS)
 
 
 @cache
@@ -30,15 +32,15 @@ def why_no_kubectl() -> str:
 
 def build(folder: Path) -> list[Object]:
     """The objects of a kustomization, as it was at the first call."""
-    return list(yaml.safe_load_all(_kustomize(folder)))
+    return deepcopy(_render(folder))
 
 
 @cache
-def _kustomize(folder: Path) -> str:
-    built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
-    if built.returncode:
-        raise AssertionError(f"{folder} cannot be built: {built.stderr}")
-    return built.stdout
+def _render(folder: Path) -> list[Object]:
+    try:
+        return render(folder)
+    except CheckError as error:
+        raise AssertionError(error) from None
 
 
 def training_job(folder: Path) -> Object:

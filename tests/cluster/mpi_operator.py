@@ -2,12 +2,13 @@
 
 Pure functions from the dict of an MPIJob to dicts of Kubernetes objects. Written from the
 operator's source (commit cbe4f8a, which has the fields of v0.8's CRD), named at each function;
-expected/ holds objects derived from that source by hand, so that this is not its own test. Left
-out: owner references, gang scheduling, and MPI implementations other than Open MPI.
+expected/ holds objects derived from that source by hand, so that this is not its own test. Releases
+0.8.0 and 0.8.2 made the same of our manifests on a real API server, but for what `version` tells
+apart. Left out: owner references, gang scheduling, suspension, and MPI implementations
+other than Open MPI. What the operator refuses is in launch/manifests.py.
 """
 
 import base64
-import re
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
@@ -18,12 +19,7 @@ Object = dict[str, Any]
 LABEL = "training.kubeflow.org/"
 CONFIG_DIRECTORY = "/etc/mpi"
 ROOT_SSH = "/root/.ssh"
-POLICIES = {
-    "cleanPodPolicy": ("None", "Running", "All"),
-    "restartPolicy": ("Never", "OnFailure"),
-    "mpiImplementation": ("OpenMPI", "Intel", "MPICH"),
-    "managedBy": ("kubeflow.org/mpi-operator", "kueue.x-k8s.io/multikueue"),
-}
+VERSION = "0.8.2"
 
 
 def with_defaults(job: Object, namespace: str = "default") -> Object:
@@ -48,60 +44,17 @@ def with_defaults(job: Object, namespace: str = "default") -> Object:
     return job
 
 
-def violations(job: Object) -> list[str]:
-    """Every rule of the operator's own that a job with defaults breaks, as `field: reason`.
-
-    pkg/apis/kubeflow/validation/validation.go and its test. The operator only logs an event for
-    such a job and makes nothing of it.
-    """
-    spec, found = job["spec"], []
-    workers = spec.get("mpiReplicaSpecs", {}).get("Worker", {}).get("replicas", 1)
-    last = f"{job['metadata']['name']}-worker-{max(workers, 1) - 1}"
-    # The name is also that of a Service: DNS-1035, so no digit in front.
-    if len(last) > 63 or not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", last):
-        found.append(f"metadata.name: host name {last} is no DNS label of at most 63 characters")
-    found += [f"spec.{key}: negative" for key in ("slotsPerWorker",) if spec.get(key, 0) < 0]
-    found += _unsupported(spec, "spec.", "mpiImplementation")
-    policy = spec.get("runPolicy", {})
-    found += _unsupported(policy, "spec.runPolicy.", "cleanPodPolicy")
-    if "managedBy" in policy:
-        found += _unsupported(policy, "spec.runPolicy.", "managedBy")
-    for key in ("ttlSecondsAfterFinished", "activeDeadlineSeconds", "backoffLimit"):
-        if policy.get(key, 0) < 0:
-            found.append(f"spec.runPolicy.{key}: negative")
-    return found + _replica_violations(spec.get("mpiReplicaSpecs"))
-
-
-def _replica_violations(replicas: Object | None) -> list[str]:
-    if replicas is None or "Launcher" not in replicas:
-        return ["spec.mpiReplicaSpecs[Launcher]: missing"]
-    found = []
-    for role, of_role in replicas.items():
-        path = f"spec.mpiReplicaSpecs[{role}]."
-        found += _unsupported(of_role, path, "restartPolicy")
-        if not of_role.get("template", {}).get("spec", {}).get("containers"):
-            found.append(f"{path}template.spec.containers: none")
-        if role == "Launcher" and of_role["replicas"] != 1:
-            found.append(f"{path}replicas: not 1")
-        if role == "Worker" and of_role["replicas"] < 1:
-            found.append(f"{path}replicas: not at least 1")
-    return found
-
-
-def _unsupported(where: Object, path: str, key: str) -> list[str]:
-    if where.get(key) in POLICIES[key]:
-        return []
-    return [f"{path}{key}: {where.get(key)!r} is none of {', '.join(POLICIES[key])}"]
-
-
 def service(job: Object) -> Object:
     """The headless Service that gives the pods of a job their names. newJobService."""
     selector = {LABEL + "operator-name": "mpi-operator", LABEL + "job-name": _name(job)}
+    spec: Object = {"clusterIP": "None", "selector": selector}
+    if job["spec"]["runLauncherAsWorker"]:  # ranks ask for its name before it is ready
+        spec["publishNotReadyAddresses"] = True
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(job, _name(job)),
-        "spec": {"clusterIP": "None", "selector": selector},
+        "spec": spec,
     }
 
 
@@ -146,7 +99,8 @@ def worker(job: Object, index: int) -> Object:
     """The Pod of a worker. newWorker."""
     name, namespace = worker_name(job, index), job["metadata"]["namespace"]
     pod = _pod(job, "Worker", name)
-    pod["metadata"]["labels"][LABEL + "replica-index"] = str(index)
+    number = index + 1 if job["spec"]["runLauncherAsWorker"] else index
+    pod["metadata"]["labels"][LABEL + "replica-index"] = str(number)
     search = f"{_name(job)}.{namespace}.svc.cluster.local"
     pod["spec"].setdefault("dnsConfig", {}).setdefault("searches", []).append(search)
     container = pod["spec"]["containers"][0]
@@ -157,11 +111,16 @@ def worker(job: Object, index: int) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}
 
 
-def launcher(job: Object) -> Object:
-    """The Job of the launcher; its template is the pod. newLauncherJob, newLauncherPodTemplate."""
+def launcher(job: Object, version: str = VERSION) -> Object:
+    """The Job of the launcher; its template is the pod. newLauncherJob, newLauncherPodTemplate.
+
+    `version`: of the operator. 0.8.2, unlike 0.8.0, makes the next pod when the last has ended.
+    """
     policy = job["spec"]["runPolicy"]
     passed_on = ("ttlSecondsAfterFinished", "activeDeadlineSeconds", "backoffLimit")
     template = _pod(job, "Launcher", launcher_name(job))
+    if job["spec"]["runLauncherAsWorker"]:
+        template["metadata"]["labels"][LABEL + "replica-index"] = "0"
     container = template["spec"]["containers"][0]
     added = {
         "OMPI_MCA_orte_keep_fqdn_hostnames": "true",
@@ -179,11 +138,14 @@ def launcher(job: Object) -> Object:
     ]
     config = {"name": f"{_name(job)}-config", "items": items}
     _mount(template["spec"], "mpi-job-config", CONFIG_DIRECTORY, {"configMap": config})
+    spec = {key: policy[key] for key in passed_on if key in policy} | {"template": template}
+    if version != "0.8.0":
+        spec["podReplacementPolicy"] = "Failed"
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": _metadata(job, launcher_name(job)),
-        "spec": {key: policy[key] for key in passed_on if key in policy} | {"template": template},
+        "spec": spec,
     }
 
 

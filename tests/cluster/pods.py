@@ -5,7 +5,6 @@ probes (the tests ask for readiness themselves), and shares of CPU: each pod has
 root.
 """
 
-import base64
 import json
 import os
 import re
@@ -18,53 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.namespaces import Network, why_not
+from tests.cluster.pod_fields import (
+    OF_CONTAINER,
+    OF_POD,
+    WITHOUT_MEANING_HERE,
+    binary,
+    only,
+    security,
+    writable,
+    write_items,
+)
 
 PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 TOOLS = {"podman": "podman", "runc": "runc", "buildah": "buildah", "debootstrap": "debootstrap"}
 # lockstep-PID-NAME, as the namespaces: another test run can tell a leftover.
 GRACE_S = 30  # from SIGTERM to SIGKILL, unless a pod says otherwise
+MESSAGE_PATH = "/dev/termination-log"  # Kubernetes' default
 CONTAINER = re.compile(r"lockstep-(\d+)-[\w.-]+")
-
-# Fields that say nothing to one machine, or that the operator has used already.
-WITHOUT_MEANING_HERE = {
-    "automountServiceAccountToken",  # podman mounts none
-    "enableServiceLinks",  # podman sets none
-    "restartPolicy",  # the tests restart
-    "schedulerName",
-    "tolerations",
-    "topologySpreadConstraints",
-    "affinity",
-    "subdomain",  # names are in /etc/hosts
-    "setHostnameAsFQDN",
-    "priorityClassName",
-    "dnsConfig",
-    "dnsPolicy",
-}
-OF_POD = {"containers", "volumes", "securityContext", "hostname", "terminationGracePeriodSeconds"}
-OF_CONTAINER = {
-    "name",
-    "image",
-    "command",
-    "args",
-    "env",
-    "workingDir",
-    "volumeMounts",
-    "securityContext",
-    "resources",
-    # not imitated:
-    "ports",
-    "readinessProbe",
-    "imagePullPolicy",
-}
-OF_POD_SECURITY = {
-    "runAsNonRoot",
-    "runAsUser",
-    "runAsGroup",
-    "fsGroup",
-    "fsGroupChangePolicy",
-    "seccompProfile",
-}
-OF_SECURITY = {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
 
 
 def missing() -> str | None:
@@ -73,12 +42,6 @@ def missing() -> str | None:
     if absent:
         return f"pods need {', '.join(absent)} (Debian: apt-get install {' '.join(absent)})"
     return why_not()
-
-
-def only(given: Mapping[str, Any], known: set[str], what: str) -> None:
-    """Raise for a field that would be left out in silence."""
-    if unknown := set(given) - known:
-        raise NotImplementedError(f"{what}: {', '.join(sorted(unknown))}")
 
 
 class Kubelet:
@@ -98,12 +61,20 @@ class Kubelet:
     ):
         self.network, self._image, self._folder, self._claims = network, image, folder, claims
         self._objects = {(one["kind"], one["metadata"]["name"]): one for one in objects}
+        self._mounted: dict[tuple[str, str], list[tuple[Path, Mapping[str, Any], int]]] = {}
 
     def start(self, pod: Mapping[str, Any]) -> None:
         """Create a pod's container and start it; the same pod may have run before."""
         name = pod["metadata"]["name"]
         self.remove(name)
         podman("run", "--detach", "--name", self.container(name), *self._options(pod))
+
+    def update(self, held: dict[str, Any]) -> None:
+        """A ConfigMap or Secret has changed: so do the files in pods, here without delay."""
+        key = (held["kind"], held["metadata"]["name"])
+        self._objects[key] = held
+        for place, source, group in self._mounted.get(key, ()):
+            write_items(place, held, source, group)
 
     def container(self, name: str) -> str:
         """The name of a pod's container."""
@@ -129,6 +100,10 @@ class Kubelet:
     def log(self, name: str) -> str:
         """What a pod has printed so far, both streams."""
         return podman("logs", self.container(name))
+
+    def message(self, name: str) -> str:
+        """The termination message of a pod, as `kubectl describe pod` shows it."""
+        return self._message_file(name).read_bytes()[-4096:].decode()
 
     def wait_for(self, name: str, words: str, timeout_s: float) -> None:
         """Return when a pod has printed these words."""
@@ -198,6 +173,11 @@ class Kubelet:
             yield from ("--memory", binary(memory))
         yield from security(spec.get("securityContext", {}), container.get("securityContext", {}))
         yield from self._volumes(pod)
+        message = self._message_file(name)
+        message.parent.mkdir(parents=True, exist_ok=True)
+        message.write_bytes(b"")
+        message.chmod(0o666)
+        yield from ("--volume", f"{message}:{MESSAGE_PATH}:rw")
         for variable in container.get("env", ()):
             only(variable, {"name", "value"}, f"env of pod {name}")
             yield from ("--env", f"{variable['name']}={variable.get('value', '')}")
@@ -206,6 +186,9 @@ class Kubelet:
         if "command" in container:  # Kubernetes' command is Docker's entry point
             yield from ("--entrypoint", json.dumps(container["command"]))
         yield from (self._image, *container.get("args", ()))
+
+    def _message_file(self, pod: str) -> Path:
+        return self._folder / pod / "termination-log"
 
     def _volumes(self, pod: Mapping[str, Any]) -> Iterator[str]:
         spec = pod["spec"]
@@ -239,55 +222,8 @@ class Kubelet:
             if source in volume:
                 named = volume[source].get("name") or volume[source]["secretName"]
                 write_items(place, self._objects[kind, named], volume[source], group)
+                self._mounted.setdefault((kind, named), []).append((place, volume[source], group))
         return place
-
-
-def security(pod: Mapping[str, Any], container: Mapping[str, Any]) -> Iterator[str]:
-    """Podman's options for the security contexts of a pod and of its container."""
-    only(pod, OF_POD_SECURITY, "securityContext of the pod")
-    only(container, OF_SECURITY, "securityContext of the container")
-    if "runAsUser" in pod:
-        yield from ("--user", f"{pod['runAsUser']}:{pod.get('runAsGroup', 0)}")
-    elif pod.get("runAsNonRoot"):
-        raise NotImplementedError("runAsNonRoot without runAsUser")
-    if "fsGroup" in pod:
-        yield from ("--group-add", str(pod["fsGroup"]))
-    if pod.get("seccompProfile", {}).get("type") != "RuntimeDefault":  # Kubernetes' own default
-        yield from ("--security-opt", "seccomp=unconfined")
-    if container.get("allowPrivilegeEscalation") is False:
-        yield from ("--security-opt", "no-new-privileges")
-    if container.get("readOnlyRootFilesystem"):
-        yield from ("--read-only", "--read-only-tmpfs=false")
-    for change in ("drop", "add"):
-        for name in container.get("capabilities", {}).get(change, ()):
-            yield from (f"--cap-{change}", name.lower())
-
-
-def binary(quantity: str) -> str:
-    """Kubernetes' `8Gi` as podman writes it: `8g`."""
-    if not re.fullmatch(r"\d+[MG]i", quantity):
-        raise NotImplementedError(quantity)
-    return quantity.removesuffix("i").lower()
-
-
-def writable(volume: Mapping[str, Any]) -> bool:
-    """May a pod write to this volume at all?"""
-    claim = volume.get("persistentVolumeClaim", {})
-    return not claim.get("readOnly") and not volume.keys() & {"configMap", "secret"}
-
-
-def write_items(
-    place: Path, held: Mapping[str, Any], source: Mapping[str, Any], group: int
-) -> None:
-    """The files of a ConfigMap or Secret: root's, and readable by fsGroup if there is one."""
-    decode = base64.b64decode if held["kind"] == "Secret" else str.encode
-    items = source.get("items") or [{"key": key, "path": key} for key in held["data"]]
-    for item in items:
-        path = place / item["path"]
-        path.write_bytes(decode(held["data"][item["key"]]))
-        os.chown(path, 0, group)
-        mode = item.get("mode", source.get("defaultMode", 0o644))
-        path.chmod(mode | (0o440 if group else 0))
 
 
 def podman(*arguments: str) -> str:

@@ -1,5 +1,6 @@
 """launch/k8s/: built with kubectl, checked against the schemas of Kubernetes and of the MPIJob."""
 
+import argparse
 import copy
 import os
 import re
@@ -11,13 +12,15 @@ from typing import Any
 import jsonschema
 import kubernetes_validate
 import pytest
-import yaml
 
 from app.commands.command_line import parse
 from app.recipe import given_keys, load
+from launch import start
+from launch.manifests import mistakes, schema_of, unknown_fields
 from tests.cluster import mpi_operator
 from tests.cluster.manifests import (
     APPLIED,
+    JOBS,
     K8S,
     OVERLAYS,
     build,
@@ -44,10 +47,9 @@ def check_built_in(one: Object) -> None:
 
 @pytest.fixture(scope="module")
 def crd() -> jsonschema.Draft202012Validator:
-    """The schema of the CRD, with fields forbidden that it does not name: an API server drops them
-    without a word."""
-    (version,) = yaml.safe_load(Path(CRD or "").read_text())["spec"]["versions"]
-    schema = version["schema"]["openAPIV3Schema"]
+    """The schema of the CRD, with fields forbidden that it does not name: `kubectl apply` has the
+    API server refuse them (fieldValidation Strict)."""
+    schema = schema_of(Path(CRD or ""))
     schema["properties"]["metadata"] = {
         "properties": {key: {"type": "object"} for key in ("labels", "annotations")}
         | {key: {"type": "string"} for key in ("name", "namespace")}
@@ -83,10 +85,7 @@ def test_every_training_job_fits_the_crd(folder: str, crd: jsonschema.Draft20201
 
 @pytest.mark.parametrize("folder", OVERLAYS)
 def test_every_training_job_keeps_the_rules_of_the_operator(folder: str) -> None:
-    job = training_job(K8S / folder)
-    assert mpi_operator.violations(job) == []
-    # Neither the CRD nor the operator minds another name: it would make a job without workers.
-    assert set(job["spec"]["mpiReplicaSpecs"]) == {"Launcher", "Worker"}
+    assert mistakes(training_job(K8S / folder)) == []
 
 
 @pytest.fixture
@@ -116,7 +115,7 @@ def test_what_comments_offer_is_valid_too(
     for one in made_by_operator(mpi_operator.with_defaults(job)):
         check_built_in(one)
     if folder == "overlays/gpu":
-        launcher = pods(everything(options_on / folder))["lockstep-launcher"]
+        launcher = pods(everything(options_on / folder))["lockstep-gpu-launcher"]
         names = {one["name"] for one in launcher["spec"]["containers"][0]["env"]}
         assert {"NCCL_IB_HCA", "NCCL_IB_GID_INDEX", "NCCL_DEBUG"} <= names
 
@@ -162,19 +161,24 @@ def test_a_misspelt_field_of_a_training_job_is_caught_wherever_it_is(
     folder: str, crd: jsonschema.Draft202012Validator
 ) -> None:
     (job,) = build(K8S / folder)
-    tried = 0
+    tried, schema = 0, schema_of(Path(CRD or ""))
     for path, other in misspelt(job):
         assert not crd.is_valid(other), f"{path} misspelt is not noticed"
+        if not path.startswith("metadata."):  # the CRD leaves these to Kubernetes
+            assert list(unknown_fields(other, schema)), f"our own check does not notice {path}"
         tried += 1
     assert tried > 100
 
 
-def launcher_arguments(folder: Path) -> list[str]:
+def launcher_options(folder: Path) -> argparse.Namespace:
+    """What launch/mpijob.sh gives to launch/hosts.sh; `arguments` are those of the application."""
     job = training_job(folder)
     (container,) = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"]
-    script, *arguments = container["args"]
+    script, *words = container["args"]
     assert script == "/opt/lockstep/launch/mpijob.sh"
-    return arguments
+    if words[0] == "--elastic":
+        return start.parse("hosts", ["--discovery", "/etc/mpi/discover_hosts.sh", *words[1:]])
+    return start.parse("hosts", ["--hostfile", "/etc/mpi/hostfile", "--mpi", *words])
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
@@ -182,10 +186,10 @@ def test_a_launcher_trains_with_a_recipe_of_ours_and_resumes_in_the_volume(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)  # as the image's working directory has launch/recipes
-    _, options = parse(launcher_arguments(K8S / folder))
+    _, options = parse(launcher_options(K8S / folder).arguments)
     config = load(options.recipe, given_keys(options))
     assert options.command == "train" and options.resume
-    workers = pods(everything(K8S / folder))["lockstep-worker-0"]["spec"]["containers"][0]
+    workers = pods(everything(K8S / folder))[f"{JOBS[folder]}-worker-0"]["spec"]["containers"][0]
     writable = {one["mountPath"]: not one.get("readOnly") for one in workers["volumeMounts"]}
     assert writable[str(Path(config.run.run_dir or "").parent)]
     assert config.data.data_dir is None or not writable[str(config.data.data_dir)]
@@ -198,12 +202,20 @@ def test_a_launcher_trains_with_a_recipe_of_ours_and_resumes_in_the_volume(
         assert load(None, prepared).data.data_dir == config.data.data_dir
 
 
+def test_an_elastic_job_has_room_for_all_its_workers() -> None:
+    spec = training_job(K8S / "overlays/elastic")["spec"]
+    options = launcher_options(K8S / "overlays/elastic")
+    started = spec["slotsPerWorker"] * spec["mpiReplicaSpecs"]["Worker"]["replicas"]
+    assert options.min_ranks <= started < options.max_ranks
+    assert start.elastic_terms(options, started)
+
+
 @pytest.mark.parametrize("folder", OVERLAYS)
 def test_a_worker_has_as_many_ranks_and_threads_as_its_resources_allow(folder: str) -> None:
     job = training_job(K8S / folder)
     made = pods(everything(K8S / folder))
-    (worker,) = made["lockstep-worker-0"]["spec"]["containers"]
-    (launcher,) = made["lockstep-launcher"]["spec"]["containers"]
+    (worker,) = made[f"{JOBS[folder]}-worker-0"]["spec"]["containers"]
+    (launcher,) = made[f"{JOBS[folder]}-launcher"]["spec"]["containers"]
     environment = {one["name"]: one["value"] for one in launcher["env"]}
     resources = worker["resources"]
     assert resources["requests"] == resources["limits"]  # so that others do not take its CPUs
@@ -228,20 +240,22 @@ def test_name_and_digest_of_an_image_stand_in_one_place(tmp_path: Path) -> None:
         wanted = f"example.test/gpu@sha256:{'b' * 64}"
         if applied != "overlays/gpu":
             wanted = f"example.test/cpu@sha256:{'a' * 64}"
-        for pod in pods(everything(folder / applied)).values():
+        for pod in pods(everything(folder / applied)).values():  # none in operator/
             assert [one["image"] for one in pod["spec"]["containers"]] == [wanted]
 
 
-def test_two_jobs_of_one_namespace_are_told_apart_by_a_suffix(tmp_path: Path) -> None:
+def test_overlays_and_copies_of_them_are_jobs_of_their_own(tmp_path: Path) -> None:
     folder = tmp_path / "k8s"
     shutil.copytree(K8S, folder)
     shutil.copytree(folder / "overlays/cpu", folder / "overlays/mine")
-    with (folder / "overlays/mine/kustomization.yaml").open("a") as file:
-        file.write("nameSuffix: -mine\n")
-    ours = {(one["kind"], one["metadata"]["name"]) for one in everything(folder / "overlays/cpu")}
-    mine = {(one["kind"], one["metadata"]["name"]) for one in everything(folder / "overlays/mine")}
-    assert ("Pod", "lockstep-mine-worker-0") in mine
-    assert not ours & mine
+    path = folder / "overlays/mine/kustomization.yaml"
+    path.write_text(path.read_text().replace("nameSuffix: -cpu", "nameSuffix: -mine"))
+    seen: set[tuple[str, str]] = set()
+    for overlay in (*OVERLAYS, "overlays/mine"):
+        made = {(one["kind"], one["metadata"]["name"]) for one in everything(folder / overlay)}
+        assert not seen & made
+        seen |= made
+    assert ("Pod", "lockstep-mine-worker-0") in seen
 
 
 @pytest.mark.parametrize("folder", OVERLAYS)
@@ -250,13 +264,23 @@ def test_a_failed_launcher_or_worker_starts_again_when_all_workers_take_ssh(fold
     policy = job["spec"]["runPolicy"]
     # no enum in the CRD, no rule of the operator: any word but AtStartup waits, also a misspelt one
     assert job["spec"]["launcherCreationPolicy"] == "WaitForWorkersReady"
-    assert policy["backoffLimit"] > 0 and policy["activeDeadlineSeconds"] > 0
+    assert policy["activeDeadlineSeconds"] > 0
     assert policy["cleanPodPolicy"] == "Running"
     made = pods(everything(K8S / folder))
-    for name in ("lockstep-launcher", "lockstep-worker-0"):
-        assert made[name]["spec"]["restartPolicy"] == "OnFailure"
-        assert made[name]["spec"]["terminationGracePeriodSeconds"] > TERM_TO_KILL_S
-    (worker,) = made["lockstep-worker-0"]["spec"]["containers"]
-    (port,) = worker["ports"]
+    launcher, worker = (made[f"{JOBS[folder]}-{role}"]["spec"] for role in ("launcher", "worker-0"))
+    assert launcher["restartPolicy"] == "Never"  # so that failed pods stay, and tell why
+    assert worker["restartPolicy"] == "OnFailure"
+    for pod in (launcher, worker):
+        assert pod["terminationGracePeriodSeconds"] > TERM_TO_KILL_S
+        assert pod["containers"][0]["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    (port,) = worker["containers"][0]["ports"]
     assert port["containerPort"] == SSH_PORT
-    assert worker["readinessProbe"]["tcpSocket"]["port"] == port["name"]
+    assert worker["containers"][0]["readinessProbe"]["tcpSocket"]["port"] == port["name"]
+
+
+@pytest.mark.parametrize("folder", OVERLAYS)
+def test_the_readme_tells_how_often_a_launcher_is_started_again(folder: str) -> None:
+    """With `restartPolicy: Never` a Job has failed when more than `backoffLimit` pods have."""
+    limit = training_job(K8S / folder)["spec"]["runPolicy"]["backoffLimit"]
+    text = (ROOT / "launch" / "README.md").read_text()
+    assert re.findall(r"up to (\d+) times \(`backoffLimit: (\d+)`\)", text) == [(str(limit),) * 2]

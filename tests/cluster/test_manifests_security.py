@@ -7,11 +7,20 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.cluster.manifests import APPLIED, K8S, OVERLAYS, build, everything, pods, why_no_kubectl
+from tests.cluster.manifests import (
+    APPLIED,
+    JOBS,
+    K8S,
+    OVERLAYS,
+    build,
+    everything,
+    pods,
+    why_no_kubectl,
+)
 from tests.cluster.mpi_operator import Object
 
 pytestmark = pytest.mark.skipif(bool(why_no_kubectl()), reason=why_no_kubectl())
-TRAINING = ("lockstep-launcher", "lockstep-worker-0", "lockstep-worker-1")
+TRAINING = ("launcher", "worker-0", "worker-1")
 
 
 def all_pods() -> dict[str, Object]:
@@ -87,7 +96,7 @@ def test_a_pod_that_writes_files_has_a_place_for_them_since_its_root_is_read_onl
 
 @pytest.mark.parametrize("folder", OVERLAYS)
 def test_a_worker_has_shared_memory_that_fits_its_memory_limit(folder: str) -> None:
-    spec = pods(everything(K8S / folder))["lockstep-worker-0"]["spec"]
+    spec = pods(everything(K8S / folder))[f"{JOBS[folder]}-worker-0"]["spec"]
     (container,) = spec["containers"]
     mounts = {one["mountPath"]: one["name"] for one in container["volumeMounts"]}
     (shm,) = [one["emptyDir"] for one in spec["volumes"] if one["name"] == mounts["/dev/shm"]]
@@ -126,8 +135,9 @@ def test_the_keys_are_where_only_ranks_and_their_launcher_run() -> None:
     for name, pod in all_pods().items():
         spec = pod["spec"]
         mounted = [one["secret"]["secretName"] for one in spec["volumes"] if "secret" in one]
-        if name.rpartition("/")[2] in TRAINING:
-            assert mounted == ["lockstep-ssh"]
+        folder, _, own = name.rpartition("/")
+        if folder in JOBS and own.startswith(JOBS[folder]):
+            assert mounted == [f"{JOBS[folder]}-ssh"]
             assert len(containers(spec)) == 1 and not spec.get("shareProcessNamespace")
             (mount,) = [m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "ssh-auth"]
             assert mount["mountPath"] == "/home/lockstep/.ssh"
@@ -209,7 +219,7 @@ def _matches(rule: Object, other: Peer) -> bool:
 
 @pytest.mark.parametrize("folder", OVERLAYS)
 def test_launcher_and_workers_reach_each_other_and_names_and_nothing_else(folder: str) -> None:
-    launcher, worker, other = (peer(folder, name) for name in TRAINING)
+    launcher, worker, other = (peer(folder, f"{JOBS[folder]}-{name}") for name in TRAINING)
     tensorboard = peer("common", "lockstep-tensorboard")
     for source, target in ((launcher, worker), (worker, launcher), (worker, other)):
         assert may_connect(source, target, 2222)

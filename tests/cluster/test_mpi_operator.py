@@ -6,11 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
+from launch.manifests import mistakes
 from tests.cluster import mpi_operator
 from tests.cluster.manifests import made_by_operator
 from tests.cluster.mpi_operator import Object
 
+INDEX = "training.kubeflow.org/replica-index"
 EXPECTED = Path(__file__).parent / "expected"
+WORKER = {"replicas": 1, "template": {"spec": {"containers": [{"name": "main"}]}}}
 
 
 def load(name: str) -> list[Object]:
@@ -44,8 +47,23 @@ def test_a_launcher_that_is_a_worker_too_is_a_host_and_sees_gpus() -> None:
     data = mpi_operator.config_map(job)["data"]
     assert data["hostfile"].splitlines()[0] == "foo-launcher.foo.bar.svc slots=1"
     assert data["discover_hosts.sh"] == "#!/bin/sh\necho foo-launcher.foo.bar.svc\n"
-    (container,) = mpi_operator.launcher(job)["spec"]["template"]["spec"]["containers"]
+    assert mpi_operator.service(job)["spec"]["publishNotReadyAddresses"] is True
+    template = mpi_operator.launcher(job)["spec"]["template"]
+    (container,) = template["spec"]["containers"]
     assert not [one for one in container["env"] if one["name"].startswith("NVIDIA")]
+    workers = [mpi_operator.worker(job, index) for index in range(2)]
+    assert [one["metadata"]["name"] for one in workers] == ["foo-worker-0", "foo-worker-1"]
+    indices = [one["metadata"]["labels"][INDEX] for one in (template, *workers)]
+    assert indices == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(("version", "policy"), [("0.8.0", None), ("0.8.2", "Failed")])
+def test_releases_differ_in_when_the_launchers_next_pod_is_made(
+    version: str, policy: str | None
+) -> None:
+    job = mpi_operator.with_defaults(load("defaults")[0], "bar")
+    launcher = mpi_operator.launcher(job, version)
+    assert launcher["spec"].get("podReplacementPolicy") == policy
 
 
 @pytest.mark.parametrize(
@@ -66,21 +84,21 @@ def test_a_launcher_that_is_a_worker_too_is_a_host_and_sees_gpus() -> None:
         ("spec.runPolicy.managedBy", "spec.runPolicy.managedBy", "invalid.com/controller"),
         ("spec.mpiImplementation", "spec.mpiImplementation", "Unknown"),
         ("spec.slotsPerWorker", "spec.slotsPerWorker", -1),
-        ("spec.mpiReplicaSpecs[Launcher]", "spec.mpiReplicaSpecs", {}),
+        ("spec.mpiReplicaSpecs.Launcher", "spec.mpiReplicaSpecs", {"Worker": WORKER}),
         (
-            "spec.mpiReplicaSpecs[Launcher].restartPolicy",
+            "spec.mpiReplicaSpecs.Launcher.restartPolicy",
             "spec.mpiReplicaSpecs.Launcher.restartPolicy",
             "Always",
         ),
-        ("spec.mpiReplicaSpecs[Launcher].replicas", "spec.mpiReplicaSpecs.Launcher.replicas", 2),
+        ("spec.mpiReplicaSpecs.Launcher.replicas", "spec.mpiReplicaSpecs.Launcher.replicas", 2),
         (
-            "spec.mpiReplicaSpecs[Worker].restartPolicy",
+            "spec.mpiReplicaSpecs.Worker.restartPolicy",
             "spec.mpiReplicaSpecs.Worker.restartPolicy",
             "Invalid",
         ),
-        ("spec.mpiReplicaSpecs[Worker].replicas", "spec.mpiReplicaSpecs.Worker.replicas", 0),
+        ("spec.mpiReplicaSpecs.Worker.replicas", "spec.mpiReplicaSpecs.Worker.replicas", 0),
         (
-            "spec.mpiReplicaSpecs[Worker].template.spec.containers",
+            "spec.mpiReplicaSpecs.Worker.template.spec.containers",
             "spec.mpiReplicaSpecs.Worker.template",
             {},
         ),
@@ -89,10 +107,10 @@ def test_a_launcher_that_is_a_worker_too_is_a_host_and_sees_gpus() -> None:
 def test_each_rule_of_the_operator_is_known(field: str, path: str, value: Any) -> None:
     job = mpi_operator.with_defaults(load("defaults")[0])
     job["spec"]["mpiReplicaSpecs"]["Worker"]["replicas"] = 1000
-    assert mpi_operator.violations(job) == []
+    assert mistakes(job) == []
     *parents, last = path.split(".")
     at = job
     for key in parents:
         at = at[key]
     at[last] = value
-    assert [one.partition(": ")[0] for one in mpi_operator.violations(job)] == [field]
+    assert [one.partition(": ")[0] for one in mistakes(job)] == [field]

@@ -6,131 +6,21 @@ and train for real.
 
 import json
 import re
-import subprocess
 import time
-from collections.abc import Iterator
-from copy import deepcopy
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from app.errors import STOPPED
-from tests.cluster import mpi_operator, pods
-from tests.cluster.manifests import K8S, build, training_job, why_no_kubectl
-from tests.cluster.namespaces import Network
-from tests.cluster.pods import GRACE_S, Kubelet, podman
-from tests.integration.launching import ROOT
+from tests.cluster.manifests import K8S, build
+from tests.cluster.pods import GRACE_S, podman
+from tests.cluster.rehearsal import ENDLESS, PLAIN, TENSORBOARD, epochs, newest_checkpoint
 
 pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image may be built first
 
-LAUNCHER = "lockstep-launcher"
-WORKERS = ["lockstep-worker-0", "lockstep-worker-1"]
-TENSORBOARD = "lockstep-tensorboard"
-PLAIN = "plain"  # what `docker run` starts
-ENDLESS = ("--epochs", "100000")  # to be killed, however fast the machine is
+LAUNCHER = "lockstep-cpu-launcher"
+WORKERS = ["lockstep-cpu-worker-0", "lockstep-cpu-worker-1"]
 LISTEN = "0A"  # of /proc/net/tcp
-
-
-class Cluster:
-    """The MPIJob of overlays/cpu on this machine."""
-
-    def __init__(self, kubelet: Kubelet, network: Network, job: dict[str, Any], runs: Path):
-        self.kubelet, self.network, self.job, self.runs = kubelet, network, job, runs
-        self.workers = [mpi_operator.worker(job, index) for index in range(2)]
-
-    def launcher(self, run: str, *options: str) -> dict[str, Any]:
-        """The launcher's Pod, for another run directory and with further options."""
-        pod = deepcopy(mpi_operator.launcher(self.job)["spec"]["template"])
-        pod["metadata"]["name"] = LAUNCHER
-        args = pod["spec"]["containers"][0]["args"]
-        args[args.index("/runs/digits")] = f"/runs/{run}"
-        args += options
-        # Each worker has one core here: a waiting rank must let its own threads compute.
-        environment = pod["spec"]["containers"][0]["env"]
-        environment.append({"name": "OMPI_MCA_mpi_yield_when_idle", "value": "1"})
-        return pod
-
-    def log(self, run: str) -> str:
-        """The log of a run's rank 0, on the shared volume."""
-        log = self.runs / run / "logs" / "rank-000.log"
-        return log.read_text() if log.exists() else ""
-
-    def wait_for_epoch(self, run: str, epoch: int, timeout_s: float = 240) -> None:
-        """Return when a run has ended this epoch."""
-        deadline = time.monotonic() + timeout_s
-        while epoch not in epochs(self.log(run)):
-            if time.monotonic() > deadline or not self.kubelet.running(LAUNCHER):
-                raise AssertionError(f"no epoch {epoch}\n{self.kubelet.log(LAUNCHER)}")
-            time.sleep(0.1)
-
-    def wait_for_no_rank(self, timeout_s: float) -> None:
-        """Return when nothing but sshd runs in the workers."""
-        deadline = time.monotonic() + timeout_s
-        while ranks := [rank for name in WORKERS for rank in self.ranks(name)]:
-            assert time.monotonic() < deadline, f"after {timeout_s} s there still runs {ranks}"
-            time.sleep(0.5)
-
-    def ranks(self, worker: str) -> list[str]:
-        """The command lines of ranks in a worker."""
-        lines = []
-        for pid in self.network.processes(worker):
-            try:
-                line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if "launch.rank" in line or "orted" in line:
-                lines.append(f"{worker}: {line}")
-        return lines
-
-
-def epochs(log: str) -> list[int]:
-    """The epochs that a log tells of, in its order."""
-    return [int(number) for number in re.findall(r" lockstep: epoch (\d+) in ", log)]
-
-
-def newest_checkpoint(run: Path) -> int:
-    """How many epochs a run had ended at its newest checkpoint."""
-    newest = max(run.glob("checkpoints/step-*/state.json"))
-    return json.loads(newest.read_text())["epoch"]
-
-
-@pytest.fixture(scope="module")
-def image() -> str:
-    """The CPU target of the Dockerfile."""
-    if reason := pods.missing() or why_no_kubectl():
-        pytest.skip(reason)
-    command = [str(ROOT / "tests" / "cluster" / "build_image.sh"), "cpu"]
-    built = subprocess.run(command, capture_output=True, text=True, timeout=1500)
-    assert built.returncode == 0, built.stderr[-5000:]
-    return built.stdout.strip()
-
-
-@pytest.fixture(scope="module")
-def cluster(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers that are ready, and all that the operator makes for a launcher."""
-    folder = tmp_path_factory.mktemp("cluster")
-    job = training_job(K8S / "overlays" / "cpu")
-    assert mpi_operator.violations(job) == []
-    key = folder / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(key)], check=True)
-    public = key.with_suffix(".pub").read_bytes()
-    made = [mpi_operator.config_map(job), mpi_operator.ssh_secret(job, key.read_bytes(), public)]
-    claims = {name: folder / name for name in ("lockstep-runs", "lockstep-data")}
-    for place in claims.values():
-        place.mkdir()
-    names = [LAUNCHER, *WORKERS, TENSORBOARD, PLAIN]
-    aliases = {name: [mpi_operator.host_name(job, name)] for name in names}
-    with (
-        Network(names, aliases) as network,
-        Kubelet(network, image, folder, claims, made) as kubelet,
-    ):
-        cluster = Cluster(kubelet, network, job, claims["lockstep-runs"])
-        for pod in cluster.workers:
-            kubelet.start(pod)
-        for pod in cluster.workers:
-            kubelet.wait_ready(pod, 60)
-        yield cluster
 
 
 def test_a_job_of_our_manifests_trains_on_two_workers(cluster):
@@ -171,6 +61,9 @@ def test_a_job_whose_launcher_and_then_a_worker_is_killed_resumes_and_finishes(c
     kubelet.kill(WORKERS[1])
     code = kubelet.exit_code(LAUNCHER, 120)
     assert code not in (0, 2), kubelet.log(LAUNCHER)  # 2 is for mistakes of the user
+    told = kubelet.message(LAUNCHER)  # of `kubectl describe pod`
+    assert told.startswith(f"error: rank 1 on host {WORKERS[1]}.lockstep-cpu.training.svc "), told
+    assert "delete it" in told, told
     cluster.wait_for_no_rank(60)
     second = newest_checkpoint(run)
     assert second >= first + 3
@@ -201,6 +94,7 @@ def test_a_worker_pod_that_is_deleted_stops_all_ranks_first(cluster):
     kubelet.start(cluster.workers[1])  # for the tests after this one
     kubelet.wait_ready(cluster.workers[1], 60)
     assert code == STOPPED, told
+    assert kubelet.message(LAUNCHER).startswith("stopped by ")
     assert took_s < GRACE_S  # nothing had to be killed
     log = cluster.log("evicted")
     assert "stopped by " in log and newest_checkpoint(run) >= 2, log
@@ -253,6 +147,7 @@ def test_a_launcher_without_the_operators_hostfile_starts_no_rank(cluster):
     cluster.kubelet.start(launcher)
     assert cluster.kubelet.exit_code(LAUNCHER, 60) == 2
     assert "hostfile /etc/mpi/hostfile is missing" in cluster.kubelet.log(LAUNCHER)
+    assert "hostfile /etc/mpi/hostfile is missing" in cluster.kubelet.message(LAUNCHER)
     assert not (cluster.runs / "nowhere").exists()
 
 

@@ -59,16 +59,22 @@ def _builder(data: Data, other_names: tuple[str, ...]) -> tfds.core.DatasetBuild
         found = [path.parent.parent.name for path in _data_dir(data).glob(f"*/*/{PREPARED}")]
         raise UserError(
             f"unknown dataset '{data.dataset}': "
-            f"{_nearest(data.dataset, {*other_names, *found}, tfds.list_builders())}"
+            f"{_nearest(data.dataset, {*other_names, *found}, _tfds_names())}"
         ) from None
     except Exception as error:  # a damaged dataset_info.json or features.json fails in any way
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"dataset '{data.dataset}': {reason}") from None
 
 
+def _tfds_names() -> list[str]:
+    """TFDS's own datasets. Those of its community it would look up on the internet, and write the
+    list to the home directory, which a container may not have."""
+    return tfds.list_builders(with_community_datasets=False)
+
+
 def _is_name(name: str) -> bool:
     """Whether this can be NAME/CONFIG or NAME/CONFIG/VERSION of a dataset that TFDS knows."""
-    return name.partition("/")[0] in tfds.list_builders()
+    return name.partition("/")[0] in _tfds_names()
 
 
 def _newest_version(place: Path) -> Path:

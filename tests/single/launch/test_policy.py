@@ -506,6 +506,17 @@ def test_a_host_leaves_at_a_commit_point_and_its_place_stays_empty():
     game.pass_(30)
     assert newcomers(game) == [] and game.mode == "running"
     assert "h0 leaves, after a signal to rank 0 on h0" in game.said
+    game.pass_(100)
+    game.policy.joining.hosts({"h0": 1, "h1": 1, "h2": 1}, game.now)  # a new pod of the same name
+    game.pass_(0.5)
+    assert newcomers(game) == [0]
+
+
+def test_the_agent_of_a_rank_that_has_left_ends_with_it(three):
+    asked(three, 2)
+    three.take()
+    three.end(2, status=75)
+    assert orders.Abandon(2) in three.take()
 
 
 def test_a_leaver_that_does_not_leave_is_killed(three):
