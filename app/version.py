@@ -1,5 +1,7 @@
 """Which code runs: compared between ranks, recorded in logs and model cards."""
 
+from __future__ import annotations
+
 import hashlib
 import importlib.metadata
 from pathlib import Path

@@ -63,6 +63,9 @@ def test_a_child_is_what_it_would_be_by_itself() -> None:
     with server() as forks:
         child, door = fork(forks, 3)
         said = json.loads(door.recv(4096))
+        deadline = time.monotonic() + 10
+        while not child.pid and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert said["pid"] == said["session"] == child.pid
         assert said["rank"] == "3" and said["server"] is None
         child.send_signal(signal.SIGTERM)
