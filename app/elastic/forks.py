@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import logging
 import os
 import select
 import signal
@@ -38,8 +39,11 @@ def serve() -> None:
         signal.signal(one, signal.SIG_IGN)
     control = socket.socket(fileno=int(number))
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    stand_in = logging.NullHandler()  # for our own: with none at all TensorFlow would add one
+    logging.root.addHandler(stand_in)
     for name in IMPORTS:
         importlib.import_module(name)
+    logging.root.removeHandler(stand_in)
     code = code_version()
     _send(control, {"threads": _threads()})
     poll = select.poll()
