@@ -63,7 +63,12 @@ def on_all_ranks(world, task, optimizer, **options):
 # does not depend on the bias of its keys, so the gradient of that is 0.
 @pytest.mark.parametrize(
     ("task", "optimizer"),
-    [(task, rule) for task in TASKS for rule in OPTIMIZERS if (task, rule) != ("encoder", "adam")],
+    [
+        pytest.param(task, rule, marks=[pytest.mark.full_matrix] if task == "encoder" else [])
+        for task in TASKS
+        for rule in OPTIMIZERS
+        if (task, rule) != ("encoder", "adam")
+    ],
 )
 def test_n_ranks_end_where_one_rank_ends(world, task, optimizer):
     weights = on_all_ranks(world, task, optimizer)

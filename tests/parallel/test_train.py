@@ -79,6 +79,7 @@ def test_a_run_leaves_everything_behind_and_a_resumed_one_ends_the_same(world, d
         assert (run / name).exists(), name
 
 
+@pytest.mark.full_matrix
 def test_resume_in_an_empty_directory_starts_fresh(world, directory):
     result = train(digits(directory, epochs=1), world=world, resume=True)
     assert result["epoch"] == 1

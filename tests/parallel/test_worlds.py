@@ -101,6 +101,7 @@ def test_one_rank_that_cuts_its_connections_ends_what_all_others_wait_in(world, 
     assert_works(world)
 
 
+@pytest.mark.full_matrix
 def test_a_step_that_loses_one_of_its_buckets_changes_nothing(world, open_next, monkeypatch):
     variables = [keras.Variable(np.ones(2000, np.float32), name=name) for name in "ab"]
     inner = keras.optimizers.SGD(1.0, momentum=0.9)
