@@ -79,7 +79,7 @@ def time_steps(
 
 
 def _step_of(classifier: Any, optimizer: Any) -> Callable[[Batch], Any]:
-    """One pass in a graph, as the loop makes it: a trace for each number of rows."""
+    """One pass in a graph, with a trace for each number of rows, of which there are few."""
     traced: dict[int, Any] = {}
 
     def run(batch: Batch) -> tf.Tensor:
