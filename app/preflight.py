@@ -14,6 +14,7 @@ from app.config import Config, Data, Distribution
 from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
+from app.data.heads import strata
 from app.data.sources import synthetic
 from app.distributed.reducers import MOST_RANKS_OF_INT8, WITH_RESIDUALS
 from app.distributed.strategies import WITH_ROUNDS
@@ -210,7 +211,7 @@ def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
         )
         raise UserError(f"{what} is more than the {examples} training examples: make it smaller")
     check_parts(config, world_size)
-    classes = len(np.unique(dataset.train.labels))
+    classes = len(np.unique(strata(dataset.train.labels)))
     if config.distribution.shard_by == "label" and classes < world_size:
         raise UserError(
             f"shard_by = 'label': {classes} classes cannot be dealt to {world_size} ranks: start "
