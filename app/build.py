@@ -17,6 +17,7 @@ from app.data.heads import MISSING, Head, by_head, strata
 from app.data.order import owners_of
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
+from app.distributed.batch_norm import synchronised
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Sync, Wire
 from app.distributed.strategies import WITH_ROUNDS
@@ -29,11 +30,14 @@ from app.task import Task
 LOG = logging.getLogger(__name__)
 
 
-def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -> Classifier:
+def build_classifier(
+    config: Config, plan: DataPlan, train_labels: Any = None, world: World | None = None
+) -> Classifier:
     """The network for a dataset, with initial weights from the seed.
 
     `plan`: what was decided about the dataset; `train_labels`: int (n,) or (n, heads), for class
-    weights. Raises UserError if the network refuses its options or the size of the images.
+    weights; `world`: the ranks that train it, for a BatchNorm over all of them, which predicts as
+    any other. Raises UserError if the network refuses its options or the size of the images.
     """
     options: dict[str, Any] = {
         "width": config.model.width,
@@ -53,8 +57,17 @@ def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -
             network = models.build_text_model(name, size, classes, max_tokens=cut, **options)
     except ValueError as error:
         raise UserError(f"model '{name}': {error}") from None
+    if config.distribution.sync_batch_norm and world is not None:
+        network = _synchronised(network, world)
     freeze(config, network, unfrozen=False)
     return Classifier(network, tasks=tasks_of(config, plan.heads, train_labels))
+
+
+def _synchronised(network: keras.Model, world: World) -> keras.Model:
+    try:
+        return synchronised(network, world)
+    except ValueError as error:
+        raise UserError(f"sync_batch_norm: {error}; leave the key out") from None
 
 
 def _classes_of(plan: DataPlan) -> int | dict[str, int]:

@@ -32,7 +32,8 @@ class Classifier(keras.Model):
     With one head each rank takes the mean over its examples, and the optimizer weighs ranks by
     their number. With several, each of which some examples lack, that number says too little: a
     rank divides by how many labels all ranks have in this step, and all ranks weigh the same
-    (`normalises`).
+    (`normalises`). So it does if the network has layers that normalise over all ranks (`joint`, see
+    app/distributed/batch_norm.py), whose passes no rank may leave out.
     """
 
     # Horovod's collectives cannot be compiled by XLA; this turns off Keras' jit_compile="auto".
@@ -51,8 +52,8 @@ class Classifier(keras.Model):
         weights = None if class_weights is None else tuple(class_weights)
         only = Task(label_smoothing=label_smoothing, class_weights=weights)
         self.tasks = tuple(tasks) if tasks else (only,)
-        self.normalises = len(self.tasks) > 1
-        prefixes = [f"{task.name}_" for task in self.tasks] if self.normalises else [""]
+        self.normalises = len(self.tasks) > 1 or bool(self.joint)
+        prefixes = [f"{task.name}_" for task in self.tasks] if len(self.tasks) > 1 else [""]
         self.loss_means = [keras.metrics.Mean(name=f"{one}loss") for one in prefixes]
         self.accuracies = [
             keras.metrics.SparseCategoricalAccuracy(name=f"{one}accuracy") for one in prefixes
@@ -68,8 +69,19 @@ class Classifier(keras.Model):
                 f"optimizer={optimizer!r}: expected app.distributed.DistributedOptimizer(...), "
                 "which also works with one process"
             )
+        if self.joint and not optimizer.sums_each_step:
+            raise ValueError(
+                f"strategy={optimizer.strategy_name!r} lets models differ between ranks, and layer "
+                f"'{self.joint[0].name}' normalises over all of them: use strategy='every_step', "
+                "or a BatchNorm of each rank"
+            )
         self._gradient_kinds = None  # other variables may learn now
         super().compile(optimizer=optimizer, **options)
+
+    @property
+    def joint(self) -> list[Any]:
+        """The layers that normalise over all ranks."""
+        return [one for one in self.network._flatten_layers() if hasattr(one, "begin_pass")]
 
     @contextlib.contextmanager
     def never_empty(self) -> Iterator[None]:
@@ -125,7 +137,7 @@ class Classifier(keras.Model):
 
         def learn():
             with tf.GradientTape() as tape:
-                logits = self(batch.inputs, training=True)
+                logits = self._logits_of(batch)
                 losses = [weighed(one, weights) for one in self.objectives_of(batch, logits)]
                 loss = self._loss_of(losses, counts)
                 objective = self.optimizer.scale_loss(loss)
@@ -138,6 +150,7 @@ class Classifier(keras.Model):
         self.optimizer.apply(
             gradients, self.trainable_variables, weight=weight, total_weight=total, loss=loss
         )
+        self._end_passes()
         tf.cond(
             tf.math.is_finite(loss),
             lambda: self._update_metrics(losses, logits, batch.labels, loss),
@@ -171,6 +184,33 @@ class Classifier(keras.Model):
             task.objectives(wanted, of_head)
             for wanted, (task, _, of_head) in zip(targets, heads, strict=True)
         ]
+
+    def _logits_of(self, batch: Batch) -> Any:
+        """Logits in training. Where layers normalise over all ranks, one without examples takes
+        part with a row of zeros that counts nothing."""
+        rows, row_weights, inputs = batch.labels.shape[0], None, batch.inputs
+        may_be_empty = not (rows or (rows is None and self._is_never_empty))
+        if self.joint and may_be_empty:
+            examples = tf.shape(batch.labels)[0]
+            missing = 1 - tf.minimum(examples, 1)
+            row_weights = tf.pad(tf.ones([examples]), [[0, missing]])
+            inputs = tf.nest.map_structure(
+                lambda one: tf.pad(one, [[0, missing], *[[0, 0]] * (len(one.shape) - 1)]), inputs
+            )
+        for layer in self.joint:
+            layer.begin_pass(row_weights)
+        logits = self(inputs, training=True)
+        if row_weights is None:
+            return logits
+        return tf.nest.map_structure(lambda of_head: of_head[:examples], logits)
+
+    def _end_passes(self) -> None:
+        """Let layers that normalise over all ranks move their statistics, once all exchanges are
+        done: one that fails leaves those of the last whole step."""
+        for layer in self.joint:
+            updated = tf.convert_to_tensor(self.optimizer.iterations.value)
+            with tf.control_dependencies([updated]):
+                layer.end_pass()
 
     def _by_head(self, labels: tf.Tensor, logits: Any) -> list[tuple[Task, tf.Tensor, tf.Tensor]]:
         """(task, labels (B,), logits (B, classes)) of each head."""
@@ -253,8 +293,10 @@ class Classifier(keras.Model):
         """`learn()`, or zeros of the same structure if this rank has no examples.
 
         The forward pass is skipped then: the mean of nothing is NaN, and BatchNorm would take it
-        into its statistics.
+        into its statistics. But never where it is one of all ranks.
         """
+        if self.joint:
+            return learn()
         rows = batch.labels.shape[0]
         if rows == 0:
             return self._zeros(learn)

@@ -139,6 +139,8 @@ def check_sync(config: Config) -> None:
         raise UserError(
             "sync = 'delayed' needs the length of a round: give sync_every_steps, such as 8"
         )
+    if wanted.sync_batch_norm:
+        _check_sync_batch_norm(wanted)
     if steps and commit and commit % steps:
         lower, upper = commit // steps * steps, -(-commit // steps) * steps
         raise UserError(
@@ -147,6 +149,21 @@ def check_sync(config: Config) -> None:
         )
     if wanted.local_epochs:
         _check_local_epochs(config)
+
+
+def _check_sync_batch_norm(wanted: Distribution) -> None:
+    """Ranks that normalise together must have the same model at every step."""
+    if wanted.sync in WITH_ROUNDS and (wanted.sync != "hierarchical" or wanted.sync_every_steps):
+        rounds = " with sync_every_steps" if wanted.sync == "hierarchical" else ""
+        raise UserError(
+            f"sync_batch_norm does not go with sync = '{wanted.sync}'{rounds}: ranks take steps of "
+            "their own in a round. Leave it out, or use sync = 'every_step'"
+        )
+    if wanted.aggregation == "average":
+        raise UserError(
+            "sync_batch_norm does not go with aggregation = 'average': statistics weigh ranks by "
+            "their examples, and so must gradients. Leave one of them out"
+        )
 
 
 def _check_local_epochs(config: Config) -> None:

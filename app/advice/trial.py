@@ -63,9 +63,10 @@ def time_steps(
     """Time training steps with real batches for about so long; a collective of `world`.
 
     `exchange`: the ranks between which gradients travel: `world`, or a `World()` of one on each
-    rank for what a step takes without. Raises UserError or ValueError for a config that is refused.
+    rank for what a step takes without; a BatchNorm of all ranks counts as computing. Raises
+    UserError or ValueError for a config that is refused.
     """
-    classifier = build_classifier(config, data.plan, data.splits["train"].labels)
+    classifier = build_classifier(config, data.plan, data.splits["train"].labels, world)
     optimizer = build_optimizer(config, build_schedule(config, world.size), exchange)
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)

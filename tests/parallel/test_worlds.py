@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from app.classifier import Classifier
+from app.distributed.batch_norm import synchronised
 from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.world import World
 from app.elastic.member import LOST
 from app.elastic.sockets import SOCKETS
 from launch.worlds import Worlds
+from tests.parallel.runs import largest_difference
+from tests.parallel.test_batch_norm import small
 
 HOST = "localhost"
 A_MOMENT_S = 0.5  # for the other ranks to begin what will fail
@@ -74,6 +79,37 @@ def test_variables_are_those_of_any_rank_with_the_same_bits(world, open_next):
     world.broadcast_variables(variables, root=world.size - 1)
     assert variables[0].numpy().tobytes() == expected
     assert int(variables[1].numpy()) == world.size - 1
+
+
+@pytest.mark.full_matrix
+def test_a_step_with_batchnorm_of_all_ranks_that_was_traced_alone_is_one_of_the_next_world(
+    world, open_next
+):
+    """As a newcomer of an elastic run traces it; nothing is traced anew."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.uniform(0, 255, (4 * world.size, 8, 8, 1)), rng.integers(0, 5, 4)
+    labels = np.tile(labels, world.size)
+    rank, following = world.rank, open_next()
+    move(world, Worlds(None).alone(HOST))
+    network = synchronised(small(), world)
+    classifier = Classifier(network)
+    classifier.compile(DistributedOptimizer(keras.optimizers.SGD(0.1), world=world))
+    step = tf.function(classifier.train_step, autograph=False)
+    own = slice(4 * rank, 4 * rank + 4)
+    start = network.get_weights()
+    step((pixels[own], labels[own]))
+    network.set_weights(start)
+    move(world, following[rank])
+    step((pixels[own], labels[own]))
+    assert step.experimental_get_tracing_count() == 1
+
+    def alone():
+        expected = Classifier(synchronised(small(), World()))
+        expected.compile(DistributedOptimizer(keras.optimizers.SGD(0.1), world=World()))
+        expected.train_step((pixels, labels))
+        return expected.network.get_weights()
+
+    assert largest_difference(network.get_weights(), world.from_chief(alone)) <= 1e-12
 
 
 def cut_soon() -> None:
