@@ -14,6 +14,7 @@ from app.distributed.world import World
 from tests.parallel.runs import CLASSES, images, largest_difference, train
 
 FLOAT64_BOUND = 1e-9
+full = pytest.mark.full_matrix
 
 
 def resnet20() -> keras.Model:
@@ -67,7 +68,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(one, marks=[full] if one == "hierarchical" else []) for one in CASES],
+)
 def test_n_ranks_end_where_one_ends(world, case):
     weights = trained(world, small, **CASES[case])
     alone = world.from_chief(lambda: trained(World(), small, **CASES[case]))
@@ -75,6 +79,7 @@ def test_n_ranks_end_where_one_ends(world, case):
     assert_alike(world, weights)
 
 
+@full
 def test_n_ranks_end_where_one_ends_on_resnet20(world):
     weights = trained(world, resnet20)
     alone = world.from_chief(lambda: trained(World(), resnet20))
@@ -82,7 +87,7 @@ def test_n_ranks_end_where_one_ends_on_resnet20(world):
     assert_alike(world, weights)
 
 
-@pytest.mark.parametrize("compression", ["fp16", "int8"])
+@pytest.mark.parametrize("compression", ["int8", pytest.param("fp16", marks=full)])
 def test_compressed_gradients_keep_ranks_alike(world, compression):
     weights = trained(world, small, compression=compression)
     assert all(np.isfinite(one).all() for one in weights)
