@@ -91,7 +91,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if mask is not None:
             raise ValueError(f"'{self.name}' takes no mask in training")
         x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        weights, name = self._weights(x), f"batch_norm.{self.name}"
+        weights, name = self._pass.row_weights, f"batch_norm.{self.name}"
+        if weights is not None:
+            weights = tf.reshape(tf.cast(weights, x.dtype), [-1, *[1] * (len(x.shape) - 1)])
         found = statistics(tf.stop_gradient(x), weights, self.world, name)
         ones = tf.ones(x.shape[-1:], x.dtype)
         gamma = tf.cast(self.gamma, x.dtype) if self.scale else ones
@@ -101,15 +103,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if not self._pass.is_held:
             self.end_pass()
         return tf.cast(outputs, self.compute_dtype)
-
-    def _weights(self, x: tf.Tensor) -> tf.Tensor | None:
-        """Of the rows, (B, 1, ..., 1). If TensorFlow knew that they are 0, it would leave out what
-        is multiplied by them, and one rank would not come to a collective."""
-        weights = self._pass.row_weights
-        if weights is None:
-            return None
-        unknown = self.world.unknown(tf.cast(weights, x.dtype))
-        return tf.reshape(unknown, [-1, *[1] * (len(x.shape) - 1)])
 
 
 def statistics(x: tf.Tensor, weights: tf.Tensor | None, world: World, name: str) -> Statistics:

@@ -82,11 +82,6 @@ class World:
         """The number of ranks as float32 (), read when the graph runs, not when it is traced."""
         return tf.constant(1.0)
 
-    def unknown(self, tensor: tf.Tensor) -> tf.Tensor:
-        """The same bits, rank 1 or more, with a value that TensorFlow cannot know while it
-        optimises a graph: what follows from it is computed on every rank, collectives included."""
-        return tensor
-
     def by_host(self, hosts: Sequence[str] | None = None) -> tuple["World", "World"]:
         """(the ranks of this rank's host, the ranks of the same number on every host); a
         collective, outside graphs, for ranks that `connect(by_host=True)` has joined.
@@ -245,18 +240,18 @@ class HorovodWorld(World):
 
     def _reduce(self, tensor: tf.Tensor, op: Any, name: str) -> tf.Tensor:
         tensor = tf.convert_to_tensor(tensor)
-        rows = self.unknown(tensor if tensor.shape.rank else tensor[tf.newaxis])
+        rows = self._unknown(tensor if tensor.shape.rank else tensor[tf.newaxis])
         total = self._hvd.allreduce(rows, op=op, **self._called(name))
         return total if tensor.shape.rank else total[0]
 
     def allgather(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.allgather(self.unknown(tensor), **self._called(name))
+        return self._hvd.allgather(self._unknown(tensor), **self._called(name))
 
     def alltoall(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
-        return self._hvd.alltoall(self.unknown(tensor), **self._called(name))
+        return self._hvd.alltoall(self._unknown(tensor), **self._called(name))
 
-    def unknown(self, tensor: tf.Tensor) -> tf.Tensor:
-        """See `World`.
+    def _unknown(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The same bits, with a value that TensorFlow cannot know while it optimises a graph.
 
         Horovod does not declare that its collectives have side effects, so constant folding runs
         one whose inputs are all constants: once, when a graph is made, and only on the ranks that
