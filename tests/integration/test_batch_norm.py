@@ -32,6 +32,7 @@ def operations(export: Path) -> set[str]:
     return {node.op for node in nodes + [n for one in functions for n in one.node_def]}
 
 
+@pytest.mark.full_matrix
 @pytest.mark.timeout(600)
 def test_two_ranks_learn_what_one_does_and_their_run_is_used_as_any_other(tmp_path: Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
