@@ -51,7 +51,7 @@ def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
 
 def initial_state(config: Config, data: LoadedData, schedule: Schedule, world: World) -> TrainState:
     """A built model and optimizer, from the seed; nothing is written yet."""
-    classifier = build_classifier(config, data.plan, data.splits["train"].labels)
+    classifier = build_classifier(config, data.plan, data.splits["train"].labels, world)
 
     def renew(state: TrainState) -> None:
         freeze(config, classifier.network, unfrozen=bool(state.unfrozen_at))

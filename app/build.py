@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,9 +13,11 @@ from app.classifier import Classifier
 from app.config import Config
 from app.data.augment.augment import Augment
 from app.data.batches import Feed, Split
+from app.data.heads import MISSING, Head, by_head, strata
 from app.data.order import owners_of
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
+from app.distributed.batch_norm import synchronised
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Sync, Wire
 from app.distributed.strategies import WITH_ROUNDS
@@ -22,22 +25,26 @@ from app.distributed.world import World
 from app.errors import UserError
 from app.pretrained.fine_tuning import freeze, with_rates
 from app.schedule import Schedule, scaled_peak
+from app.task import Task
 
 LOG = logging.getLogger(__name__)
 
 
-def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -> Classifier:
+def build_classifier(
+    config: Config, plan: DataPlan, train_labels: Any = None, world: World | None = None
+) -> Classifier:
     """The network for a dataset, with initial weights from the seed.
 
-    `plan`: what was decided about the dataset; `train_labels`: int (n,), for class weights. Raises
-    UserError if the network refuses its options or the size of the images.
+    `plan`: what was decided about the dataset; `train_labels`: int (n,) or (n, heads), for class
+    weights; `world`: the ranks that train it, for a BatchNorm over all of them, which predicts as
+    any other. Raises UserError if the network refuses its options or the size of the images.
     """
     options: dict[str, Any] = {
         "width": config.model.width,
         "dropout": config.model.dropout,
         "pretrained": plan.pretrained,
     }
-    name, classes = config.model.model, len(plan.class_names)
+    name, classes = config.model.model, _classes_of(plan)
     keras.utils.set_random_seed(config.training.seed)
     keras.config.set_dtype_policy(config.training.precision)
     try:
@@ -50,11 +57,53 @@ def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -
             network = models.build_text_model(name, size, classes, max_tokens=cut, **options)
     except ValueError as error:
         raise UserError(f"model '{name}': {error}") from None
-    weights = None
-    if config.training.imbalance == "class_weights" and train_labels is not None:
-        weights = class_weights(train_labels, classes)
+    if config.distribution.sync_batch_norm and world is not None:
+        network = _synchronised(network, world)
     freeze(config, network, unfrozen=False)
-    return Classifier(network, config.training.label_smoothing, weights)
+    return Classifier(network, tasks=tasks_of(config, plan.heads, train_labels))
+
+
+def _synchronised(network: keras.Model, world: World) -> keras.Model:
+    try:
+        return synchronised(network, world)
+    except ValueError as error:
+        raise UserError(f"sync_batch_norm: {error}; leave the key out") from None
+
+
+def _classes_of(plan: DataPlan) -> int | dict[str, int]:
+    if len(plan.heads) == 1:
+        return len(plan.class_names)
+    return {name: len(class_names) for name, class_names in plan.heads}
+
+
+def tasks_of(config: Config, heads: Sequence[Head], train_labels: Any = None) -> list[Task]:
+    """What each head learns. Raises UserError for numbers of weights that do not fit."""
+    training, number = config.training, len(heads)
+    loss_weights = _of_each(training.task_weights or [1.0], number, "task_weights", heads)
+    wanted = training.label_smoothing
+    given = wanted if isinstance(wanted, list) else [wanted]
+    smoothing = _of_each(given, number, "label_smoothing", heads)
+    of_classes: list[Any] = [None] * number
+    if training.imbalance == "class_weights" and train_labels is not None:
+        of_classes = [
+            tuple(class_weights(labels[labels != MISSING], len(head.class_names)))
+            for labels, head in zip(by_head(train_labels).T, heads, strict=True)
+        ]
+    parts = zip(heads, loss_weights, smoothing, of_classes, strict=True)
+    return [Task(head.name, weight, amount, of) for head, weight, amount, of in parts]
+
+
+def _of_each(given: Sequence[float], number: int, key: str, heads: Sequence[Head]) -> list[float]:
+    """One number for each head, of as many, or of one for all."""
+    if len(given) == 1:
+        return [given[0]] * number
+    if len(given) != number:
+        names = ", ".join(head.name for head in heads)
+        raise UserError(
+            f"{key} has {len(given)} numbers, and there are {number} labels ({names}): give one "
+            "for each, or one for all"
+        )
+    return list(given)
 
 
 def class_weights(labels: np.ndarray, classes: int) -> list[float]:
@@ -138,10 +187,17 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
 
 def build_feed(config: Config, classifier: Classifier, train: Split) -> Feed:
     """What makes the training batches, augmented if the config asks for it."""
+    has_several = len(classifier.classes) > 1
     if not config.augmentation.is_on:
-        return Feed(train)
-    classes = classifier.network.output_shape[-1]
-    return Feed(train, Augment(config.augmentation, classes, config.training.seed))
+        return Feed(train, counts=classifier.normalises)
+    classes: Any = classifier.classes if has_several else classifier.classes[0]
+    augment = Augment(config.augmentation, classes, config.training.seed)
+    if has_several and augment.soft and config.training.backward_passes_per_step > 1:
+        raise UserError(
+            "mixup and cutmix with several labels do not go with backward_passes_per_step > 1: "
+            "what is left of labels that are missing is counted in each pass alone"
+        )
+    return Feed(train, augment, counts=classifier.normalises and not (has_several and augment.soft))
 
 
 def owners_of_run(config: Config, world: World, train: Split) -> np.ndarray | None:
@@ -151,7 +207,7 @@ def owners_of_run(config: Config, world: World, train: Split) -> np.ndarray | No
     if wanted.shard_by == "iid":
         return None
     seed, alpha = config.training.seed, wanted.dirichlet_alpha
-    owners = owners_of(train.labels, wanted.shard_by, world.size, seed, alpha)
+    owners = owners_of(strata(train.labels), wanted.shard_by, world.size, seed, alpha)
     # The Dirichlet shares are drawn as floats, which another machine could round differently.
     world.verify_same({"shards": hashlib.blake2b(owners.data, digest_size=8).hexdigest()})
     return owners

@@ -4,7 +4,7 @@ Knows neither Horovod nor how many workers there are: the optimizer does.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,21 +12,28 @@ import tensorflow as tf
 
 from app.data.batches import Batch
 from app.state import Kind, state_variables
+from app.task import Task, columns, targets_of
 
 
 class Classifier(keras.Model):
-    """Train `network`, which gives logits (B, classes), on integer labels (B,).
+    """Train `network`, which gives logits (B, classes), on integer labels (B,); or one that gives a
+    list of such logits on labels (B, heads), of which those that are missing are -1.
 
     The network's inputs are a tensor or a dict of tensors, with one row for each example.
     `fit()` takes batches `(inputs, labels)`, `(inputs, labels, sample_weight)` or `Batch`; compile
     it with an `app.distributed.DistributedOptimizer`. Batches may differ in size between ranks, and
     even be empty, as long as all ranks have the same number of them.
 
-    `label_smoothing`: the share of each target spread over all classes (Szegedy et al. 2015,
-    arXiv:1512.00567); `class_weights`: how much an example of each class counts in the loss.
-    Neither is part of a test loss. `sample_weight` is, as everywhere in Keras, and so is the
-    `class_weight` of `fit()`, which becomes one: the loss is the mean over examples, not over
-    weights, of weight times cross-entropy. Accuracy is not weighted.
+    `tasks`: what each head learns; None: one label, with this `label_smoothing` and these
+    `class_weights`, see `Task`. Neither is part of a test loss. `sample_weight` is, as everywhere
+    in Keras, and so is the `class_weight` of `fit()`, which becomes one: the loss is the mean over
+    examples, not over weights, of weight times cross-entropy. Accuracy is not weighted.
+
+    With one head each rank takes the mean over its examples, and the optimizer weighs ranks by
+    their number. With several, each of which some examples lack, that number says too little: a
+    rank divides by how many labels all ranks have in this step, and all ranks weigh the same
+    (`normalises`). So it does if the network has layers that normalise over all ranks (`joint`, see
+    app/distributed/batch_norm.py), whose passes no rank may leave out.
     """
 
     # Horovod's collectives cannot be compiled by XLA; this turns off Keras' jit_compile="auto".
@@ -38,13 +45,19 @@ class Classifier(keras.Model):
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | None = None,
         name: str = "classifier",
+        tasks: Sequence[Task] | None = None,
     ):
         super().__init__(name=name)
         self.network = network
-        self.label_smoothing = label_smoothing
-        self.class_weights = None if class_weights is None else tuple(class_weights)
-        self.loss_mean = keras.metrics.Mean(name="loss")
-        self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        weights = None if class_weights is None else tuple(class_weights)
+        only = Task(label_smoothing=label_smoothing, class_weights=weights)
+        self.tasks = tuple(tasks) if tasks else (only,)
+        self.normalises = len(self.tasks) > 1 or bool(self.joint)
+        prefixes = [f"{task.name}_" for task in self.tasks] if len(self.tasks) > 1 else [""]
+        self.loss_means = [keras.metrics.Mean(name=f"{one}loss") for one in prefixes]
+        self.accuracies = [
+            keras.metrics.SparseCategoricalAccuracy(name=f"{one}accuracy") for one in prefixes
+        ]
         self._gradient_kinds: list[Callable[[], Any]] | None = None
         self._is_never_empty = False
         self.built = True
@@ -56,8 +69,19 @@ class Classifier(keras.Model):
                 f"optimizer={optimizer!r}: expected app.distributed.DistributedOptimizer(...), "
                 "which also works with one process"
             )
+        if self.joint and not optimizer.sums_each_step:
+            raise ValueError(
+                f"strategy={optimizer.strategy_name!r} lets models differ between ranks, and layer "
+                f"'{self.joint[0].name}' normalises over all of them: use strategy='every_step', "
+                "or a BatchNorm of each rank"
+            )
         self._gradient_kinds = None  # other variables may learn now
         super().compile(optimizer=optimizer, **options)
+
+    @property
+    def joint(self) -> list[Any]:
+        """The layers that normalise over all ranks."""
+        return [one for one in self.network._flatten_layers() if hasattr(one, "begin_pass")]
 
     @contextlib.contextmanager
     def never_empty(self) -> Iterator[None]:
@@ -71,10 +95,34 @@ class Classifier(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What `fit()` resets at each epoch."""
-        return [self.loss_mean, self.accuracy]
+        return [*self.loss_means, *self.accuracies]
 
-    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """Logits float32 (B, classes)."""
+    def get_metrics_result(self) -> dict[str, Any]:
+        """The results of the metrics; with several heads also those of all together."""
+        return self.with_totals({metric.name: metric.result() for metric in self.metrics})
+
+    def with_totals(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """The results of the metrics, and of several heads `loss`, the weighted sum of theirs, and
+        `accuracy`, that of the first."""
+        if len(self.tasks) == 1:
+            return dict(results)
+        first = results[f"{self.tasks[0].name}_accuracy"]
+        return {"loss": self.total_loss(results), "accuracy": first, **results}
+
+    def total_loss(self, results: Mapping[str, Any]) -> Any:
+        """The weighted sum of the losses of all heads, of the results of their metrics."""
+        if len(self.tasks) == 1:
+            return results["loss"]
+        return sum(task.weight * results[f"{task.name}_loss"] for task in self.tasks)
+
+    @property
+    def classes(self) -> list[int]:
+        """The number of classes of each head."""
+        shapes = self.network.output_shape
+        return [shape[-1] for shape in (shapes if isinstance(shapes, list) else [shapes])]
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Logits float32 (B, classes), or a list of them, one for each head."""
         return self.network(inputs, training=training)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -85,64 +133,138 @@ class Classifier(keras.Model):
         self.optimizer.check_settles()
         batch, weights = unpacked(data)
         examples = tf.shape(batch.labels)[0]
+        counts = self._counts_of(batch) if self.normalises else None
 
         def learn():
             with tf.GradientTape() as tape:
-                logits = self(batch.inputs, training=True)
-                loss = tf.reduce_mean(weighed(self.objectives_of(batch, logits), weights))
+                logits = self._logits_of(batch)
+                losses = [weighed(one, weights) for one in self.objectives_of(batch, logits)]
+                loss = self._loss_of(losses, counts)
                 objective = self.optimizer.scale_loss(loss)
-            return loss, logits, tape.gradient(objective, self.trainable_variables)
+            return loss, losses, logits, tape.gradient(objective, self.trainable_variables)
 
         statistics = self._statistics()
-        loss, logits, gradients = self._unless_empty(learn, batch)
+        loss, losses, logits, gradients = self._unless_empty(learn, batch)
         self._undo_statistics(statistics, loss)
+        weight, total = self._weights_of(examples, batch.total, counts)
         self.optimizer.apply(
-            gradients,
-            self.trainable_variables,
-            weight=examples,
-            total_weight=batch.total,
-            loss=loss,
+            gradients, self.trainable_variables, weight=weight, total_weight=total, loss=loss
         )
+        self._end_passes()
         tf.cond(
             tf.math.is_finite(loss),
-            lambda: self._update_metrics(loss, logits, batch.labels, examples),
+            lambda: self._update_metrics(losses, logits, batch.labels, loss),
             self.get_metrics_result,
         )
         return self.get_metrics_result()
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Loss and accuracy of one batch, with what training adds (dropout) turned off."""
+        """Losses and accuracies of one batch, with what training adds (dropout) turned off."""
         batch, weights = unpacked(data)
-        examples = tf.shape(batch.labels)[0]
         logits = self(batch.inputs, training=False)
-        loss_sum = tf.reduce_sum(weighed(self.losses_of(batch.labels, logits), weights))
-        loss = tf.math.divide_no_nan(loss_sum, tf.cast(examples, loss_sum.dtype))
-        return self._update_metrics(loss, logits, batch.labels, examples)
+        losses = [
+            weighed(task.losses(tf.maximum(labels, 0), of_head), weights)
+            for task, labels, of_head in self._by_head(batch.labels, logits)
+        ]
+        return self._update_metrics(losses, logits, batch.labels)
 
-    def losses_of(self, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        """Cross-entropy of each example, float32 (B,), in nats."""
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    def objectives_of(self, batch: Batch, logits: Any) -> list[tf.Tensor]:
+        """What training minimises, by head, float32 (B,) each; see `Task`.
 
-    def objectives_of(self, batch: Batch, logits: tf.Tensor) -> tf.Tensor:
-        """What training minimises, float32 (B,): cross-entropy against soft or smoothed targets,
-        weighted by class.
-
-        Its mean is over examples, not over weights, so that the shares of ranks add up to the
-        gradient of the whole global batch.
+        The mean of one head is over examples, not over weights, so that the shares of ranks add up
+        to the gradient of the whole global batch.
         """
-        classes = logits.shape[-1]
+        heads = self._by_head(batch.labels, logits)
         targets = batch.targets
         if targets is None:
-            targets = tf.one_hot(batch.labels, classes, dtype=logits.dtype)
-        smoothed = targets * (1.0 - self.label_smoothing) + self.label_smoothing / classes
-        losses = tf.nn.softmax_cross_entropy_with_logits(smoothed, logits)
-        if self.class_weights is None:
-            return losses
-        return losses * tf.linalg.matvec(targets, tf.constant(self.class_weights, targets.dtype))
+            targets = [targets_of(labels, of_head) for _, labels, of_head in heads]
+        elif not isinstance(targets, list | tuple):
+            targets = [targets]
+        return [
+            task.objectives(wanted, of_head)
+            for wanted, (task, _, of_head) in zip(targets, heads, strict=True)
+        ]
 
-    def _update_metrics(self, loss, logits, labels, examples) -> dict[str, tf.Tensor]:
-        self.loss_mean.update_state(loss, sample_weight=tf.cast(examples, tf.float32))
-        self.accuracy.update_state(labels, logits)
+    def _logits_of(self, batch: Batch) -> Any:
+        """Logits in training. Where layers normalise over all ranks, one without examples takes
+        part with a row of zeros that counts nothing."""
+        rows, row_weights, inputs = batch.labels.shape[0], None, batch.inputs
+        may_be_empty = not (rows or (rows is None and self._is_never_empty))
+        if self.joint and may_be_empty:
+            examples = tf.shape(batch.labels)[0]
+            missing = 1 - tf.minimum(examples, 1)
+            row_weights = tf.pad(tf.ones([examples]), [[0, missing]])
+            inputs = tf.nest.map_structure(
+                lambda one: tf.pad(one, [[0, missing], *[[0, 0]] * (len(one.shape) - 1)]), inputs
+            )
+        for layer in self.joint:
+            layer.begin_pass(row_weights)
+        logits = self(inputs, training=True)
+        if row_weights is None:
+            return logits
+        return tf.nest.map_structure(lambda of_head: of_head[:examples], logits)
+
+    def _end_passes(self) -> None:
+        """Let layers that normalise over all ranks move their statistics, once all exchanges are
+        done: one that fails leaves those of the last whole step."""
+        for layer in self.joint:
+            updated = tf.convert_to_tensor(self.optimizer.iterations.value)
+            with tf.control_dependencies([updated]):
+                layer.end_pass()
+
+    def _by_head(self, labels: tf.Tensor, logits: Any) -> list[tuple[Task, tf.Tensor, tf.Tensor]]:
+        """(task, labels (B,), logits (B, classes)) of each head."""
+        of_heads = logits if isinstance(logits, list | tuple) else [logits]
+        return list(zip(self.tasks, columns(labels), of_heads, strict=True))
+
+    def _counts_of(self, batch: Batch) -> tf.Tensor:
+        """How many labels of each head count in this step, float32 (heads,): of all ranks, or of
+        this one's batch where ranks take steps of their own."""
+        if batch.targets is not None and len(self.tasks) > 1:
+            known = [tf.reduce_sum(targets) for targets in batch.targets]
+        else:
+            known = [tf.math.count_nonzero(one >= 0) for one in columns(batch.labels)]
+        own = tf.stack([tf.cast(one, tf.float32) for one in known])
+        if not self.optimizer.sums_each_step:
+            return own
+        if batch.counts is not None:
+            return tf.cast(batch.counts, tf.float32)
+        return self.optimizer.sum_counts(own)
+
+    def _loss_of(self, losses: Sequence[tf.Tensor], counts: tf.Tensor | None) -> tf.Tensor:
+        """What this rank minimises, float32 ()."""
+        if counts is None:
+            return tf.reduce_mean(losses[0])
+        means = [
+            task.weight * tf.math.divide_no_nan(tf.reduce_sum(one), tf.cast(count, one.dtype))
+            for task, one, count in zip(self.tasks, losses, tf.unstack(counts), strict=True)
+        ]
+        loss = tf.add_n(means)
+        return loss * tf.cast(self.optimizer.shares, loss.dtype)
+
+    def _weights_of(self, examples: tf.Tensor, total: Any, counts: Any) -> tuple[Any, Any]:
+        """(what this rank's gradients weigh, what those of all do); nothing if no label counts."""
+        if counts is None or not self.optimizer.sums_each_step:
+            return examples, total
+        any_counts = tf.cast(tf.reduce_any(counts > 0), tf.float32)
+        return any_counts, any_counts * self.optimizer.ranks
+
+    def _update_metrics(
+        self, losses: Sequence[tf.Tensor], logits: Any, labels: tf.Tensor, mean: Any = None
+    ) -> dict[str, tf.Tensor]:
+        """Count a batch; `mean`: of the losses, where it is known."""
+        for number, (_, of_head, scores) in enumerate(self._by_head(labels, logits)):
+            is_known = tf.cast(of_head >= 0, tf.float32)
+            if len(self.tasks) == 1:
+                examples = tf.shape(of_head)[0]
+                if mean is None or self.normalises:
+                    total = tf.reduce_sum(losses[0])
+                    mean = tf.math.divide_no_nan(total, tf.cast(examples, total.dtype))
+                self.loss_means[0].update_state(mean, tf.cast(examples, tf.float32))
+                self.accuracies[0].update_state(of_head, scores)
+            else:
+                self.loss_means[number].update_state(losses[number], is_known)
+                self.accuracies[number].update_state(tf.maximum(of_head, 0), scores, is_known)
         return self.get_metrics_result()
 
     def _statistics(self) -> list[tuple[keras.Variable, tf.Tensor]]:
@@ -167,12 +289,14 @@ class Classifier(keras.Model):
         fine = tf.math.is_finite(loss) & tf.math.is_finite(tf.reduce_sum(now))
         tf.cond(fine, lambda: True, restore)
 
-    def _unless_empty(self, learn: Callable, batch: Batch) -> tuple[Any, Any, list[Any]]:
+    def _unless_empty(self, learn: Callable, batch: Batch) -> tuple[Any, Any, Any, list[Any]]:
         """`learn()`, or zeros of the same structure if this rank has no examples.
 
         The forward pass is skipped then: the mean of nothing is NaN, and BatchNorm would take it
-        into its statistics.
+        into its statistics. But never where it is one of all ranks.
         """
+        if self.joint:
+            return learn()
         rows = batch.labels.shape[0]
         if rows == 0:
             return self._zeros(learn)
@@ -186,20 +310,23 @@ class Classifier(keras.Model):
         )
         return tf.nest.pack_sequence_as(zeros, flat, expand_composites=True)
 
-    def _zeros(self, learn: Callable) -> tuple[tf.Tensor, tf.Tensor, list[Any]]:
-        """What `learn` returns for no examples: loss 0, no logits, gradients of 0, sparse or dense.
+    def _zeros(self, learn: Callable) -> tuple[tf.Tensor, Any, Any, list[Any]]:
+        """What `learn` returns for no examples: loss 0, no losses, no logits, gradients of 0,
+        sparse or dense.
 
         All ranks must exchange a gradient in the same way, so its kind is read from a trace.
         """
         if self._gradient_kinds is None:
-            gradients = tf.function(learn).get_concrete_function().structured_outputs[2]
+            gradients = tf.function(learn).get_concrete_function().structured_outputs[3]
             variables = self.trainable_variables
             self._gradient_kinds = [
                 _zero_like(gradient, tuple(variable.shape))
                 for gradient, variable in zip(gradients, variables, strict=True)
             ]
-        logits = tf.zeros((0, self.network.output_shape[-1]))
-        return tf.constant(0.0), logits, [make() for make in self._gradient_kinds]
+        logits = [tf.zeros((0, classes)) for classes in self.classes]
+        none = [tf.zeros((0,)) for _ in self.tasks]
+        of_heads = logits if isinstance(self.network.output_shape, list) else logits[0]
+        return tf.constant(0.0), none, of_heads, [make() for make in self._gradient_kinds]
 
 
 def unpacked(data: Any) -> tuple[Batch, Any]:

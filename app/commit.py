@@ -14,7 +14,7 @@ from app.distributed.guard import agree, compare
 from app.distributed.world import World
 from app.elastic.member import Member
 from app.evaluation.evaluate import evaluate
-from app.evaluation.scores import Scores
+from app.evaluation.results import Results
 from app.monitor.goodput import Goodput
 from app.monitor.progress import Progress, Show
 from app.monitor.reports import Reports
@@ -135,6 +135,8 @@ class Commits:
         logs = dict(ended.metrics)
         if validation:
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+            for name, scores in validation.several.items():
+                logs |= {f"val_{name}_loss": scores.loss, f"val_{name}_accuracy": scores.accuracy}
         if self._told_epochs >= self._state.epoch:
             return logs  # another rank was lost just after
         self._told_epochs = self._state.epoch
@@ -147,15 +149,15 @@ class Commits:
                 self._reports.show_distributions()
         return logs
 
-    def _validate(self, split: Split) -> Scores:
+    def _validate(self, split: Split) -> Results:
         """Score the model; who is asked to stop here does so at once: the state is kept."""
         began = time.monotonic()
         with PULSE.during("validation"), self._stop.deferred(False):
-            scores = evaluate(self._classifier, split, self._world)
+            results = evaluate(self._classifier, split, self._world)
         self._validation_s = time.monotonic() - began
         if self.keeper is not None:
-            self.keeper.scored(self._state.step, scores.loss, scores.accuracy)
-        return scores
+            self.keeper.scored(self._state.step, results.loss, results.accuracy)
+        return results
 
     def _agree_to_stop(self) -> None:
         own = (self._stop.wanted, bool(self._classifier.stop_training), self._member.newcomers)

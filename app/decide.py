@@ -247,5 +247,6 @@ def _plan_of(
         left_out={name: grouped(rows) for name, rows in found.items() if rows},
         stream=held.stream,
         read_as=dataset.notes,
+        heads=dataset.heads,
         **more,
     )

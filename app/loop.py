@@ -19,6 +19,7 @@ from app.classifier import Classifier
 from app.commit import Commits
 from app.config import Config
 from app.data.batches import Split, spec_of
+from app.data.heads import strata
 from app.data.order import orders_of
 from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
@@ -112,7 +113,7 @@ class Loop:
         self._pending: Progress | None = None  # an epoch whose end is not over
         self._feed = build_feed(config, self.classifier, splits["train"])
         balanced = config.training.imbalance == "balanced_sampling"
-        self._order = orders_of(splits["train"].labels, splits["train"].files_of, balanced)
+        self._order = orders_of(strata(splits["train"].labels), splits["train"].files_of, balanced)
         self._round = config.distribution.sync_every_steps  # steps; None: there are no rounds
         self._traced: dict[bool, Callable] = {}  # by whether a batch has examples
         self.fit_to_world()
@@ -289,7 +290,7 @@ class Loop:
         if has_examples not in self._traced:
             with PULSE.during("first trace"), self.classifier.never_empty():
                 rows = None if has_examples else 0
-                specs = tf.nest.map_structure(lambda one: spec_of(one, rows), batch)
+                specs = spec_of(batch, rows)
                 # Its own function: a shared one would give its trace for any number here too.
                 traced = tf.function(step, autograph=False)
                 self._traced[has_examples] = traced.get_concrete_function(specs)
@@ -353,7 +354,7 @@ class Loop:
         if progress is not None:
             loss = progress.metrics["loss"]
         elif commits and self.config.training.on_loss_spike == "go_back":
-            loss = sum_metrics(self.world, [self.classifier.loss_mean])["loss"]
+            loss = self.classifier.total_loss(sum_metrics(self.world, self.classifier.loss_means))
         else:
             return False
         seen = self.state.examples_seen

@@ -14,6 +14,7 @@ from app.config import Config, Data, Distribution
 from app.data.bad import BadExamples
 from app.data.catalogue import is_local, load_dataset
 from app.data.examples import Dataset
+from app.data.heads import strata
 from app.data.sources import synthetic
 from app.distributed.reducers import MOST_RANKS_OF_INT8, WITH_RESIDUALS
 from app.distributed.strategies import WITH_ROUNDS
@@ -138,6 +139,8 @@ def check_sync(config: Config) -> None:
         raise UserError(
             "sync = 'delayed' needs the length of a round: give sync_every_steps, such as 8"
         )
+    if wanted.sync_batch_norm:
+        _check_sync_batch_norm(wanted)
     if steps and commit and commit % steps:
         lower, upper = commit // steps * steps, -(-commit // steps) * steps
         raise UserError(
@@ -146,6 +149,21 @@ def check_sync(config: Config) -> None:
         )
     if wanted.local_epochs:
         _check_local_epochs(config)
+
+
+def _check_sync_batch_norm(wanted: Distribution) -> None:
+    """Ranks that normalise together must have the same model at every step."""
+    if wanted.sync in WITH_ROUNDS and (wanted.sync != "hierarchical" or wanted.sync_every_steps):
+        rounds = " with sync_every_steps" if wanted.sync == "hierarchical" else ""
+        raise UserError(
+            f"sync_batch_norm does not go with sync = '{wanted.sync}'{rounds}: ranks take steps of "
+            "their own in a round. Leave it out, or use sync = 'every_step'"
+        )
+    if wanted.aggregation == "average":
+        raise UserError(
+            "sync_batch_norm does not go with aggregation = 'average': statistics weigh ranks by "
+            "their examples, and so must gradients. Leave one of them out"
+        )
 
 
 def _check_local_epochs(config: Config) -> None:
@@ -210,7 +228,7 @@ def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
         )
         raise UserError(f"{what} is more than the {examples} training examples: make it smaller")
     check_parts(config, world_size)
-    classes = len(np.unique(dataset.train.labels))
+    classes = len(np.unique(strata(dataset.train.labels)))
     if config.distribution.shard_by == "label" and classes < world_size:
         raise UserError(
             f"shard_by = 'label': {classes} classes cannot be dealt to {world_size} ranks: start "

@@ -61,8 +61,6 @@ def load(recipe: Path | None, overrides: dict[str, Any]) -> Config:
     tables = _read_recipe(recipe) if recipe else {}
     for key, value in overrides.items():
         section = section_of(key)
-        if key == "step_epochs" and isinstance(value, str):
-            value = [part for part in value.split(",") if part]
         tables.setdefault(section, {})[key] = value
     return _validate(tables, recipe, overrides)
 

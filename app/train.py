@@ -215,8 +215,9 @@ def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
     world, state = loop.world, loop.state
     PULSE.enter("test")
     waited = world.gather(loop.clock.waited_share)
-    scores = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
-    board.evaluated("test", loop.place, scores)
+    results = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
+    scores = results.first
+    board.evaluated("test", loop.place, results)
     world.from_chief(lambda: _show_report(data, scores, board, state.step))
     PULSE.enter("end")
     return {

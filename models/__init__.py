@@ -16,11 +16,13 @@ from models.table import MODELS, Model, names_of
 if TYPE_CHECKING:
     import keras
 
+    from models.heads import Classes
+
 
 def build_image_model(
     name: str,
     image_shape: tuple[int, int, int],
-    classes: int,
+    classes: "Classes",
     *,
     width: int | None = None,
     dropout: float | None = None,
@@ -31,7 +33,8 @@ def build_image_model(
     Args:
         name: an image model of `models.table`.
         image_shape: (height, width, channels) of one image; pixel values are 0 to 255.
-        classes: the number of classes.
+        classes: the number of classes; or, of several labels, the number of each by its name, and
+            the network returns a list of logits.
         width: filters of the first stage; None for the builder's own default.
         dropout: rate before the last layer, 0 <= dropout < 1; None for the builder's own default.
         pretrained: what a builder must know of weights that will be loaded into it, such as the
@@ -48,7 +51,7 @@ def build_image_model(
 def build_text_model(
     name: str,
     vocabulary_size: int,
-    classes: int,
+    classes: "Classes",
     *,
     max_tokens: int,
     width: int | None = None,
@@ -64,7 +67,8 @@ def build_text_model(
     Args:
         name: a text model of `models.table`.
         vocabulary_size: the number of ids, 0 and 1 (and any n-gram ids) included.
-        classes: the number of classes.
+        classes: the number of classes; or, of several labels, the number of each by its name, and
+            the network returns a list of logits.
         max_tokens: the longest text, in tokens; only transformers have such a limit.
         width: the length of an embedding; None for the builder's own default.
         dropout: rate, 0 <= dropout < 1; None for the builder's own default.

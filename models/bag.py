@@ -3,12 +3,13 @@
 import keras
 from keras import layers
 
+from models.heads import Classes, logits_of
 from models.layers import AverageTokens, Dropout, IsToken
 
 
 def build_bag(
     vocabulary_size: int,
-    classes: int,
+    classes: Classes,
     *,
     max_tokens: int | None = None,
     width: int = 128,
@@ -25,5 +26,5 @@ def build_bag(
     x = layers.Embedding(vocabulary_size, width, name="token_embedding")(tokens)  # (B, T, width)
     x = AverageTokens(dtype="float32", name="average")(x, is_token)  # (B, width)
     x = Dropout(dropout, name="head_dropout")(x)
-    logits = layers.Dense(classes, dtype="float32", name="logits")(x)  # (B, classes)
+    logits = logits_of(x, classes)
     return keras.Model(tokens, logits, name="bag")

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from models.heads import Classes, logits_of
 from models.layers import Dropout
 
 # By the names that they have in a config.json. "gelu" is exact there, and not its tanh.
@@ -44,7 +45,7 @@ class BertSizes(NamedTuple):
 
 def build_bert(
     vocabulary_size: int,
-    classes: int,
+    classes: Classes,
     *,
     max_tokens: int,
     pretrained: Mapping[str, Any],
@@ -83,12 +84,7 @@ def build_bert(
         x = Block(sizes, dropout, name=f"block{number:02d}")(x, ids, places)
     x = Pool(pooling, dtype="float32", name="pool")(x, ids, places)  # (B, C)
     x = Dropout(dropout, dtype="float32", name="head_dropout")(x)
-    logits = layers.Dense(
-        classes,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
-        dtype="float32",
-        name="logits",
-    )(x)
+    logits = logits_of(x, classes, kernel_initializer=keras.initializers.RandomNormal(stddev=0.02))
     return keras.Model(ids, logits, name="bert")
 
 

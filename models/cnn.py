@@ -3,11 +3,12 @@
 import keras
 from keras import layers
 
+from models.heads import Classes, logits_of
 from models.layers import Dropout
 
 
 def build_cnn(
-    image_shape: tuple[int, int, int], classes: int, *, width: int = 16, dropout: float = 0.0
+    image_shape: tuple[int, int, int], classes: Classes, *, width: int = 16, dropout: float = 0.0
 ) -> keras.Model:
     """Two 3x3 convolutions of `width` and `2 * width` filters, pooled by 2, and a linear layer.
 
@@ -22,5 +23,5 @@ def build_cnn(
     x = layers.MaxPooling2D(2, name="pool2")(x)  # (B, H/4, W/4, 2 * width)
     x = layers.Flatten(name="flat")(x)
     x = Dropout(dropout, name="head_dropout")(x)
-    logits = layers.Dense(classes, dtype="float32", name="logits")(x)  # (B, classes)
+    logits = logits_of(x, classes)
     return keras.Model(image, logits, name="cnn")

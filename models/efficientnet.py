@@ -6,13 +6,14 @@ from typing import Any
 import keras
 from keras import layers
 
+from models.heads import Classes
 from models.images import BATCH_NORM_MOMENTUM, check_color, classifier
 from models.layers import Dropout
 
 
 def build_efficientnetv2(
     image_shape: tuple[int, int, int],
-    classes: int,
+    classes: Classes,
     *,
     width: int | None = None,
     dropout: float = 0.0,

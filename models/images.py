@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from models.heads import Classes, logits_of
 from models.layers import Dropout
 
 # He et al. use 0.9 where Keras has 0.99. The moving statistics then follow the last 10 or so steps
@@ -22,9 +23,9 @@ def check_color(image_shape: tuple[int, int, int]) -> None:
         )
 
 
-def classifier(image: Any, x: Any, classes: int, dropout: float, name: str) -> keras.Model:
+def classifier(image: Any, x: Any, classes: Classes, dropout: float, name: str) -> keras.Model:
     """Finish a model: average over height and width, dropout, linear layer."""
     x = layers.GlobalAveragePooling2D(name="average")(x)  # (B, C)
     x = Dropout(dropout, name="head_dropout")(x)
-    logits = layers.Dense(classes, dtype="float32", name="logits")(x)  # (B, classes)
+    logits = logits_of(x, classes)
     return keras.Model(image, logits, name=name)

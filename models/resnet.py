@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from models.heads import Classes
 from models.images import BATCH_NORM_MOMENTUM, check_color, classifier
 
 # From this size up, resnet18 begins as it does for ImageNet, with a stem that divides by four.
@@ -17,7 +18,7 @@ IMAGENET_STEM_PIXELS = 96
 
 
 def build_resnet20(
-    image_shape: tuple[int, int, int], classes: int, *, width: int = 16, dropout: float = 0.0
+    image_shape: tuple[int, int, int], classes: Classes, *, width: int = 16, dropout: float = 0.0
 ) -> keras.Model:
     """ResNet-20 for CIFAR (arXiv 1512.03385, section 4.2): 3 stages of 3 basic blocks.
 
@@ -34,7 +35,7 @@ def build_resnet20(
 
 def build_resnet18(
     image_shape: tuple[int, int, int],
-    classes: int,
+    classes: Classes,
     *,
     width: int = 64,
     dropout: float = 0.0,
@@ -62,7 +63,7 @@ def build_resnet18(
 
 def build_resnet50(
     image_shape: tuple[int, int, int],
-    classes: int,
+    classes: Classes,
     *,
     width: int = 64,
     dropout: float = 0.0,

@@ -3,6 +3,7 @@
 import keras
 from keras import layers
 
+from models.heads import Classes, logits_of
 from models.layers import Dropout, IsToken, KeepTokens
 
 WINDOWS_TOKENS = (3, 4, 5)
@@ -10,7 +11,7 @@ WINDOWS_TOKENS = (3, 4, 5)
 
 def build_textcnn(
     vocabulary_size: int,
-    classes: int,
+    classes: Classes,
     *,
     max_tokens: int | None = None,
     width: int = 128,
@@ -44,5 +45,5 @@ def build_textcnn(
         strongest.append(layers.GlobalMaxPooling1D(name=f"window{window}_max")(y))  # (B, width)
     x = layers.Concatenate(name="windows")(strongest)  # (B, 3 * width)
     x = Dropout(dropout, name="head_dropout")(x)
-    logits = layers.Dense(classes, dtype="float32", name="logits")(x)  # (B, classes)
+    logits = logits_of(x, classes)
     return keras.Model(tokens, logits, name="textcnn")

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
+from models.heads import Classes, logits_of
 from models.layers import AddPositions, AverageTokens, Dropout, IsToken
 
 BLOCKS = 2
@@ -13,7 +14,7 @@ HEADS = 4
 
 def build_transformer(
     vocabulary_size: int,
-    classes: int,
+    classes: Classes,
     *,
     max_tokens: int,
     width: int = 128,
@@ -46,7 +47,7 @@ def build_transformer(
         x = _transform(x, width, dropout, name=f"block{block}_mlp")
     x = layers.LayerNormalization(epsilon=1e-5, name="final_norm")(x)
     x = AverageTokens(dtype="float32", name="average")(x, is_token)  # (B, width)
-    logits = layers.Dense(classes, dtype="float32", name="logits")(x)  # (B, classes)
+    logits = logits_of(x, classes)
     return keras.Model(tokens, logits, name="transformer")
 
 

@@ -96,7 +96,8 @@ def _workload(
     shapes = shapes_of(config, data)
     codecs = codec_seconds(config, shapes, world, ranks)
     rounds = config.distribution.sync_every_steps or ROUND
-    return Workload(shapes, compute_s, make_reducers(config), codecs, LIMITS, rounds, overlap)
+    reducers, joint = make_reducers(config), config.distribution.sync_batch_norm
+    return Workload(shapes, compute_s, reducers, codecs, LIMITS, rounds, overlap, joint)
 
 
 def _try(

@@ -20,7 +20,8 @@ class Workload:
     shapes: of its trainable variables; compute_s: of a step without exchange, on the slowest rank;
     reducers: by compression, each with `collectives`; codecs: the seconds of each beside sending
     nothing, by the number of ranks; most_ranks: of those compressions that have a limit; round:
-    steps of a round; overlap: the share of `compute_s` that an exchange may run beside.
+    steps of a round; overlap: the share of `compute_s` that an exchange may run beside; joint:
+    whether ranks normalise together (sync_batch_norm), so that there can be no rounds.
     """
 
     shapes: Sequence[tuple[int, ...]]
@@ -30,6 +31,7 @@ class Workload:
     most_ranks: Mapping[str, int]
     round: int = 8
     overlap: float = 0.0
+    joint: bool = False
 
     @property
     def parameters(self) -> int:
@@ -78,6 +80,8 @@ def predict(work: Workload, network: Network, compression: str, sync: str) -> Pr
         return _refused(
             work, compression, sync, steps, "not with hierarchical, since it keeps residuals"
         )
+    if work.joint and steps > 1:
+        return _refused(work, compression, sync, steps, "not with sync_batch_norm")
     ranks, most = parts[1].ranks if parts else network.ranks, work.most_ranks.get(compression)
     if most and ranks > most:
         return _refused(work, compression, sync, steps, f"at most {most} ranks")

@@ -14,6 +14,7 @@ from app.advice.model import Line
 from app.build import build_classifier, build_feed, build_optimizer, build_schedule
 from app.config import Config
 from app.data.batches import Batch, spec_of
+from app.data.heads import strata
 from app.data.order import orders_of
 from app.distributed.options import Wire
 from app.distributed.reducers import COMPRESSIONS, MOST_RANKS_OF_INT8, make_reducer
@@ -62,9 +63,10 @@ def time_steps(
     """Time training steps with real batches for about so long; a collective of `world`.
 
     `exchange`: the ranks between which gradients travel: `world`, or a `World()` of one on each
-    rank for what a step takes without. Raises UserError or ValueError for a config that is refused.
+    rank for what a step takes without; a BatchNorm of all ranks counts as computing. Raises
+    UserError or ValueError for a config that is refused.
     """
-    classifier = build_classifier(config, data.plan, data.splits["train"].labels)
+    classifier = build_classifier(config, data.plan, data.splits["train"].labels, world)
     optimizer = build_optimizer(config, build_schedule(config, world.size), exchange)
     classifier.compile(optimizer)
     optimizer.build(classifier.trainable_variables)
@@ -89,7 +91,7 @@ def _step_of(classifier: Any, optimizer: Any) -> Callable[[Batch], Any]:
     def step(batch: Batch) -> tf.Tensor:
         rows = len(batch.labels)
         if rows not in traced:
-            specs = tf.nest.map_structure(lambda one: spec_of(one, rows), batch)
+            specs = spec_of(batch, rows)
             traced[rows] = tf.function(run, autograph=False).get_concrete_function(specs)
         return traced[rows](batch)
 
@@ -99,7 +101,7 @@ def _step_of(classifier: Any, optimizer: Any) -> Callable[[Batch], Any]:
 def _first_batches(config: Config, data: LoadedData, world: World, classifier: Any) -> list[Batch]:
     """This rank's batches of the first steps, whole steps only, ready in memory."""
     train = data.splits["train"]
-    order = orders_of(train.labels, train.files_of, False)
+    order = orders_of(strata(train.labels), train.files_of, False)
     plain = with_choice(config, "none", "every_step", 1)
     epochs = Epochs(plain, world, train, order)
     plan = epochs.plan(config.training.seed, 0, 0)

@@ -89,7 +89,7 @@ def evaluate_run(
         examples, source = _hold(run, choice, data, bad, world)
     with world.together():
         bad.check(choice.examples)
-    scores = evaluate(run.classifier, examples, world, MOST_MISTAKES)
+    scores = evaluate(run.classifier, examples, world, MOST_MISTAKES).first
     directory = output or RunFiles(run_dir).evaluations / choice.name
     about = {
         "command": _command(run_dir, overrides, split, output, checkpoint),

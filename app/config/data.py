@@ -40,7 +40,8 @@ class Data(Section):
     )
     label_key: str | None = Field(
         None,
-        description="feature or column that holds the label (default: found, or 'label')",
+        description="feature or column that holds the label, or several such as intent,domain, one "
+        "head for each; an empty cell is a missing label (default: found, or 'label')",
     )
     case_sensitive_classes: bool = Field(
         False,

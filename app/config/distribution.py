@@ -63,6 +63,11 @@ class Distribution(Section):
     aggregation: Literal["weighted", "average"] = Field(
         "weighted", description="weigh ranks by their examples, or all equally"
     )
+    sync_batch_norm: bool = Field(
+        False,
+        description="BatchNorm normalises with the examples of all ranks, as one worker would, and "
+        "not with those of its own: two small exchanges for each layer and pass",
+    )
     sparse_as_dense: bool = Field(
         True, description="exchange gradients of embeddings as dense tensors, or gather their rows"
     )

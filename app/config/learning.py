@@ -7,7 +7,7 @@ import pydantic
 from pydantic import Field
 
 from app.config.section import Section
-from app.config.values import Positive, Share
+from app.config.values import Numbers, Positive, Share, ShareOrShares
 from models.table import MODELS, names_of
 
 DEFAULT_PER_RANK_BATCH_SIZE = 32
@@ -61,7 +61,16 @@ class Training(Section):
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32", description="Keras dtype policy"
     )
-    label_smoothing: Share = Field(0.0, description="share of each label spread over all classes")
+    task_weights: Numbers | None = Field(
+        None,
+        description="with several labels, how much the loss of each counts, such as 1,0.3 "
+        "(default: the same)",
+    )
+    label_smoothing: ShareOrShares = Field(
+        0.0,
+        description="share of each label spread over all classes; with several labels one for "
+        "all, or one for each, such as 0.1,0",
+    )
     imbalance: Literal["none", "class_weights", "balanced_sampling"] = Field(
         "none",
         description="for classes of unequal size: weight each class's loss by examples / (classes "
@@ -85,6 +94,14 @@ class Training(Section):
     def _one_batch_size(self) -> "Training":
         if self.per_rank_batch_size and self.global_batch_size:
             raise ValueError("give per_rank_batch_size or global_batch_size, not both")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _weights_count(self) -> "Training":
+        if self.task_weights is not None and not (
+            self.task_weights and min(self.task_weights) >= 0 and max(self.task_weights) > 0
+        ):
+            raise ValueError("task_weights must be 0 or more, and not all 0")
         return self
 
     def examples_per_step(self, world_size: int) -> int:
@@ -117,7 +134,7 @@ class Optimizer(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(
         0.0, description="epochs of linear rise from 0 to the peak (may be a fraction)"
     )
-    step_epochs: list[float] = Field(
+    step_epochs: Numbers = Field(
         [], description="schedule 'step': the epochs at which the rate is multiplied"
     )
     step_factor: Annotated[float, Field(gt=0, le=1)] = Field(

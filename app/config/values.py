@@ -12,6 +12,12 @@ Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 # Flags are text: what reads as a number is a share.
 SplitOrShare = Annotated[str | float, pydantic.BeforeValidator(lambda given: _number_or(given))]
+# Flags are text: numbers with commas between.
+Numbers = Annotated[list[float], pydantic.BeforeValidator(lambda given: _parts_of(given))]
+ShareOrShares = Annotated[
+    Share | list[Share],
+    pydantic.BeforeValidator(lambda given: _parts_of(given) if "," in str(given) else given),
+]
 Color = Annotated[str, pydantic.AfterValidator(lambda given: _known_color(given))]
 Separator = Annotated[str, pydantic.AfterValidator(lambda given: _one_character(given))]
 Encoding = Annotated[str, pydantic.AfterValidator(lambda given: _codec_name(given))]
@@ -23,6 +29,10 @@ def _number_or(given: Any) -> Any:
     except (TypeError, ValueError):
         return given
     return number if math.isfinite(number) else given
+
+
+def _parts_of(given: Any) -> Any:
+    return [part for part in given.split(",") if part] if isinstance(given, str) else given
 
 
 def _known_color(given: str) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.data.examples import Source
+from app.data.heads import labelled
 from app.data.order import Share, evaluation_indices
 from app.errors import UserError
 
@@ -25,21 +26,24 @@ class Batch(NamedTuple):
 
     inputs: uint8 (own, height, width, channels) or int32 token ids (own, longest), 0-padded to
     the longest text of all ranks' parts, or a dict of such tensors; labels: int64 (own,), own may
-    be 0; total: the examples of all ranks in this pass, int64 (), or None where it is not known;
-    targets: float32 (own, classes), the shares of each class where images are blends, or None.
+    be 0, or (own, heads) with -1 for a missing one; total: the examples of all ranks in this pass,
+    int64 (), or None where it is not known; targets: float32 (own, classes), the shares of each
+    class where images are blends, or None, or a tuple of one for each head; counts: the labels of
+    each head in all parts of all passes of this step, int64 (heads,), or None.
     """
 
     inputs: Inputs
     labels: Any
     total: Any = None
     targets: Any = None
+    counts: Any = None
 
 
 class Split(Protocol):
     """A split that batches can be taken from.
 
-    `labels`: int64 NumPy (n,). `files_of`: see `Source`; None where order costs nothing.
-    `workers`: how many batches are made at a time.
+    `labels`: int64 NumPy (n,), or (n, heads), see heads.py. `files_of`: see `Source`; None where
+    order costs nothing. `workers`: how many batches are made at a time.
     """
 
     @property
@@ -168,8 +172,11 @@ def _copied(batch: Batch, device: str) -> Batch:
     with tf.device(device):
         inputs = tf.nest.map_structure(tf.identity, batch.inputs)
         labels = tf.identity(batch.labels)
-        targets = None if batch.targets is None else tf.identity(batch.targets)
-    return Batch(inputs, labels, batch.total, targets)
+        targets = (
+            None if batch.targets is None else tf.nest.map_structure(tf.identity, batch.targets)
+        )
+        counts = None if batch.counts is None else tf.identity(batch.counts)
+    return Batch(inputs, labels, batch.total, targets, counts)
 
 
 class Augmenter(Protocol):
@@ -191,10 +198,14 @@ class Feed:
 
     Threads rather than tf.data: nothing is set up anew for an epoch, and waiting for input was
     three to ten times less (NOTES.md); an error of the source arrives as it is.
+
+    `counts`: whether batches know how many labels their step has. Not where images are blended
+    whose labels may be missing: what is left of a blend is known to who has it.
     """
 
-    def __init__(self, split: Split, augment: Augmenter | None = None):
+    def __init__(self, split: Split, augment: Augmenter | None = None, counts: bool = False):
         self.split = split
+        self._counts = counts
         # Batches are made on the CPU, and copied to the rank's GPU before the step waits for them.
         self._gpu = next(iter(tf.config.list_logical_devices("GPU")), None)
         self._augment = augment and tf.function(augment, autograph=False, reduce_retracing=True)
@@ -205,10 +216,22 @@ class Feed:
         Raises UserError if a file of the split can no longer be read.
         """
 
-        def make(share: Share) -> Batch:
-            return self._batch(share.indices, share.global_indices, share.positions, epoch)
+        def make(part: tuple[Share, np.ndarray | None]) -> Batch:
+            share, counts = part
+            return self._batch(share.indices, share.global_indices, share.positions, epoch, counts)
 
-        return self._ahead(make, plan.shares(rank))
+        return self._ahead(make, self._counted(plan.shares(rank)))
+
+    def _counted(self, shares: Iterable[Share]) -> Iterator[tuple[Share, np.ndarray | None]]:
+        """Each share with the labels of each head in its whole step, int64 (heads,)."""
+        step: list[Share] = []
+        for share in shares:
+            step.append(share)
+            if share.last_pass:
+                rows = np.concatenate([one.global_indices for one in step])
+                counts = labelled(self.split.labels[rows]) if self._counts else None
+                yield from ((one, counts) for one in step)
+                step = []
 
     def evaluation(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """This rank's part of the split, in the order of the dataset; ranks' parts are disjoint."""
@@ -223,6 +246,7 @@ class Feed:
         global_rows: np.ndarray,
         positions: np.ndarray | None = None,
         epoch: int = 0,
+        counts: np.ndarray | None = None,
     ) -> Batch:
         with tf.device("CPU"):
             inputs, targets = self.split.inputs(rows, self.split.longest(global_rows)), None
@@ -230,7 +254,9 @@ class Feed:
             if self._augment and positions is not None:
                 places, number = tf.constant(positions, tf.int64), tf.constant(epoch, tf.int64)
                 inputs, targets = self._augment(inputs, labels, places, number)
-            batch = Batch(inputs, labels, tf.constant(len(global_rows), tf.int64), targets)
+            total = tf.constant(len(global_rows), tf.int64)
+            known = None if counts is None else tf.constant(counts, tf.int64)
+            batch = Batch(inputs, labels, total, targets, known)
         return batch if self._gpu is None else _copied(batch, self._gpu.name)
 
     def _ahead(self, make: Callable[[Any], Batch], parts: Iterable[Any]) -> Iterator[Batch]:
@@ -247,11 +273,23 @@ class Feed:
                 pool.shutdown(cancel_futures=True)
 
 
-def spec_of(tensor: tf.Tensor | None, rows: int | None) -> tf.TensorSpec | None:
-    """The spec of a tensor in a batch of `rows` rows; the length of token ids varies by batch."""
-    if tensor is None:
-        return None
-    if not tensor.shape.rank:
-        return tf.TensorSpec([], tensor.dtype)
-    is_ids = tensor.shape.rank == 2 and tensor.dtype.is_integer
-    return tf.TensorSpec([rows, None] if is_ids else [rows, *tensor.shape[1:]], tensor.dtype)
+def spec_of(batch: Batch, rows: int | None) -> Batch:
+    """The specs of batches of `rows` rows like this one; the length of token ids varies by
+    batch."""
+
+    def row(tensor: tf.Tensor | None) -> tf.TensorSpec | None:
+        if tensor is None:
+            return None
+        is_ids = tensor.shape.rank == 2 and tensor.dtype.is_integer
+        return tf.TensorSpec([rows, None] if is_ids else [rows, *tensor.shape[1:]], tensor.dtype)
+
+    def whole(tensor: tf.Tensor | None) -> tf.TensorSpec | None:
+        return None if tensor is None else tf.TensorSpec(tensor.shape, tensor.dtype)
+
+    return Batch(
+        tf.nest.map_structure(row, batch.inputs),
+        tf.TensorSpec([rows, *batch.labels.shape[1:]], batch.labels.dtype),
+        whole(batch.total),
+        tf.nest.map_structure(row, batch.targets),
+        whole(batch.counts),
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from app.config import Data
 from app.data.bad import BadExamples
 from app.data.examples import Dataset, Examples, Source, stratified_split
+from app.data.heads import strata
 from app.data.sources import embedded, synthetic
 from app.data.sources.classes import check_class_names, sort_class_names
 from app.data.sources.folders import find_splits, list_files
@@ -112,7 +113,7 @@ def hold_out(source: Source, share: float, seed: int, key: str) -> tuple[Source,
     """
     if not 0 < share < 1:
         raise UserError(f"{key} = {share}: expected a share between 0 and 1, or a split or file")
-    kept, held_out = stratified_split(source.labels, share, seed)
+    kept, held_out = stratified_split(strata(source.labels), share, seed)
     if not len(held_out):
         raise UserError(
             f"{key} = {share} of {len(source)} examples holds out none: give a larger share "

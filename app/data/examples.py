@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
+from app.data.heads import MISSING, ONLY, Head, by_head
 from app.data.order import Groups
 
 # Encoded images are "files" if each is a file of its own, whose header says its size; "encoded" if
@@ -22,7 +23,8 @@ EXAMPLES_AT_ONCE = 1024  # read by one call where a whole split is gone through
 class Source(Protocol):
     """A split before it is decoded: its labels are at hand, its inputs are read by position.
 
-    `labels`: class ids, int64 `(n,)`. `files_of`: the file of each example, int `(n,)`, if files
+    `labels`: class ids, int64 `(n,)`; of several labels `(n, heads)`, see heads.py.
+    `files_of`: the file of each example, int `(n,)`, if files
     hold many examples and are best read from front to back; else None. `content`: what `read`
     gives. `in_memory`: reading costs nothing, and to stream it would save nothing. `size_bytes`:
     about how much memory all inputs take as `read` gives them.
@@ -70,7 +72,7 @@ class Examples:
     Args:
         inputs: images as uint8 `(n, height, width, channels)`, or texts as `str` in an object
             array `(n,)`.
-        labels: class ids, int64 `(n,)`.
+        labels: class ids, int64 `(n,)`, or `(n, heads)` with -1 for a missing one.
         origins: where each example came from, for messages; None: its number says it.
 
     Raises:
@@ -91,9 +93,10 @@ class Examples:
                 "inputs must be uint8 images (n, height, width, channels) or an object array (n,) "
                 f"of str; got {self.inputs.dtype} {self.inputs.shape}"
             )
-        if self.labels.dtype != np.int64 or self.labels.ndim != 1:
+        if self.labels.dtype != np.int64 or self.labels.ndim not in (1, 2):
             raise ValueError(
-                f"labels must be int64 (n,); got {self.labels.dtype} {self.labels.shape}"
+                f"labels must be int64 (n,) or (n, heads); got {self.labels.dtype} "
+                f"{self.labels.shape}"
             )
         if len(self.inputs) != len(self.labels):
             raise ValueError(
@@ -150,9 +153,11 @@ class Dataset:
         image_shape: (height, width, channels) of encoded images, None where it is not the same
             for all or not known.
         notes: how it was read, for people.
+        heads: its labels, if there are several; `class_names` are those of the first. Empty: one.
 
     Raises:
-        ValueError: a split is of the other kind, or has a label with no class name.
+        ValueError: a split is of the other kind, has a label with no class name, or another number
+            of labels.
     """
 
     name: str
@@ -164,20 +169,33 @@ class Dataset:
     version: str = ""
     image_shape: tuple[int | None, int | None, int | None] = (None, None, None)
     notes: tuple[str, ...] = ()
+    heads: tuple[Head, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.heads:
+            object.__setattr__(self, "heads", (Head(ONLY, self.class_names),))
         for split, source in self.splits.items():
             if (source.content == "text") != (self.kind == "text"):
                 raise ValueError(
                     f"{self.name}/{split}: the inputs of kind {self.kind!r} cannot be "
                     f"{source.content}"
                 )
-            outside = (source.labels < 0) | (source.labels >= len(self.class_names))
+            self._check_labels(split, by_head(source.labels))
+
+    def _check_labels(self, split: str, labels: np.ndarray) -> None:
+        if labels.shape[1] != len(self.heads):
+            raise ValueError(
+                f"{self.name}/{split}: {labels.shape[1]} labels, but {len(self.heads)} heads"
+            )
+        least = 0 if len(self.heads) == 1 else MISSING
+        for number, (name, class_names) in enumerate(self.heads):
+            outside = (labels[:, number] < least) | (labels[:, number] >= len(class_names))
             if outside.any():
                 row = int(np.argmax(outside))
+                what = "" if len(self.heads) == 1 else f" '{name}'"
                 raise ValueError(
-                    f"{self.name}/{split}: row {row} has label {source.labels[row]}, but there "
-                    f"are {len(self.class_names)} classes, numbered from 0"
+                    f"{self.name}/{split}: row {row} has label{what} {labels[row, number]}, but "
+                    f"there are {len(class_names)} classes, numbered from 0"
                 )
 
     @property
@@ -198,6 +216,8 @@ class Dataset:
         digest = hashlib.blake2b(digest_size=16)
         add_texts(digest, (self.kind, self.version))
         add_texts(digest, self.class_names)
+        for name, class_names in self.heads if len(self.heads) > 1 else ():
+            add_texts(digest, (name, *class_names))
         for split, source in self.splits.items():
             add_texts(digest, (split,))
             source.add_to(digest)
@@ -222,7 +242,7 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.nd
     stays whole.
 
     Args:
-        labels: class ids, int `(n,)`.
+        labels: class ids, int `(n,)`, 0 or more.
         share: the share to hold out, between 0 and 1.
         seed: the same seed always gives the same split, under every version of NumPy.
 

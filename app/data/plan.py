@@ -15,6 +15,7 @@ import numpy as np
 
 from app.data.bad import BadExamples
 from app.data.examples import Dataset, Source
+from app.data.heads import ONLY, Head
 
 # Grows when the same files become other examples: other tokens, orientation, transparency.
 FORMAT = 3
@@ -31,7 +32,7 @@ class DataPlan:
     """What is needed to open a dataset as a run does, without looking into it.
 
     Args:
-        name, kind, class_names: as in `Dataset`.
+        name, kind, class_names, heads: as in `Dataset`.
         fingerprint: of the dataset as it is found, before anything is left out.
         examples: how many each split keeps.
         left_out: for each split the rows that are left out, by reason.
@@ -59,6 +60,11 @@ class DataPlan:
     lengths: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     read_as: tuple[str, ...] = ()
     notes: dict[str, str] = dataclasses.field(default_factory=dict)
+    heads: tuple[Head, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.heads:
+            object.__setattr__(self, "heads", (Head(ONLY, self.class_names),))
 
     def without_bad(self, dataset: Dataset, bad: BadExamples) -> Dataset:
         """The dataset without the rows that are left out, each added to `bad`.
@@ -85,6 +91,8 @@ class DataPlan:
         """All but the lengths, as JSON values."""
         named = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del named["lengths"]
+        if len(self.heads) == 1:
+            del named["heads"]  # `class_names` says it
         return {"format": FORMAT, **named}
 
     def save(self, file: Path, write: Callable[[Path, str | bytes], None]) -> None:
@@ -112,6 +120,8 @@ def read_plan(file: Path) -> DataPlan:
     try:
         for key in ("class_names", "image_shape", "read_as"):
             found[key] = None if found[key] is None else tuple(found[key])
+        heads = found.get("heads", ())
+        found["heads"] = tuple(Head(name, tuple(names)) for name, names in heads)
         splits = found["examples"] if found["kind"] == "text" else ()
         lengths = {
             name: np.load(_lengths_file(file, name), mmap_mode="r", allow_pickle=False)

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from app.distributed.batch_norm import synchronised
     from app.distributed.callbacks import CommitPoints
     from app.distributed.optimizer import DistributedOptimizer
     from app.distributed.world import World, connect
@@ -16,12 +17,14 @@ _HOMES = {
     "DistributedOptimizer": "optimizer",
     "World": "world",
     "connect": "world",
+    "synchronised": "batch_norm",
 }
 __all__ = [
     "CommitPoints",
     "DistributedOptimizer",
     "World",
     "connect",
+    "synchronised",
 ]
 
 

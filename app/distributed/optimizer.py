@@ -243,6 +243,32 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             and self.compression in PLAIN
         )
 
+    @property
+    def sums_each_step(self) -> bool:
+        """Whether each update is made of the gradients of all ranks."""
+        return self.strategy.is_equal_after_steps
+
+    @property
+    def ranks(self) -> tf.Tensor:
+        """How many ranks there are, float32 ()."""
+        return self.world.size_tensor()
+
+    @property
+    def shares(self) -> Any:
+        """What a rank multiplies its share of the mean loss of a step by, before it differentiates
+        it: gradients that weigh the same are averaged over ranks and passes."""
+        return self.ranks * self.backward_passes_per_step if self.sums_each_step else 1.0
+
+    def sum_counts(self, own: tf.Tensor) -> tf.Tensor:
+        """The sum over ranks of what each counts in its batch; a collective, in the graph of a
+        step. Raises ValueError where several batches make one step."""
+        if self.backward_passes_per_step > 1:
+            raise ValueError(
+                "with backward_passes_per_step > 1 the labels of all passes of a step must be "
+                "counted before the first: give `Batch`es with `counts`"
+            )
+        return self.world.allreduce(own, f"{self._parts.name}.counts")
+
     def forget(self) -> None:
         """Drop what an exchange that failed has left: what ranks have said, what is under way."""
         self.signals.forget()

@@ -9,29 +9,42 @@ import tensorflow as tf
 from app.classifier import Classifier
 from app.data.batches import Feed, Split
 from app.data.examples import Source
+from app.data.heads import MISSING, by_head
 from app.data.order import evaluation_indices
 from app.distributed.world import World
+from app.evaluation.results import Results
 from app.evaluation.scores import Scores, Tally, most_confident
 from app.pulse import PULSE
 
 EVALUATION_BATCH_SIZE = 256
 
 
-def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: int = 0) -> Scores:
+def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: int = 0) -> Results:
     """Score a split on all ranks of `world`; a collective.
 
     The counts equal those of one process over the whole split: each example is scored by exactly
     one rank, whatever the world size, and integers are summed once. `most_mistakes`: how many of
-    the most confident mistakes of all ranks to return.
+    the most confident mistakes of all ranks to return, for each head.
     """
-    tally = Tally(classifier.network.output_shape[-1], most_mistakes)
+    tallies = [Tally(classes, most_mistakes) for classes in classifier.classes]
     own = evaluation_indices(len(split), world.rank, world.size)
     score, done = _scorer(classifier), 0
     for batch in Feed(split).evaluation(world.rank, world.size, EVALUATION_BATCH_SIZE):
         PULSE.beat()
-        labels = batch.labels.numpy()
-        tally.add(score(batch.inputs).numpy(), labels, np.array(own[done : done + len(labels)]))
+        labels = by_head(batch.labels.numpy())
+        places = np.array(own[done : done + len(labels)])
+        for tally, logits, of_head in zip(tallies, score(batch.inputs), labels.T, strict=True):
+            known = of_head != MISSING
+            tally.add(logits.numpy()[known], of_head[known], places[known])
         done += len(labels)
+    heads = {
+        task.name: _of_all_ranks(tally, world, most_mistakes)
+        for task, tally in zip(classifier.tasks, tallies, strict=True)
+    }
+    return Results(heads, [task.weight for task in classifier.tasks])
+
+
+def _of_all_ranks(tally: Tally, world: World, most_mistakes: int) -> Scores:
     mistakes = [one for rank in world.gather(tally.mistakes) for one in rank]
     return Scores.of(
         world.sum(tally.counts), world.sum(tally.sums), most_confident(mistakes, most_mistakes)
@@ -64,11 +77,13 @@ def describe_mistakes(
 
 
 def _scorer(classifier: Classifier):
-    """The compiled forward pass; made once per classifier."""
+    """The compiled forward pass, a list of float32 logits; made once per classifier."""
     if not hasattr(classifier, "_scorer"):
 
         def score(inputs):
-            return tf.cast(classifier(inputs, training=False), tf.float32)
+            logits = classifier(inputs, training=False)
+            of_heads = logits if isinstance(logits, list) else [logits]
+            return [tf.cast(one, tf.float32) for one in of_heads]
 
         classifier._scorer = tf.function(score, autograph=False, reduce_retracing=True)
     return classifier._scorer

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from app.distributed.telemetry import StepFacts
+from app.evaluation.results import Results
 from app.evaluation.scores import Scores
 from app.monitor.goodput import GoodputSummary
 from app.monitor.timing import RankTimes
@@ -94,7 +95,7 @@ class Show:
     def counted(self, step: int, goodput: GoodputSummary) -> None:
         """With each checkpoint and at the end: how much of the time was well spent so far."""
 
-    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
+    def epoch_ended(self, progress: Progress, validation: Results | None) -> None:
         """After each epoch and its validation."""
 
     def distributions(
@@ -103,7 +104,7 @@ class Show:
         """After each epoch, if `histograms` is on: the weights, and the gradients of the last step
         that was measured, by path."""
 
-    def evaluated(self, split: str, place: Place, scores: Scores) -> None:
+    def evaluated(self, split: str, place: Place, results: Results) -> None:
         """Exact results on a split."""
 
     def reported(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.distributed import devices
 from app.distributed.world import World
-from app.evaluation.scores import Scores
+from app.evaluation.results import Results
 from app.monitor import logs
 from app.monitor.logs import STORY
 from app.monitor.progress import Progress, Show
@@ -57,7 +57,7 @@ class RankLog(Show):
             line += f"  memory {progress.memory_bytes[self._world.rank] / 1e6:,.0f} MB"
         STORY.info(line)
 
-    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
+    def epoch_ended(self, progress: Progress, validation: Results | None) -> None:
         """The time that this rank took, validation included."""
         now = time.monotonic()
         line = f"epoch {progress.epoch} in {now - self._last_epoch:.2f} s  {_values(progress)}"

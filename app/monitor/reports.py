@@ -81,7 +81,7 @@ class Reports:
 
     def end_epoch(self) -> Progress:
         """How the epoch went; stops the clock; a collective."""
-        metrics = sum_metrics(self._world, self._classifier.metrics)  # waits for the last step
+        metrics = self._metrics()  # waits for the last step
         self._clock.pause()
         return self._progress(metrics, self._epoch_began)
 
@@ -98,10 +98,14 @@ class Reports:
         if (self._state.step + 1) % self._every_steps == 0:
             self._telemetry.look()
 
+    def _metrics(self) -> dict[str, float]:
+        """Of all ranks, over the epoch so far; a collective."""
+        return self._classifier.with_totals(sum_metrics(self._world, self._classifier.metrics))
+
     def _report(self, passes: int) -> Progress:
         """Show what happened since the last report; a collective."""
         held_up_s, asked = self._held_up_s, time.perf_counter()
-        metrics = sum_metrics(self._world, self._classifier.metrics)
+        metrics = self._metrics()
         self._held_up_s = time.perf_counter() - asked  # by the others; it counts from here on
         progress = self._progress(metrics, self._reported)
         passed, sent = self._clock.since(self._reported), self._telemetry.totals

@@ -20,6 +20,7 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from app.config import Config
 from app.evaluation.markdown import plain
 from app.evaluation.report import class_table, mistake_table
+from app.evaluation.results import Results
 from app.evaluation.scores import Scores
 from app.monitor.event_files import keep_only
 from app.monitor.goodput import CAUSES, GoodputSummary
@@ -104,7 +105,7 @@ class TensorBoard(Show):
             self._work.append((progress.step, progress.times.work))
         self._writer("train").flush()  # another rank goes on if this one is killed
 
-    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
+    def epoch_ended(self, progress: Progress, validation: Results | None) -> None:
         """The epoch's means, exact validation results, and the work of each rank over time."""
         place = Place(progress.step, progress.epoch, progress.examples)
         self._by_other_axes("train", place, progress.metrics)
@@ -123,12 +124,12 @@ class TensorBoard(Show):
                 for path, values in arrays.items():
                     tf.summary.histogram(f"{kind}/{path}", values)
 
-    def evaluated(self, split: str, place: Place, scores: Scores) -> None:
+    def evaluated(self, split: str, place: Place, results: Results) -> None:
         """Exact results on a split."""
-        metrics = {"loss": scores.loss, "accuracy": scores.accuracy}
+        metrics = {"loss": results.loss, "accuracy": results.accuracy}
         self._scalars(split, place.step, _learning(metrics))
         self._by_other_axes(split, place, metrics)
-        self.marked(place.step, "evaluated", f"accuracy {scores.accuracy:.2%}", split)
+        self.marked(place.step, "evaluated", f"accuracy {results.accuracy:.2%}", split)
 
     def reported(
         self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None

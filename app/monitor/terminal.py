@@ -14,7 +14,7 @@ from rich.table import Column
 
 from app.columns import columns
 from app.distributed.launcher import read_launcher
-from app.evaluation.evaluate import Scores
+from app.evaluation.results import Results
 from app.monitor.logs import STORY
 from app.monitor.progress import Progress, Show
 
@@ -81,7 +81,7 @@ class Terminal(Show):
         """Move the bar; without one, print a line now and then, since epochs may be long."""
         self._show(progress, self._line(progress), STEP_EVERY_S)
 
-    def epoch_ended(self, progress: Progress, validation: Scores | None) -> None:
+    def epoch_ended(self, progress: Progress, validation: Results | None) -> None:
         """Move the bar, or print a line."""
         line = self._line(progress)
         if validation:

@@ -64,10 +64,21 @@ def encoder_network() -> keras.Model:
 
 
 def train(
-    world, network, data, optimizer, *, steps=30, seed=7, passes=1, batch=BATCH, **options
+    world,
+    network,
+    data,
+    optimizer,
+    *,
+    steps=30,
+    seed=7,
+    passes=1,
+    batch=BATCH,
+    tasks=None,
+    counts=False,
+    **options,
 ) -> list[np.ndarray]:
     """The trainable variables after `steps` optimizer steps from the chief's initial weights."""
-    classifier = Classifier(network)
+    classifier = Classifier(network, tasks=tasks)
     classifier.compile(
         DistributedOptimizer(optimizer, world=world, backward_passes_per_step=passes, **options)
     )
@@ -80,7 +91,7 @@ def train(
         for epoch in itertools.count():
             order = Shuffled(len(data), seed, epoch)
             plan = EpochPlan(order, batch, world.size, passes)
-            yield from Feed(data).training(plan, world.rank)
+            yield from Feed(data, counts=counts).training(plan, world.rank)
 
     for part in itertools.islice(batches(), steps * passes):
         step(part)

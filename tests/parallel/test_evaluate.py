@@ -33,8 +33,8 @@ def check_equals_one_process(world, network, split):
     classifier = Classifier(network)
     for variable in classifier.variables:
         variable.assign(world.broadcast(variable.numpy()))
-    scores = evaluate(classifier, split, world, most_mistakes=9)
-    alone = evaluate(classifier, split, World(), most_mistakes=9)
+    scores = evaluate(classifier, split, world, most_mistakes=9).first
+    alone = evaluate(classifier, split, World(), most_mistakes=9).first
     for name in SUMMED:
         np.testing.assert_array_equal(getattr(scores, name), getattr(alone, name), err_msg=name)
     assert scores.examples == len(split)
@@ -68,7 +68,7 @@ def test_equally_confident_mistakes_come_in_the_order_of_the_split_whatever_rank
     for variable in network.trainable_variables:
         variable.assign(tf.zeros_like(variable))
     split = images()
-    scores = evaluate(Classifier(network), split, world, most_mistakes=100)
+    scores = evaluate(Classifier(network), split, world, most_mistakes=100).first
     wrong = np.flatnonzero(split.labels != 0)  # of equal logits the first class is taken
     assert [mistake.index for mistake in scores.mistakes] == wrong[:100].tolist()
     assert {mistake.confidence for mistake in scores.mistakes} == {0.2}

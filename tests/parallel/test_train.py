@@ -39,7 +39,7 @@ def test_exact_evaluation_equals_scikit_learn_and_one_process(world):
     keras.utils.set_random_seed(4)
     classifier = Classifier(image_network())
     data = images()
-    scores = evaluate(classifier, data, world)
+    scores = evaluate(classifier, data, world).first
     logits = classifier.predict(data.everything.numpy().astype("float32"), verbose=0)
     labels = data.labels
     expected = confusion_matrix(labels, logits.argmax(1), labels=range(CLASSES))
@@ -47,7 +47,7 @@ def test_exact_evaluation_equals_scikit_learn_and_one_process(world):
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = exponentials / exponentials.sum(1, keepdims=True)
     assert scores.loss == pytest.approx(log_loss(labels, probabilities), rel=1e-5)
-    alone = evaluate(classifier, data, World())
+    alone = evaluate(classifier, data, World()).first
     assert alone.confusion.tolist() == scores.confusion.tolist()
 
 

@@ -9,6 +9,7 @@ from app.build import (
     build_optimizer,
     build_schedule,
 )
+from app.distributed.batch_norm import BatchNormalization
 from app.distributed.world import World
 from app.errors import UserError
 from app.load import load_data
@@ -51,6 +52,21 @@ def test_a_network_that_refuses_the_images_is_a_users_mistake() -> None:
     data = load_data(config, World())
     with pytest.raises(UserError, match="model 'resnet50': .*32"):
         build_classifier(config, data.plan)
+
+
+def test_who_trains_gets_a_batchnorm_of_all_ranks_and_who_predicts_that_of_keras() -> None:
+    config = load(None, {"model": "resnet20", "width": 2, "sync_batch_norm": True})
+    plan = load_data(config, World()).plan
+
+    def kinds(world: World | None) -> set[type]:
+        layers = build_classifier(config, plan, world=world).network.layers
+        return {type(x) for x in layers if isinstance(x, keras.layers.BatchNormalization)}
+
+    assert kinds(World()) == {BatchNormalization}
+    assert kinds(None) == {keras.layers.BatchNormalization}
+    without = load(None, {"sync_batch_norm": True})
+    with pytest.raises(UserError, match="sync_batch_norm: network 'cnn' has no BatchNorm; leave"):
+        build_classifier(without, plan, world=World())
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_others() -> None:

@@ -155,9 +155,8 @@ def test_the_objective_is_that_of_numpy(make_classifier, amount, weights, soft) 
     expected *= 1 if weights is None else targets @ np.array(weights)
     given = None if soft is None else tf.constant(soft, tf.float32)
     batch = Batch(None, tf.constant(LABELS), None, given)
-    np.testing.assert_allclose(
-        classifier.objectives_of(batch, tf.constant(LOGITS)), expected, rtol=1e-5
-    )
+    (objectives,) = classifier.objectives_of(batch, tf.constant(LOGITS))
+    np.testing.assert_allclose(objectives, expected, rtol=1e-5)
 
 
 def test_the_loss_of_a_test_has_neither_smoothing_nor_weights(make_classifier, batch) -> None:
@@ -165,7 +164,7 @@ def test_the_loss_of_a_test_has_neither_smoothing_nor_weights(make_classifier, b
     changed = Classifier(plain.network, 0.5, [1.0, 2.0, 3.0])
     expected = {name: float(value) for name, value in plain.test_step(batch).items()}
     assert {name: float(value) for name, value in changed.test_step(batch).items()} == expected
-    losses = changed.losses_of(tf.constant(LABELS), tf.constant(LOGITS))
+    losses = changed.tasks[0].losses(tf.constant(LABELS), tf.constant(LOGITS))
     np.testing.assert_allclose(losses, -np.log(softmax(LOGITS))[[0, 1], LABELS], rtol=1e-5)
 
 
@@ -230,7 +229,7 @@ def test_evaluation_is_exact(kind: str) -> None:
         ids, _ = Vocabulary("words", 1, 9, ["a", "b", "c"]).encode(np.array(texts, object))
         split = Loaded(ids, labels, ids.row_lengths().numpy())
         logits = network(split.everything.to_tensor()).numpy()
-    scores = evaluate(Classifier(network), split, World())
+    scores = evaluate(Classifier(network), split, World()).first
     predicted = logits.argmax(axis=1)
     np.testing.assert_array_equal(scores.confusion, confusion_matrix(labels, predicted))
     assert scores.examples == 600
@@ -248,7 +247,7 @@ def test_evaluation_follows_the_weights(make_classifier) -> None:
         bias = np.zeros(3, np.float32)
         bias[wanted] = 5
         network.get_layer("logits").bias.assign(bias)
-        scores = evaluate(classifier, split, World())
+        scores = evaluate(classifier, split, World()).first
         assert np.trace(scores.confusion) == hits
         assert scores.confusion[:, wanted].tolist() == [2, 1, 2]
 
@@ -302,7 +301,7 @@ def test_a_network_of_a_dict_of_tensors_learns_what_one_of_a_tensor_learns(hold:
             for batch in Feed(wanted).training(plan, rank):
                 assert tf.nest.is_nested(batch.inputs) == of_dict
                 step(batch)
-        found.append((weights(classifier), evaluate(classifier, wanted, World())))
+        found.append((weights(classifier), evaluate(classifier, wanted, World()).first))
     (plain, scores), (of_dict_too, same_scores) = found
     assert_same(plain, of_dict_too)
     np.testing.assert_array_equal(scores.confusion, same_scores.confusion)

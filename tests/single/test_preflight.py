@@ -73,6 +73,21 @@ def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
         ({"sync": "local", "sync_every_steps": 8, "commit_every_steps": 3}, 2, "rounds: use 8"),
         ({"sync": "local", "local_epochs": 2}, 2, "local_epochs does not go with shard_by = 'iid'"),
         (
+            {"sync_batch_norm": True, "sync": "local", "sync_every_steps": 8},
+            2,
+            "sync_batch_norm does not go with sync = 'local': ranks take steps of their own",
+        ),
+        (
+            {"sync_batch_norm": True, "sync": "hierarchical", "sync_every_steps": 8},
+            2,
+            "sync_batch_norm does not go with sync = 'hierarchical' with sync_every_steps",
+        ),
+        (
+            {"sync_batch_norm": True, "aggregation": "average"},
+            2,
+            "sync_batch_norm does not go with aggregation = 'average'",
+        ),
+        (
             {"sync": "local", "local_epochs": 2, "shard_by": "label", "commit_every_steps": 8},
             2,
             "local_epochs does not go with commit_every_steps",
@@ -137,3 +152,8 @@ def test_keys_of_compression_that_do_not_go_together(keys, ranks: int, message: 
 def test_keys_of_compression_that_go_together() -> None:
     for keys in ({"compression": "int8"}, {"compression": "topk", "topk_ratio": 0.1}):
         check(load(None, keys), False, 8)
+
+
+@pytest.mark.parametrize("sync", ["every_step", "overlapped", "hierarchical"])
+def test_ranks_with_one_model_at_every_step_may_normalise_together(sync: str) -> None:
+    check(load(None, {"sync_batch_norm": True, "model": "resnet20", "sync": sync}), False, 2)

@@ -8,6 +8,7 @@ whole images and rows where they can: a choice per pixel (`tf.where`, `tf.gather
 slower.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -75,11 +76,11 @@ class Augment:
 
     Args:
         wanted: what to do.
-        classes: how many classes there are.
+        classes: how many classes there are; a list: those of each head, of several labels.
         seed: of the run.
     """
 
-    def __init__(self, wanted: Augmentation, classes: int, seed: int):
+    def __init__(self, wanted: Augmentation, classes: int | Sequence[int], seed: int):
         self.wanted = wanted
         self.classes = classes
         self.seed = seed
@@ -95,18 +96,19 @@ class Augment:
         labels: tf.Tensor,
         positions: tf.Tensor,
         epoch: int | tf.Tensor = 0,
-    ) -> tuple[tf.Tensor, tf.Tensor | None]:
+    ) -> tuple[tf.Tensor, Any]:
         """Augment a batch.
 
         Args:
             images: uint8 (n, height, width, channels).
-            labels: class ids, int64 (n,).
+            labels: class ids, int64 (n,), or (n, heads) with -1 for a missing one.
             positions: the examples' places in the epoch's global order, int64 (n,).
             epoch: its number; each epoch augments anew.
 
         Returns:
             uint8 images of the same shape, and float32 (n, classes) targets that sum to 1 if
-            `soft`, else None.
+            `soft`, else None. Of several labels a tuple, and a side of a blend whose label is
+            missing adds nothing to its target.
 
         Raises:
             ValueError: TrivialAugment is on and the images have neither 1 nor 3 channels.
@@ -134,14 +136,12 @@ class Augment:
             return self._mixed(images, labels, draws)
         return images, None
 
-    def _mixed(
-        self, images: tf.Tensor, labels: tf.Tensor, draws: Draws
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _mixed(self, images: tf.Tensor, labels: tf.Tensor, draws: Draws) -> tuple[tf.Tensor, Any]:
         wanted = self.wanted
         if wanted.mixup and wanted.cutmix:
             cut = draws.mixup_or_cutmix < 0.5
         else:
-            cut = tf.fill(tf.shape(labels), wanted.cutmix > 0)
+            cut = tf.fill(tf.shape(labels)[:1], wanted.cutmix > 0)
         partners, own = tf.roll(images, -1, axis=0), tf.ones_like(draws.weight)
         if wanted.mixup:
             weights = beta_quantile(draws.weight, wanted.mixup)
@@ -152,7 +152,13 @@ class Augment:
             boxes = cutmix_boxes(weights, draws.cutmix_y, draws.cutmix_x, *images.shape[1:3])
             images, left = cutmix(images, partners, boxes * tf.cast(cut, tf.int32)[:, None])
             own *= left
-        return images, soft_targets(labels, tf.roll(labels, -1, axis=0), own, self.classes)
+        others = tf.roll(labels, -1, axis=0)
+        if isinstance(self.classes, int):
+            return images, soft_targets(labels, others, own, self.classes)
+        return images, tuple(
+            soft_targets(labels[:, head], others[:, head], own, classes)
+            for head, classes in enumerate(self.classes)
+        )
 
 
 def flip(images: tf.Tensor, chosen: tf.Tensor, vertical: bool = False) -> tf.Tensor:

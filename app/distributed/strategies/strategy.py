@@ -105,8 +105,10 @@ class Parts:
         Ranks scale before any cast: float16 sums of unscaled gradients overflow. The loss scale
         changes, and is nothing for what a reducer owes to later steps.
         """
-        share = tf.math.divide_no_nan(weight, total)
-        return self.signals.scaled(gradients, variables, share / self.loss_scale)
+        # In float64, since gradients may be; rounded to float32 it is what float32 would give.
+        weight, total = tf.cast(weight, tf.float64), tf.cast(total, tf.float64)
+        share = tf.math.divide_no_nan(weight, total) / tf.cast(self.loss_scale, tf.float64)
+        return self.signals.scaled(gradients, variables, share)
 
     def heard(self, name: str) -> tuple[tf.Tensor, tf.Tensor]:
         """(whether no rank has numbers that are not finite, or only by the loss scale; whether one

@@ -103,6 +103,13 @@ def test_a_compression_is_refused_above_its_ranks_but_not_between_few_hosts() ->
     assert all(name in text for name in STRATEGIES)
 
 
+def test_ranks_that_normalise_together_have_no_rounds() -> None:
+    joint = dataclasses.replace(WORK, joint=True)
+    for sync in STRATEGIES:
+        refused = predict(joint, NETWORK, "none", sync).refused
+        assert ("sync_batch_norm" in refused) == (sync in ("local", "delayed")), sync
+
+
 def test_every_compression_calls_what_was_measured_and_can_be_timed() -> None:
     reducers = make_reducers(Config())
     assert set(reducers) == set(COMPRESSIONS)

@@ -100,7 +100,7 @@ def test_another_checkpoint_than_the_newest_can_be_chosen(digits, tmp_path, caps
 def test_the_held_out_examples_are_those_of_training(digits, split: str) -> None:
     path, _ = digits
     data = load_data(load(path / "config.toml", {}), World())
-    expected = evaluate(open_run(path).classifier, data.splits[split], World())
+    expected = evaluate(open_run(path).classifier, data.splits[split], World()).first
     result = run_on(path, split)
     assert result["confusion"] == expected.confusion.tolist()
     assert result["split"] == split and (path / "evaluations" / split).is_dir()
@@ -254,7 +254,7 @@ def test_images_of_other_sizes_and_colours_are_brought_to_the_runs(tmp_path: Pat
         expected[number] = decode_images([file.read_bytes()], spec)[0][0]
     result = run_on(path, dataset=str(tmp_path / "drawn"))
     split = Loaded(tf.constant(expected), test.labels)
-    scores = evaluate(open_run(path).classifier, split, World())
+    scores = evaluate(open_run(path).classifier, split, World()).first
     assert result["examples"] == 60
     assert result["confusion"] == scores.confusion.tolist()
     assert result["mistakes"][0]["where"].startswith(str(tmp_path / "drawn"))

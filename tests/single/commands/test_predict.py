@@ -61,7 +61,7 @@ def digits_as_files(run: SavedRun, folder: Path) -> np.ndarray:
 def test_images_are_predicted_as_in_evaluation(digits: Path, tmp_path: Path) -> None:
     run = open_run(digits)
     labels = digits_as_files(run, tmp_path / "files")
-    scores = evaluate(run.classifier, own_data(run).splits["test"], World())
+    scores = evaluate(run.classifier, own_data(run).splits["test"], World()).first
     code, found = answers(tmp_path, digits, tmp_path / "files", batch_size=50)
     assert code == 0
     assert np.array_equal(confusion(found, labels, run.class_names), scores.confusion)

@@ -26,7 +26,7 @@ def test_texts_are_predicted_as_in_evaluation(pydocs: Path, tmp_path: Path) -> N
     run = open_run(pydocs)
     data = own_data(run)
     source = data.dataset.splits["test"]
-    scores = evaluate(run.classifier, data.splits["test"], World())
+    scores = evaluate(run.classifier, data.splits["test"], World()).first
     texts = source.read(np.arange(len(source)))
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))

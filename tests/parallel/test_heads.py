@@ -1,0 +1,105 @@
+"""Several labels, many of them missing: N ranks take the step of one."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from app.classifier import Classifier
+from app.data.batches import Loaded
+from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.world import World
+from app.evaluation.evaluate import evaluate
+from app.task import Task
+from tests.parallel.runs import EXAMPLES, images, largest_difference, train
+
+FLOAT32_BOUND = 2e-6  # as in test_equality.py
+CLASSES = (5, 3, 2)
+TASKS = [Task("first", 1.0, 0.1), Task("half", 0.3, 0.0, (0.5, 1.0, 2.0)), Task("rare", 2.0)]
+
+
+def labelled() -> Loaded:
+    """The first label is there, the second by halves, the third in one of twenty: in most steps
+    some rank has none, and in some steps nobody has."""
+    rng = np.random.default_rng(5)
+    labels = np.stack([rng.integers(0, classes, EXAMPLES) for classes in CLASSES], axis=1)
+    for head, share in ((1, 0.5), (2, 0.95)):
+        labels[rng.random(EXAMPLES) < share, head] = -1
+    labels[(labels[:, 1] >= 0) & (rng.random(EXAMPLES) < 0.7), 0] = -1
+    return Loaded(images().everything, labels)
+
+
+def network() -> keras.Model:
+    keras.utils.set_random_seed(3)
+    pixels = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(1 / 255, name="rescale")(pixels)
+    x = keras.layers.Flatten(name="flat")(x)
+    x = keras.layers.Dense(16, activation="tanh", name="hidden")(x)
+    outputs = [keras.layers.Dense(n, name=f"logits{n}")(x) for n in CLASSES]
+    return keras.Model(pixels, outputs)
+
+
+def sgd():
+    return keras.optimizers.SGD(0.05)
+
+
+CASES = {
+    "counted by the plan": {"counts": True},
+    "counted by the ranks": {},
+    "two passes": {"counts": True, "passes": 2},
+    "overlapped": {"counts": True, "strategy": "overlapped"},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_n_ranks_end_where_one_ends(world, case):
+    data, options = labelled(), {"tasks": TASKS, **CASES[case]}
+    weights = train(world, network(), data, sgd(), **options)
+    alone = world.from_chief(lambda: train(World(), network(), data, sgd(), **options))
+    assert largest_difference(weights, alone) <= FLOAT32_BOUND
+    for other in world.gather(weights):
+        assert all(np.array_equal(a, b) for a, b in zip(weights, other, strict=True))
+
+
+def test_steps_of_their_own_use_their_own_counts(world):
+    data = labelled()
+    weights = train(world, network(), data, sgd(), tasks=TASKS, strategy="local", counts=True)
+    assert all(np.isfinite(one).all() for one in weights)
+    for other in world.gather(weights):
+        assert all(np.array_equal(a, b) for a, b in zip(weights, other, strict=True))
+
+
+def test_a_step_without_any_label_is_left_out(world):
+    classifier = Classifier(network(), tasks=TASKS)
+    classifier.compile(DistributedOptimizer(sgd(), world=world))
+    before = [variable.numpy() for variable in classifier.trainable_variables]
+    pixels = tf.zeros((3, 8, 8, 1))
+    nothing = tf.constant(np.full((3, 3), -1))
+    classifier.train_step((pixels, nothing))
+    assert int(classifier.optimizer.iterations) == 0
+    after = [variable.numpy() for variable in classifier.trainable_variables]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    one = np.full((3, 3), -1)
+    one[1, 2] = 1 if world.rank == world.size - 1 else -1
+    classifier.train_step((pixels, tf.constant(one)))
+    assert int(classifier.optimizer.iterations) == 1
+    rare, other = (classifier.network.get_layer(f"logits{n}").bias.numpy() for n in (2, 5))
+    assert np.abs(rare).max() > 0 and np.abs(other).max() == 0
+
+
+def test_each_head_is_scored_by_its_own_examples(world):
+    classifier, data = Classifier(network(), tasks=TASKS), labelled()
+    for variable in classifier.variables:
+        variable.assign(world.broadcast(variable.numpy()))
+    found, alone = evaluate(classifier, data, world), evaluate(classifier, data, World())
+    logits = classifier.network(tf.cast(data.everything, tf.float32))
+    for head, task in enumerate(TASKS):
+        known = data.labels[:, head] >= 0
+        scores = found.heads[task.name]
+        assert scores.examples == known.sum()
+        right = (logits[head].numpy().argmax(1) == data.labels[:, head])[known].mean()
+        assert scores.accuracy == pytest.approx(right)
+        np.testing.assert_array_equal(scores.confusion, alone.heads[task.name].confusion)
+    assert found.accuracy == found.heads["first"].accuracy
+    losses = [found.heads[task.name].loss * task.weight for task in TASKS]
+    assert found.loss == pytest.approx(sum(losses))
