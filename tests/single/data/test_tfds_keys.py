@@ -25,20 +25,20 @@ IMAGE, TEXT = tfds.features.Image(), tfds.features.Text()
 
 
 def test_an_image_comes_before_a_text() -> None:
-    assert find_keys(Info(caption=TEXT, photo=IMAGE, kind=LABEL), None, None) == ("photo", "kind")
+    assert find_keys(Info(caption=TEXT, photo=IMAGE, kind=LABEL), None, None) == ("photo", ("kind",))
 
 
 def test_supervised_keys_choose_and_flags_choose_before_them() -> None:
     info = Info(("b", "y"), a=TEXT, b=TEXT, x=LABEL, y=LABEL)
-    assert find_keys(info, None, None) == ("b", "y")
-    assert find_keys(info, "a", "x") == ("a", "x")
-    assert find_keys(info, "a", None) == ("a", "y")
+    assert find_keys(info, None, None) == ("b", ("y",))
+    assert find_keys(info, "a", "x") == ("a", ("x",))
+    assert find_keys(info, "a", None) == ("a", ("y",))
 
 
 def test_supervised_keys_that_are_no_image_text_or_label_are_ignored() -> None:
     number = tfds.features.Scalar(dtype=tf.float32)
     info = Info(("image", "price"), image=IMAGE, price=number, label=LABEL)
-    assert find_keys(info, None, None) == ("image", "label")
+    assert find_keys(info, None, None) == ("image", ("label",))
 
 
 def test_two_labels_need_a_choice() -> None:
