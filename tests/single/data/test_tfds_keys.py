@@ -25,7 +25,8 @@ IMAGE, TEXT = tfds.features.Image(), tfds.features.Text()
 
 
 def test_an_image_comes_before_a_text() -> None:
-    assert find_keys(Info(caption=TEXT, photo=IMAGE, kind=LABEL), None, None) == ("photo", ("kind",))
+    info = Info(caption=TEXT, photo=IMAGE, kind=LABEL)
+    assert find_keys(info, None, None) == ("photo", ("kind",))
 
 
 def test_supervised_keys_choose_and_flags_choose_before_them() -> None:
@@ -44,6 +45,17 @@ def test_supervised_keys_that_are_no_image_text_or_label_are_ignored() -> None:
 def test_two_labels_need_a_choice() -> None:
     with pytest.raises(UserError, match=r"2 class label features \(x, y\): .* --label-key"):
         find_keys(Info(a=TEXT, x=LABEL, y=LABEL), None, None)
+
+
+def test_several_labels_are_those_that_are_named() -> None:
+    info = Info(("a", "y"), **{"a": TEXT, "x": LABEL, "y": LABEL, "x,y": LABEL})
+    assert find_keys(info, None, "y, x") == ("a", ("y", "x"))
+    assert find_keys(info, None, "x,y") == ("a", ("x,y",))
+    assert find_keys(info, None, None) == ("a", ("y",))
+    with pytest.raises(UserError, match="--label-key x,x names a feature twice"):
+        find_keys(Info(a=TEXT, x=LABEL), None, "x,x")
+    with pytest.raises(UserError, match="--label-key a: .*Valid: x"):
+        find_keys(Info(a=TEXT, x=LABEL), None, "x,a")
 
 
 def test_no_image_or_text_is_refused() -> None:
