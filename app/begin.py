@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from app import rundir
 from app.build import build_classifier, build_optimizer
 from app.checkpoints.init_from import load_weights
@@ -18,6 +20,8 @@ from app.recipe import overlay
 from app.run_files import list_checkpoints
 from app.schedule import Schedule
 from app.state import TrainState
+
+ADAPTED_IMAGES = 5000  # that layers with statistics of images look at
 
 
 def resolve(config: Config, resume: bool, world: World) -> tuple[Config, bool, dict[str, str]]:
@@ -81,15 +85,28 @@ def open_run(
     begins: dict[str, str] = {}
     if goes_on:
         world.from_chief(lambda: keeper.restore_latest(state, world.size))
-    elif source := config.model.init_from:
-        report = world.from_chief(lambda: load_weights(source, state.model, data.plan))
-        begins["begins with"] = str(report)
-    elif config.model.pretrained:
-        begins["begins with"] = world.from_chief(lambda: _load_pretrained(config, state, data))
+    else:
+        world.from_chief(lambda: _adapt(state, data))
+        if source := config.model.init_from:
+            report = world.from_chief(lambda: load_weights(source, state.model, data.plan))
+            begins["begins with"] = str(report)
+        elif config.model.pretrained:
+            begins["begins with"] = world.from_chief(lambda: _load_pretrained(config, state, data))
     world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
     return begins
+
+
+def _adapt(state: TrainState, data: LoadedData) -> None:
+    """Set the layers that begin with statistics of the training images, on the chief."""
+    split = data.splits["train"]
+    layers = [one for one in state.model.network.layers if hasattr(one, "adapt_to_images")]
+    if layers and data.plan.image_shape:
+        rows = np.unique(np.linspace(0, len(split) - 1, ADAPTED_IMAGES).astype(np.int64))
+        images = split.inputs(rows, 0).numpy() / np.float32(255)
+        for layer in layers:
+            layer.adapt_to_images(images)
 
 
 def _load_pretrained(config: Config, state: TrainState, data: LoadedData) -> str:

@@ -151,7 +151,10 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
         )
     if wanted.optimizer == "sgd":
         own = 0.0 if takes_over else momentum
-        inner = with_rates(keras.optimizers.SGD, config)(schedule, momentum=own, **common)
+        nesterov = wanted.nesterov and not takes_over
+        inner = with_rates(keras.optimizers.SGD, config)(
+            schedule, momentum=own, nesterov=nesterov, **common
+        )
     elif wanted.optimizer == "adam":
         inner = with_rates(keras.optimizers.Adam, config)(schedule, **common)
     else:

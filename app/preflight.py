@@ -101,6 +101,10 @@ def check_compression(config: Config, world_size: int) -> None:
                 f"{key} is for compression = {' or '.join(map(repr, names))}, but compression = "
                 f"'{wanted.compression}'"
             )
+    if wanted.compression == "topk" and config.optimizer.nesterov:
+        raise UserError(
+            "compression = 'topk' makes the momentum itself, and not Nesterov's: leave nesterov out"
+        )
     # Between hosts there are fewer of them, which is known when they have joined.
     counts_hosts = wanted.sync == "hierarchical"
     if wanted.compression == "int8" and world_size > MOST_RANKS_OF_INT8 and not counts_hosts:

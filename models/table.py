@@ -81,6 +81,7 @@ MODELS = {
             pretrained="keras",
             stages=r"stem|block\d|top",
         ),
+        Model("airbench", "image", "models.airbench", "build_airbench", smallest_image_pixels=9),
         Model("bag", "text", "models.bag", "build_bag"),
         Model("textcnn", "text", "models.textcnn", "build_textcnn"),
         Model("transformer", "text", "models.transformer", "build_transformer"),

@@ -98,8 +98,10 @@ class Data(Section):
 class Augmentation(Section):
     """[augmentation]: random changes to training images, never to those that are evaluated."""
 
-    flip: Literal["none", "horizontal", "both"] = Field(
-        "none", description="mirror half of the images left to right, or in both directions"
+    flip: Literal["none", "horizontal", "both", "alternating"] = Field(
+        "none",
+        description="mirror half of the images left to right, or in both directions; alternating: "
+        "half of them in the first epoch, the other half in the next, and so on",
     )
     crop_padding: Annotated[int, Field(ge=0)] = Field(
         0, description="pad by this many pixels and crop to the old size at random"

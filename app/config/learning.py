@@ -141,6 +141,7 @@ class Optimizer(Section):
         0.1, description="schedule 'step': the factor"
     )
     momentum: Share = Field(0.9, description="momentum of sgd")
+    nesterov: bool = Field(False, description="sgd: Nesterov's momentum")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.0, description="decoupled decay of weight matrices (not of biases or BatchNorm)"
     )
@@ -152,6 +153,8 @@ class Optimizer(Section):
     def _steps_match_schedule(self) -> "Optimizer":
         if bool(self.step_epochs) != (self.schedule == "step"):
             raise ValueError("step_epochs goes with schedule = 'step', which needs it")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise ValueError("nesterov goes with optimizer = 'sgd' and momentum above 0")
         return self
 
 

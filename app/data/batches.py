@@ -183,7 +183,12 @@ class Augmenter(Protocol):
     """Changes a batch of images; see `app.data.augment.augment.Augment`."""
 
     def __call__(
-        self, images: tf.Tensor, labels: tf.Tensor, positions: tf.Tensor, epoch: tf.Tensor
+        self,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        positions: tf.Tensor,
+        epoch: tf.Tensor,
+        examples: tf.Tensor,
     ) -> Any: ...
 
 
@@ -253,7 +258,8 @@ class Feed:
             labels = tf.constant(self.split.labels[rows], tf.int64)
             if self._augment and positions is not None:
                 places, number = tf.constant(positions, tf.int64), tf.constant(epoch, tf.int64)
-                inputs, targets = self._augment(inputs, labels, places, number)
+                examples = tf.constant(rows, tf.int64)
+                inputs, targets = self._augment(inputs, labels, places, number, examples)
             total = tf.constant(len(global_rows), tf.int64)
             known = None if counts is None else tf.constant(counts, tf.int64)
             batch = Batch(inputs, labels, total, targets, known)

@@ -28,7 +28,7 @@ class Augmentation(Protocol):
     `cutmix` the alpha of Beta(alpha, alpha); 0 and "none" are off."""
 
     @property
-    def flip(self) -> Literal["none", "horizontal", "both"]: ...
+    def flip(self) -> Literal["none", "horizontal", "both", "alternating"]: ...
     @property
     def crop_padding(self) -> int: ...
     @property
@@ -96,6 +96,7 @@ class Augment:
         labels: tf.Tensor,
         positions: tf.Tensor,
         epoch: int | tf.Tensor = 0,
+        examples: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, Any]:
         """Augment a batch.
 
@@ -104,6 +105,7 @@ class Augment:
             labels: class ids, int64 (n,), or (n, heads) with -1 for a missing one.
             positions: the examples' places in the epoch's global order, int64 (n,).
             epoch: its number; each epoch augments anew.
+            examples: which ones they are, int64 (n,); for alternating flips.
 
         Returns:
             uint8 images of the same shape, and float32 (n, classes) targets that sum to 1 if
@@ -116,7 +118,9 @@ class Augment:
         wanted = self.wanted
         numbers = uniform(self.seed, epoch, positions, len(Draws._fields))
         draws = Draws(*tf.unstack(numbers, axis=1))
-        if wanted.flip != "none":
+        if wanted.flip == "alternating":
+            images = flip(images, alternates(self.seed, epoch, examples))
+        elif wanted.flip != "none":
             images = flip(images, draws.flip_x < 0.5)
         if wanted.flip == "both":
             images = flip(images, draws.flip_y < 0.5, vertical=True)
@@ -159,6 +163,13 @@ class Augment:
             soft_targets(labels[:, head], others[:, head], own, classes)
             for head, classes in enumerate(self.classes)
         )
+
+
+def alternates(seed: int, epoch: int | tf.Tensor, examples: tf.Tensor) -> tf.Tensor:
+    """Which examples are mirrored in this epoch, bool (n,): a random half of all in the first, and
+    in every other epoch those that were not in the one before (Jordan 2024, arXiv 2404.00498)."""
+    first = uniform(seed, 0, examples, 1)[:, 0] < 0.5
+    return tf.math.logical_xor(first, tf.cast(epoch, tf.int64) % 2 == 1)
 
 
 def flip(images: tf.Tensor, chosen: tf.Tensor, vertical: bool = False) -> tf.Tensor:

@@ -15,7 +15,7 @@ from app.data.augment.random_keys import uniform
 
 @dataclass(frozen=True)
 class Wanted:
-    flip: Literal["none", "horizontal", "both"] = "none"
+    flip: Literal["none", "horizontal", "both", "alternating"] = "none"
     crop_padding: int = 0
     auto_augment: Literal["none", "trivialaugment"] = "none"
     random_erasing: float = 0
@@ -195,6 +195,24 @@ def test_what_is_on_does_not_change_the_others() -> None:
     both, _ = Augment(Wanted("horizontal", 3), CLASSES, 1)(images, labels, positions)
     cropped, _ = Augment(Wanted(crop_padding=3), CLASSES, 1)(flipped, labels, positions)
     np.testing.assert_array_equal(both, cropped)
+
+
+def test_alternating_flips_take_turns() -> None:
+    numbers = np.random.default_rng(2).integers(0, 256, (64, 3, 4, 1)).astype(np.uint8)
+    wanted = Augment(Wanted(flip="alternating"), CLASSES, 1)
+    labels, examples = tf.zeros(64, tf.int64), tf.constant(np.arange(64) * 7)
+    places = tf.random.shuffle(tf.range(64, dtype=tf.int64))  # where they come does not matter
+
+    def mirrored(epoch: int) -> np.ndarray:
+        changed, _ = wanted(numbers, labels, places, tf.constant(epoch, tf.int64), examples)
+        same = (changed.numpy() == numbers).all(axis=(1, 2, 3))
+        np.testing.assert_array_equal(changed.numpy()[~same], numbers[~same][:, :, ::-1])
+        return ~same
+
+    first = mirrored(0)
+    assert 20 < first.sum() < 44
+    for epoch in (1, 2, 3):
+        np.testing.assert_array_equal(mirrored(epoch), first ^ bool(epoch % 2))
 
 
 def test_flips_come_half_of_the_time_and_erasing_as_often_as_asked() -> None:
