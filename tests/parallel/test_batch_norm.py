@@ -89,7 +89,8 @@ def test_n_ranks_end_where_one_ends_on_resnet20(world):
     assert_alike(world, weights)
 
 
-@pytest.mark.parametrize("compression", ["int8", pytest.param("fp16", marks=full)])
+@full
+@pytest.mark.parametrize("compression", ["int8", "fp16"])
 def test_compressed_gradients_keep_ranks_alike(world, compression):
     weights = trained(world, small, compression=compression)
     assert all(np.isfinite(one).all() for one in weights)
