@@ -28,6 +28,7 @@ from app.schedule import Schedule, scaled_peak
 from app.task import Task
 
 LOG = logging.getLogger(__name__)
+OTHER_METRICS = ("val", "test", "ema")  # val_loss, test_loss, ema_loss
 
 
 def build_classifier(
@@ -77,7 +78,13 @@ def _classes_of(plan: DataPlan) -> int | dict[str, int]:
 
 
 def tasks_of(config: Config, heads: Sequence[Head], train_labels: Any = None) -> list[Task]:
-    """What each head learns. Raises UserError for numbers of weights that do not fit."""
+    """What each head learns. Raises UserError for numbers of weights that do not fit, and for a
+    label whose metrics could be taken for others."""
+    for name, _ in heads if len(heads) > 1 else ():
+        if name in OTHER_METRICS or name.startswith("val_"):
+            raise UserError(
+                f"label '{name}': '{name}_loss' is what another metric is called: rename its column"
+            )
     training, number = config.training, len(heads)
     loss_weights = _of_each(training.task_weights or [1.0], number, "task_weights", heads)
     wanted = training.label_smoothing
