@@ -72,7 +72,3 @@ def test_it_is_saved_and_loaded(tmp_path) -> None:
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again(pixels), model(pixels), atol=1e-6)
-
-
-def test_a_batch_of_none_gives_logits_of_none() -> None:
-    assert network()(np.zeros((0, 12, 12, 3), np.float32), training=False).shape == (0, 5)
