@@ -20,6 +20,7 @@ from app.distributed.options import Sync, Wire
 from app.distributed.strategies import WITH_ROUNDS
 from app.distributed.world import World
 from app.errors import UserError
+from app.lars import EXCLUDED, Lars
 from app.pretrained.fine_tuning import freeze, with_rates
 from app.schedule import Schedule, scaled_peak
 
@@ -43,6 +44,7 @@ def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -
     try:
         if plan.tokenizer is None:
             assert plan.image_shape
+            options["stochastic_depth"] = config.model.stochastic_depth
             network = models.build_image_model(name, plan.image_shape, classes, **options)
         else:
             tokenizer = tokenizer_from(plan.tokenizer)
@@ -103,12 +105,14 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
     if wanted.optimizer == "sgd":
         own = 0.0 if takes_over else momentum
         inner = with_rates(keras.optimizers.SGD, config)(schedule, momentum=own, **common)
-    elif wanted.optimizer == "adam":
+    elif wanted.optimizer == "lars":
+        inner = with_rates(Lars, config)(schedule, momentum=wanted.momentum, **common)
+    elif wanted.optimizer in ("adam", "adamw"):  # the decay of Keras' Adam is decoupled
         inner = with_rates(keras.optimizers.Adam, config)(schedule, **common)
     else:
         inner = with_rates(keras.optimizers.Lamb, config)(schedule, **common)
     if wanted.weight_decay:
-        inner.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        inner.exclude_from_weight_decay(var_names=list(EXCLUDED))
     return DistributedOptimizer(
         inner,
         compression=wire.compression,

@@ -108,6 +108,13 @@ def check_compression(config: Config, world_size: int) -> None:
             f"{MOST_RANKS_OF_INT8}. Use sync = 'hierarchical', which counts hosts, or another "
             "compression"
         )
+    sends_gradients = wanted.sync not in WITH_ROUNDS
+    if wanted.compression == "topk" and config.optimizer.optimizer == "lars" and sends_gradients:
+        raise UserError(
+            "compression = 'topk' does not go with optimizer = 'lars': a rate that follows from "
+            "the norm of a layer's gradient cannot be had from a hundredth of it. Use another "
+            "compression, or optimizer = 'sgd'"
+        )
     if wanted.compression in WITH_RESIDUALS and counts_hosts:
         raise UserError(
             f"compression = '{wanted.compression}' does not go with sync = 'hierarchical': it "
@@ -186,11 +193,13 @@ def check_model(config: Config, name: str, kind: str) -> None:
             f"model '{model}' does not read {kind}s, and {name} holds {kind}s: "
             f"{suggest(model, names_of(kind))}"
         )
-    if pixels and kind == "image":
-        try:
+    try:
+        if pixels and kind == "image":
             MODELS[model].check_image(pixels, pixels)
-        except ValueError as error:
-            raise UserError(f"model '{model}': {error}") from None
+        if config.model.stochastic_depth is not None:
+            MODELS[model].check_depth()
+    except ValueError as error:
+        raise UserError(f"model '{model}': {error}") from None
 
 
 def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:
