@@ -19,10 +19,12 @@ from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Sync, Wire
 from app.distributed.strategies import WITH_ROUNDS
 from app.distributed.world import World
+from app.early_stopping import EarlyStopping
 from app.errors import UserError
 from app.lars import EXCLUDED, Lars
 from app.pretrained.fine_tuning import freeze, with_rates
 from app.schedule import Schedule, scaled_peak
+from app.weight_average import WeightAverage
 
 LOG = logging.getLogger(__name__)
 
@@ -55,8 +57,15 @@ def build_classifier(config: Config, plan: DataPlan, train_labels: Any = None) -
     weights = None
     if config.training.imbalance == "class_weights" and train_labels is not None:
         weights = class_weights(train_labels, classes)
+    # What will learn later is averaged from the beginning.
+    freeze(config, network, unfrozen=bool(config.fine_tuning.unfreeze_epoch))
+    average = WeightAverage(network, horizon) if (horizon := config.training.ema_examples) else None
     freeze(config, network, unfrozen=False)
-    return Classifier(network, config.training.label_smoothing, weights)
+    classifier = Classifier(network, config.training.label_smoothing, weights)
+    classifier.weight_average = average
+    if patience := config.training.early_stopping_epochs:
+        classifier.early_stopping = EarlyStopping(config.watched, patience)
+    return classifier
 
 
 def class_weights(labels: np.ndarray, classes: int) -> list[float]:

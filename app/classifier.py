@@ -11,7 +11,9 @@ import keras
 import tensorflow as tf
 
 from app.data.batches import Batch
+from app.early_stopping import EarlyStopping
 from app.state import Kind, state_variables
+from app.weight_average import WeightAverage
 
 
 class Classifier(keras.Model):
@@ -45,6 +47,9 @@ class Classifier(keras.Model):
         self.class_weights = None if class_weights is None else tuple(class_weights)
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        # Of a run that wants them; whoever builds the classifier sets them.
+        self.weight_average: WeightAverage | None = None
+        self.early_stopping: EarlyStopping | None = None
         self._gradient_kinds: list[Callable[[], Any]] | None = None
         self._is_never_empty = False
         self.built = True
@@ -72,6 +77,11 @@ class Classifier(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         """What `fit()` resets at each epoch."""
         return [self.loss_mean, self.accuracy]
+
+    @property
+    def beside(self) -> list[Any]:
+        """What has `variables` that are state of a run, but not of the network."""
+        return [one for one in (self.weight_average, self.early_stopping) if one is not None]
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         """Logits float32 (B, classes)."""
@@ -103,6 +113,8 @@ class Classifier(keras.Model):
             total_weight=batch.total,
             loss=loss,
         )
+        if self.weight_average is not None:
+            self.weight_average.follow(self.optimizer.iterations, self.optimizer.are_equal)
         tf.cond(
             tf.math.is_finite(loss),
             lambda: self._update_metrics(loss, logits, batch.labels, examples),

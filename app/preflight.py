@@ -47,6 +47,7 @@ def check(config: Config, resume: bool, world_size: int) -> None:
     check_parts(config, world_size)
     check_compression(config, world_size)
     check_sync(config)
+    check_early_stopping(config)
     kind = KINDS.get(config.data.dataset.partition(":")[0])
     if kind is not None:
         check_model(config, config.data.dataset, kind)
@@ -153,6 +154,15 @@ def check_sync(config: Config) -> None:
         )
     if wanted.local_epochs:
         _check_local_epochs(config)
+
+
+def check_early_stopping(config: Config) -> None:
+    """Raise UserError if there is nothing that could stop a run early."""
+    if config.training.early_stopping_epochs and config.data.validation == 0:
+        raise UserError(
+            "early_stopping_epochs goes by validation, and validation = 0 leaves nothing to "
+            "validate on: give a share or a split, or leave early_stopping_epochs out"
+        )
 
 
 def _check_local_epochs(config: Config) -> None:

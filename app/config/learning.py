@@ -82,6 +82,16 @@ class Training(Section):
         description="when the loss jumps: only say so, or go back to the last checkpoint and on "
         "from there at half the learning rate",
     )
+    ema_examples: Positive | None = Field(
+        None,
+        description="keep also a moving average of the weights, over about the last so many "
+        "examples: both are validated and tested, and evaluate, predict and export use it",
+    )
+    early_stopping_epochs: Positive | None = Field(
+        None,
+        description="end after so many epochs in which validation has not got better: its loss, "
+        "or what keep_best names",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="seed of the initial weights, data order, dropout, augmentation and hold-out"
     )

@@ -38,6 +38,17 @@ def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: 
     )
 
 
+def evaluate_average(
+    classifier: Classifier, split: Split, world: World, most_mistakes: int = 0
+) -> Scores | None:
+    """As `evaluate`, with the moving average for the weights; None if there is none."""
+    average = classifier.weight_average
+    if average is None:
+        return None
+    with average.in_place():
+        return evaluate(classifier, split, world, most_mistakes)
+
+
 def describe_mistakes(
     scores: Scores, source: Source, class_names: Sequence[str], texts: bool
 ) -> list[dict[str, Any]]:

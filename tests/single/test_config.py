@@ -250,6 +250,11 @@ def test_keys_that_do_not_go_together_are_refused_by_name(keys, told: str) -> No
     assert told in message_of(**keys)
 
 
+@pytest.mark.parametrize(("keep_best", "watched"), [("none", "loss"), ("accuracy", "accuracy")])
+def test_early_stopping_watches_what_keep_best_names(keep_best: str, watched: str) -> None:
+    assert load(None, {"keep_best": keep_best}).watched == watched
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads(path: Path) -> None:
     config = load(path, {})

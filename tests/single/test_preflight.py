@@ -67,6 +67,11 @@ def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
             1,
             "or a rate of its own; use resnet20, resnet18, resnet50, or leave it out",
         ),
+        (
+            {"dataset": "digits", "validation": 0, "early_stopping_epochs": 2},
+            1,
+            "early_stopping_epochs goes by validation, and validation = 0",
+        ),
         ({"sync": "local"}, 2, "give either sync_every_steps (such as 8), or local_epochs"),
         ({"sync_every_steps": 8}, 2, "sync_every_steps = 8: sync = 'every_step' has no rounds"),
         ({"outer_momentum": 0.9}, 2, "outer_momentum is for sync = 'local'"),
