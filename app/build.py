@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -13,7 +12,7 @@ from app.classifier import Classifier
 from app.config import Config
 from app.data.augment.augment import Augment
 from app.data.batches import Feed, Split
-from app.data.heads import MISSING, Head, by_head, strata
+from app.data.heads import strata
 from app.data.order import owners_of
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
@@ -22,13 +21,15 @@ from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Sync, Wire
 from app.distributed.strategies import WITH_ROUNDS
 from app.distributed.world import World
+from app.early_stopping import EarlyStopping
 from app.errors import UserError
+from app.lars import EXCLUDED, Lars
 from app.pretrained.fine_tuning import freeze, with_rates
 from app.schedule import Schedule, scaled_peak
-from app.task import Task
+from app.task import tasks_of
+from app.weight_average import WeightAverage
 
 LOG = logging.getLogger(__name__)
-OTHER_METRICS = ("val", "test", "ema")  # val_loss, test_loss, ema_loss
 
 
 def build_classifier(
@@ -51,6 +52,7 @@ def build_classifier(
     try:
         if plan.tokenizer is None:
             assert plan.image_shape
+            options["stochastic_depth"] = config.model.stochastic_depth
             network = models.build_image_model(name, plan.image_shape, classes, **options)
         else:
             tokenizer = tokenizer_from(plan.tokenizer)
@@ -60,8 +62,15 @@ def build_classifier(
         raise UserError(f"model '{name}': {error}") from None
     if config.distribution.sync_batch_norm and world is not None:
         network = _synchronised(network, world)
+    # What will learn later is averaged from the beginning.
+    freeze(config, network, unfrozen=bool(config.fine_tuning.unfreeze_epoch))
+    average = WeightAverage(network, horizon) if (horizon := config.training.ema_examples) else None
     freeze(config, network, unfrozen=False)
-    return Classifier(network, tasks=tasks_of(config, plan.heads, train_labels))
+    classifier = Classifier(network, tasks=tasks_of(config, plan.heads, train_labels))
+    classifier.weight_average = average
+    if patience := config.training.early_stopping_epochs:
+        classifier.early_stopping = EarlyStopping(config.watched, patience)
+    return classifier
 
 
 def _synchronised(network: keras.Model, world: World) -> keras.Model:
@@ -75,52 +84,6 @@ def _classes_of(plan: DataPlan) -> int | dict[str, int]:
     if len(plan.heads) == 1:
         return len(plan.class_names)
     return {name: len(class_names) for name, class_names in plan.heads}
-
-
-def tasks_of(config: Config, heads: Sequence[Head], train_labels: Any = None) -> list[Task]:
-    """What each head learns. Raises UserError for numbers of weights that do not fit, and for a
-    label whose metrics could be taken for others."""
-    for name, _ in heads if len(heads) > 1 else ():
-        if name in OTHER_METRICS or name.startswith("val_"):
-            raise UserError(
-                f"label '{name}': '{name}_loss' is what another metric is called: rename its column"
-            )
-    training, number = config.training, len(heads)
-    loss_weights = _of_each(training.task_weights or [1.0], number, "task_weights", heads)
-    wanted = training.label_smoothing
-    given = wanted if isinstance(wanted, list) else [wanted]
-    smoothing = _of_each(given, number, "label_smoothing", heads)
-    of_classes: list[Any] = [None] * number
-    if training.imbalance == "class_weights" and train_labels is not None:
-        of_classes = [
-            tuple(class_weights(labels[labels != MISSING], len(head.class_names)))
-            for labels, head in zip(by_head(train_labels).T, heads, strict=True)
-        ]
-    parts = zip(heads, loss_weights, smoothing, of_classes, strict=True)
-    return [Task(head.name, weight, amount, of) for head, weight, amount, of in parts]
-
-
-def _of_each(given: Sequence[float], number: int, key: str, heads: Sequence[Head]) -> list[float]:
-    """One number for each head, of as many, or of one for all."""
-    if len(given) == 1:
-        return [given[0]] * number
-    if len(given) != number:
-        names = ", ".join(head.name for head in heads)
-        raise UserError(
-            f"{key} has {len(given)} numbers, and there are {number} labels ({names}): give one "
-            "for each, or one for all"
-        )
-    return list(given)
-
-
-def class_weights(labels: np.ndarray, classes: int) -> list[float]:
-    """examples / (classes present * examples of the class), for each class; 0 if it has none.
-
-    Every class then counts the same in the loss, and the mean weight over the examples is 1.
-    """
-    counts = np.bincount(labels, minlength=classes)
-    present = np.count_nonzero(counts)
-    return [len(labels) / (present * count) if count else 0.0 for count in counts.tolist()]
 
 
 def build_schedule(config: Config, world_size: int) -> Schedule:
@@ -162,12 +125,14 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
         inner = with_rates(keras.optimizers.SGD, config)(
             schedule, momentum=own, nesterov=nesterov, **common
         )
-    elif wanted.optimizer == "adam":
+    elif wanted.optimizer == "lars":
+        inner = with_rates(Lars, config)(schedule, momentum=wanted.momentum, **common)
+    elif wanted.optimizer in ("adam", "adamw"):  # the decay of Keras' Adam is decoupled
         inner = with_rates(keras.optimizers.Adam, config)(schedule, **common)
     else:
         inner = with_rates(keras.optimizers.Lamb, config)(schedule, **common)
     if wanted.weight_decay:
-        inner.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        inner.exclude_from_weight_decay(var_names=list(EXCLUDED))
     return DistributedOptimizer(
         inner,
         compression=wire.compression,

@@ -11,8 +11,10 @@ import keras
 import tensorflow as tf
 
 from app.data.batches import Batch
+from app.early_stopping import EarlyStopping
 from app.state import Kind, state_variables
 from app.task import Task, columns, targets_of
+from app.weight_average import WeightAverage
 
 
 class Classifier(keras.Model):
@@ -58,6 +60,9 @@ class Classifier(keras.Model):
         self.accuracies = [
             keras.metrics.SparseCategoricalAccuracy(name=f"{one}accuracy") for one in prefixes
         ]
+        # Of a run that wants them; whoever builds the classifier sets them.
+        self.weight_average: WeightAverage | None = None
+        self.early_stopping: EarlyStopping | None = None
         self._gradient_kinds: list[Callable[[], Any]] | None = None
         self._is_never_empty = False
         self.built = True
@@ -96,6 +101,11 @@ class Classifier(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         """What `fit()` resets at each epoch."""
         return [*self.loss_means, *self.accuracies]
+
+    @property
+    def beside(self) -> list[Any]:
+        """What has `variables` that are state of a run, but not of the network."""
+        return [one for one in (self.weight_average, self.early_stopping) if one is not None]
 
     def get_metrics_result(self) -> dict[str, Any]:
         """The results of the metrics; with several heads also those of all together."""
@@ -151,6 +161,8 @@ class Classifier(keras.Model):
             gradients, self.trainable_variables, weight=weight, total_weight=total, loss=loss
         )
         self._end_passes()
+        if self.weight_average is not None:
+            self.weight_average.follow(self.optimizer.iterations, self.optimizer.are_equal)
         tf.cond(
             tf.math.is_finite(loss),
             lambda: self._update_metrics(losses, logits, batch.labels, loss),

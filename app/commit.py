@@ -13,7 +13,7 @@ from app.data.batches import Split
 from app.distributed.guard import agree, compare
 from app.distributed.world import World
 from app.elastic.member import Member
-from app.evaluation.evaluate import evaluate
+from app.evaluation.evaluate import evaluate, evaluate_average
 from app.evaluation.results import Results
 from app.monitor.goodput import Goodput
 from app.monitor.progress import Progress, Show
@@ -129,14 +129,16 @@ class Commits:
 
     def _end_epoch(self, ended: Progress) -> dict[str, float]:
         """Validate, and tell callbacks and shows that an epoch has ended; returns its logs."""
-        validation = None
+        validation = averaged = None
         if self._validation is not None:
-            validation = self._validate(self._validation)
+            validation, averaged = self._validate(self._validation)
         logs = dict(ended.metrics)
         if validation:
             logs |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
             for name, scores in validation.several.items():
                 logs |= {f"val_{name}_loss": scores.loss, f"val_{name}_accuracy": scores.accuracy}
+        if averaged:
+            logs |= {"val_ema_loss": averaged.loss, "val_ema_accuracy": averaged.accuracy}
         if self._told_epochs >= self._state.epoch:
             return logs  # another rank was lost just after
         self._told_epochs = self._state.epoch
@@ -144,20 +146,41 @@ class Commits:
             self._callbacks.on_epoch_end(self._state.epoch - 1, logs)
         with PULSE.during("reports"):
             for show in self._shows:
+                if averaged:
+                    show.averaged("validation", ended.place, averaged)
                 show.epoch_ended(ended, validation)
             if self._config.run.histograms:
                 self._reports.show_distributions()
         return logs
 
-    def _validate(self, split: Split) -> Results:
-        """Score the model; who is asked to stop here does so at once: the state is kept."""
+    def _validate(self, split: Split) -> tuple[Results, Results | None]:
+        """Score the model, and with the average of its weights if there is one, which then decides
+        what is best; who is asked to stop here does so at once: the state is kept."""
         began = time.monotonic()
         with PULSE.during("validation"), self._stop.deferred(False):
             results = evaluate(self._classifier, split, self._world)
+            averaged = evaluate_average(self._classifier, split, self._world)
         self._validation_s = time.monotonic() - began
+        best = averaged or results
         if self.keeper is not None:
-            self.keeper.scored(self._state.step, results.loss, results.accuracy)
-        return results
+            self.keeper.scored(self._state.step, best.loss, best.accuracy)
+        if (stopping := self._classifier.early_stopping) is not None:
+            score = best.loss if stopping.watches == "loss" else best.accuracy
+            stopping.see(self._state.epoch, self._world.broadcast(score))
+        return results, averaged
+
+    def ends_early(self) -> bool:
+        """Whether training ends here, at the beginning of an epoch, since validation gets no
+        better; a collective. A run that goes on from a commit point has not seen the validation
+        that came after it, and makes it again."""
+        stopping, state = self._classifier.early_stopping, self._state
+        if stopping is None:
+            return False
+        is_unseen = stopping.epoch < state.epoch and not state.examples_seen
+        if is_unseen and self._validation is not None:
+            self._validate(self._validation)
+        self.ends = stopping.is_over
+        return self.ends
 
     def _agree_to_stop(self) -> None:
         own = (self._stop.wanted, bool(self._classifier.stop_training), self._member.newcomers)
@@ -166,7 +189,9 @@ class Commits:
         self.was_asked, self.leavers = bool(asked), []
         if 0 < len(asked) < self._world.size:
             self.was_asked, self.leavers = self._member.who_leaves(asked)
-        self.ends = self.was_asked or any(wants for _, wants, _ in rows)
+        stopping = self._classifier.early_stopping
+        is_over = stopping is not None and stopping.is_over
+        self.ends = self.was_asked or is_over or any(wants for _, wants, _ in rows)
         self.has_newcomers = rows[0][2] > 0
 
     def _show_agreement(self, repaired: Sequence[str]) -> None:

@@ -132,6 +132,7 @@ class Loop:
         self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
         # Epochs that are rounds of federated averaging have commit points at their ends only.
         self._commit_every = steps if self._epochs.are_rounds else self.config.commit_steps
+        self._move_average(self.place.examples)
         self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
 
     @property
@@ -226,6 +227,8 @@ class Loop:
 
     def _epoch(self) -> dict[str, float]:
         """Train the rest of an epoch; returns the logs at its end, or where it was stopped."""
+        if self.commits.ends_early():
+            return {}
         self._unfreeze()
         state = self.state
         self._begins_anew = False
@@ -429,6 +432,12 @@ class Loop:
         done = self.state.epoch + seen / examples
         self.schedule.move_to(done, self.state.epoch + after / examples)
         self.state.optimizer.move_to(done)
+        self._move_average(self.state.epoch * examples + after)
+
+    def _move_average(self, examples: int) -> None:
+        """Tell the average of the weights, if there is one, where the next step takes training."""
+        if self.classifier.weight_average is not None:
+            self.classifier.weight_average.move_to(examples)
 
     def _batches(self) -> Iterator[tuple[Any, bool]]:
         """(this rank's batch, whether the optimizer updates after it) of the rest of the epoch."""

@@ -48,6 +48,7 @@ def check(config: Config, resume: bool, world_size: int) -> None:
     check_parts(config, world_size)
     check_compression(config, world_size)
     check_sync(config)
+    check_early_stopping(config)
     kind = KINDS.get(config.data.dataset.partition(":")[0])
     if kind is not None:
         check_model(config, config.data.dataset, kind)
@@ -113,6 +114,13 @@ def check_compression(config: Config, world_size: int) -> None:
             f"{MOST_RANKS_OF_INT8}. Use sync = 'hierarchical', which counts hosts, or another "
             "compression"
         )
+    sends_gradients = wanted.sync not in WITH_ROUNDS
+    if wanted.compression == "topk" and config.optimizer.optimizer == "lars" and sends_gradients:
+        raise UserError(
+            "compression = 'topk' does not go with optimizer = 'lars': a rate that follows from "
+            "the norm of a layer's gradient cannot be had from a hundredth of it. Use another "
+            "compression, or optimizer = 'sgd'"
+        )
     if wanted.compression in WITH_RESIDUALS and counts_hosts:
         raise UserError(
             f"compression = '{wanted.compression}' does not go with sync = 'hierarchical': it "
@@ -170,6 +178,15 @@ def _check_sync_batch_norm(wanted: Distribution) -> None:
         )
 
 
+def check_early_stopping(config: Config) -> None:
+    """Raise UserError if there is nothing that could stop a run early."""
+    if config.training.early_stopping_epochs and config.data.validation == 0:
+        raise UserError(
+            "early_stopping_epochs goes by validation, and validation = 0 leaves nothing to "
+            "validate on: give a share or a split, or leave early_stopping_epochs out"
+        )
+
+
 def _check_local_epochs(config: Config) -> None:
     """Each rank takes batches of its own from its own shard, and commits with the others when all
     have done so."""
@@ -208,11 +225,13 @@ def check_model(config: Config, name: str, kind: str) -> None:
             f"model '{model}' does not read {kind}s, and {name} holds {kind}s: "
             f"{suggest(model, names_of(kind))}"
         )
-    if pixels and kind == "image":
-        try:
+    try:
+        if pixels and kind == "image":
             MODELS[model].check_image(pixels, pixels)
-        except ValueError as error:
-            raise UserError(f"model '{model}': {error}") from None
+        if config.model.stochastic_depth is not None:
+            MODELS[model].check_depth()
+    except ValueError as error:
+        raise UserError(f"model '{model}': {error}") from None
 
 
 def check_sizes(config: Config, dataset: Dataset, world_size: int) -> None:

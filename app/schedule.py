@@ -16,6 +16,8 @@ from app.config import Optimizer
 
 # Adam's first steps with empty moments would be several times too long at the full rate.
 RESTART_EPOCHS = 0.1
+# Of "one_cycle": shares of the run, and of the peak there, with straight lines between them.
+ONE_CYCLE = (0.0, 0.45, 0.9, 1.0), (0.04, 1.0, 0.04, 0.0)
 
 
 def scaled_peak(wanted: Optimizer, global_batch: int) -> float:
@@ -37,7 +39,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         peak: the highest learning rate.
         shape: "constant", "cosine" (to 0 after `epochs`, arXiv:1608.03983), "linear" (to 0 too),
-            or "step".
+            "step", or "one_cycle" (Smith 2018, arXiv:1803.09820: up and down in straight lines of
+            the same length, then to 0; the momentum stays as it is).
         warmup_epochs, epochs: passes over the training data; may be fractions.
         boundaries: for "step": the epochs at which the rate is multiplied by `factor`.
         restart: an epoch at which the optimizer begins anew, and rises for `RESTART_EPOCHS` from 0
@@ -78,6 +81,8 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
             shape = 0.5 * (1.0 + math.cos(math.pi * share))
         elif self.shape == "linear":
             shape = 1.0 - share
+        elif self.shape == "one_cycle":
+            shape = float(np.interp(share, *ONE_CYCLE))
         elif self.shape == "step":
             shape = self.factor ** sum(done >= boundary for boundary in self.boundaries)
         return self.peak * warmup * shape

@@ -66,7 +66,7 @@ def state_variables(model: keras.Model, optimizer: Any = None) -> list[StateVari
             getattr(variable, "lockstep_kind", of_keras.get(id(variable), Kind.REPLICATED)),
             getattr(variable, "lockstep_optional", False),
         )
-        for variable in [*model.variables, *_optimizer_variables(optimizer)]
+        for variable in [*model.variables, *_beside(model), *_optimizer_variables(optimizer)]
     ]
     paths = [entry.path for entry in found if entry.kind is not Kind.DERIVED]
     if len(paths) != len(set(paths)):
@@ -84,6 +84,11 @@ def _kinds_of_keras(model: keras.Model) -> dict[int, Kind]:
             kinds |= {id(v): Kind.AVERAGED for v in (layer.moving_mean, layer.moving_variance)}
     generators = (v for v in model.variables if v.path.endswith("seed_generator_state"))
     return kinds | {id(variable): Kind.DERIVED for variable in generators}
+
+
+def _beside(model: keras.Model) -> list[keras.Variable]:
+    """Those that belong to a run, but neither to its network nor to its optimizer."""
+    return [variable for part in getattr(model, "beside", ()) for variable in part.variables]
 
 
 def _optimizer_variables(optimizer: Any) -> Sequence[keras.Variable]:

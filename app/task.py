@@ -1,11 +1,17 @@
 """Task: what one head of a classifier learns, and what its mistakes cost."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from app.data.heads import ONLY
+from app.config import Config
+from app.data.heads import MISSING, ONLY, Head, by_head
+from app.errors import UserError
+
+OTHER_METRICS = ("val", "test", "ema")  # val_loss, test_loss, ema_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,3 +58,49 @@ def targets_of(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 def columns(labels: Any) -> list[tf.Tensor]:
     """The labels of each head, int (B,), of labels (B,) or (B, heads)."""
     return [labels] if len(labels.shape) == 1 else tf.unstack(labels, axis=1)
+
+
+def tasks_of(config: Config, heads: Sequence[Head], train_labels: Any = None) -> list[Task]:
+    """What each head learns. Raises UserError for numbers of weights that do not fit, and for a
+    label whose metrics could be taken for others."""
+    for name, _ in heads if len(heads) > 1 else ():
+        if name in OTHER_METRICS or name.startswith("val_"):
+            raise UserError(
+                f"label '{name}': '{name}_loss' is what another metric is called: rename its column"
+            )
+    training, number = config.training, len(heads)
+    loss_weights = _of_each(training.task_weights or [1.0], number, "task_weights", heads)
+    wanted = training.label_smoothing
+    given = wanted if isinstance(wanted, list) else [wanted]
+    smoothing = _of_each(given, number, "label_smoothing", heads)
+    of_classes: list[Any] = [None] * number
+    if training.imbalance == "class_weights" and train_labels is not None:
+        of_classes = [
+            tuple(class_weights(labels[labels != MISSING], len(head.class_names)))
+            for labels, head in zip(by_head(train_labels).T, heads, strict=True)
+        ]
+    parts = zip(heads, loss_weights, smoothing, of_classes, strict=True)
+    return [Task(head.name, weight, amount, of) for head, weight, amount, of in parts]
+
+
+def _of_each(given: Sequence[float], number: int, key: str, heads: Sequence[Head]) -> list[float]:
+    """One number for each head, of as many, or of one for all."""
+    if len(given) == 1:
+        return [given[0]] * number
+    if len(given) != number:
+        names = ", ".join(head.name for head in heads)
+        raise UserError(
+            f"{key} has {len(given)} numbers, and there are {number} labels ({names}): give one "
+            "for each, or one for all"
+        )
+    return list(given)
+
+
+def class_weights(labels: np.ndarray, classes: int) -> list[float]:
+    """examples / (classes present * examples of the class), for each class; 0 if it has none.
+
+    Every class then counts the same in the loss, and the mean weight over the examples is 1.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    present = np.count_nonzero(counts)
+    return [len(labels) / (present * count) if count else 0.0 for count in counts.tolist()]

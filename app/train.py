@@ -24,7 +24,7 @@ from app.distributed.options import Knobs
 from app.distributed.world import World
 from app.elastic.door import DOOR
 from app.errors import UserError
-from app.evaluation.evaluate import describe_mistakes, evaluate
+from app.evaluation.evaluate import describe_mistakes, evaluate, evaluate_average
 from app.evaluation.scores import Scores
 from app.lead import Lead
 from app.load import LoadedData, load_data
@@ -219,6 +219,12 @@ def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
     scores = results.first
     board.evaluated("test", loop.place, results)
     world.from_chief(lambda: _show_report(data, scores, board, state.step))
+    also: dict[str, Any] = {}
+    if averaged := evaluate_average(loop.classifier, data.splits["test"], world):
+        board.averaged("test", loop.place, averaged)
+        also |= {"test_ema_accuracy": averaged.accuracy, "test_ema_loss": averaged.loss}
+    if stopping := loop.classifier.early_stopping:
+        also["early_stopping"] = stopping.to_json()
     PULSE.enter("end")
     return {
         "test_accuracy": scores.accuracy,
@@ -236,6 +242,7 @@ def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
         "step": state.step,
         "epoch": state.epoch,
         "examples_trained_on": loop.place.examples,
+        **also,
     }
 
 

@@ -26,6 +26,7 @@ def build_image_model(
     *,
     width: int | None = None,
     dropout: float | None = None,
+    stochastic_depth: float | None = None,
     pretrained: Mapping[str, Any] | None = None,
 ) -> "keras.Model":
     """Build the image classifier called `name`: float32 pixels (B, H, W, C) -> logits (B, classes).
@@ -37,6 +38,8 @@ def build_image_model(
             the network returns a list of logits.
         width: filters of the first stage; None for the builder's own default.
         dropout: rate before the last layer, 0 <= dropout < 1; None for the builder's own default.
+        stochastic_depth: probability of leaving out the last block of a residual network, from 0
+            to below 1; None where there is none.
         pretrained: what a builder must know of weights that will be loaded into it, such as the
             mean and standard deviation of pixels; None if there are none.
 
@@ -45,7 +48,15 @@ def build_image_model(
     """
     model = _find(name, kind="image")
     model.check_image(*image_shape[:2])
-    return _build(model, image_shape, classes, **_chosen(width, dropout, pretrained))
+    options = _chosen(width, dropout, pretrained)
+    if stochastic_depth is not None:
+        model.check_depth()
+        if not 0 <= stochastic_depth < 1:
+            raise ValueError(
+                f"stochastic_depth must be at least 0 and below 1, received {stochastic_depth}"
+            )
+        options["stochastic_depth"] = stochastic_depth
+    return _build(model, image_shape, classes, **options)
 
 
 def build_text_model(

@@ -18,7 +18,7 @@ class Whiten(keras.layers.Layer):
     Its kernel does not learn; `adapt_to_images` sets it. Its bias learns.
     """
 
-    def build(self, shape: tuple[int | None, ...]) -> None:
+    def build(self, shape: Any) -> None:
         size = PATCH_PIXELS**2 * shape[-1]
         self.kernel = self.add_weight(
             shape=(PATCH_PIXELS, PATCH_PIXELS, shape[-1], 2 * size),

@@ -2,6 +2,11 @@
 that their weights fit.
 
 None has an L2 regulariser: the optimizer decays the weights.
+
+`stochastic_depth` is the probability that the last block is left out for an image in training
+(Huang et al. 2016, arXiv:1603.09382); of block l of L it is l / L of that. Images are drawn one by
+one, as in torchvision and timm, where the paper draws for a batch. What stays is divided by the
+probability that it does, so that nothing changes after training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,13 +17,19 @@ from keras import layers
 
 from models.heads import Classes
 from models.images import BATCH_NORM_MOMENTUM, check_color, classifier
+from models.layers import Dropout
 
 # From this size up, resnet18 begins as it does for ImageNet, with a stem that divides by four.
 IMAGENET_STEM_PIXELS = 96
 
 
 def build_resnet20(
-    image_shape: tuple[int, int, int], classes: Classes, *, width: int = 16, dropout: float = 0.0
+    image_shape: tuple[int, int, int],
+    classes: Classes,
+    *,
+    width: int = 16,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
 ) -> keras.Model:
     """ResNet-20 for CIFAR (arXiv 1512.03385, section 4.2): 3 stages of 3 basic blocks.
 
@@ -29,7 +40,7 @@ def build_resnet20(
     """
     image, x = _scaled_pixels(image_shape)
     x = _small_stem(x, width)
-    x = _stages(x, width, (3, 3, 3), _basic_block)  # (B, H/4, W/4, 4 * width)
+    x = _stages(x, width, (3, 3, 3), _basic_block, stochastic_depth)  # (B, H/4, W/4, 4 * width)
     return classifier(image, x, classes, dropout, name="resnet20")
 
 
@@ -39,6 +50,7 @@ def build_resnet18(
     *,
     width: int = 64,
     dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
     pretrained: Mapping[str, Any] | None = None,
 ) -> keras.Model:
     """ResNet-18 (arXiv 1512.03385, table 1): 4 stages of 2 basic blocks.
@@ -57,7 +69,8 @@ def build_resnet18(
     image, x = _scaled_pixels(image_shape, pretrained)
     large = pretrained is not None or min(image_shape[:2]) >= IMAGENET_STEM_PIXELS
     x = _imagenet_stem(x, width) if large else _small_stem(x, width)
-    x = _stages(x, width, (2, 2, 2, 2), _basic_block)  # 1/8 (small) or 1/32 of H and W
+    # 1/8 (small) or 1/32 of H and W
+    x = _stages(x, width, (2, 2, 2, 2), _basic_block, stochastic_depth)
     return classifier(image, x, classes, dropout, name="resnet18")
 
 
@@ -67,6 +80,7 @@ def build_resnet50(
     *,
     width: int = 64,
     dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
     pretrained: Mapping[str, Any] | None = None,
 ) -> keras.Model:
     """ResNet-50 (arXiv 1512.03385, table 1): 3, 4, 6 and 3 bottleneck blocks.
@@ -81,7 +95,8 @@ def build_resnet50(
     """
     image, x = _scaled_pixels(image_shape, pretrained)
     x = _imagenet_stem(x, width)
-    x = _stages(x, width, (3, 4, 6, 3), _bottleneck_block)  # (B, H/32, W/32, 32 * width)
+    # (B, H/32, W/32, 32 * width)
+    x = _stages(x, width, (3, 4, 6, 3), _bottleneck_block, stochastic_depth)
     return classifier(image, x, classes, dropout, name="resnet50")
 
 
@@ -114,35 +129,43 @@ def _imagenet_stem(x: Any, width: int) -> Any:
     return layers.MaxPooling2D(3, strides=2, name="stem_pool")(x)
 
 
-def _stages(x: Any, width: int, blocks_per_stage: Sequence[int], block_of: Any) -> Any:
+def _stages(
+    x: Any, width: int, blocks_per_stage: Sequence[int], block_of: Any, stochastic_depth: float
+) -> Any:
     """Stack the stages: each after the first halves height and width and doubles the filters."""
+    number = 0
     for stage, blocks in enumerate(blocks_per_stage):
         for block in range(blocks):
+            number += 1
             stride = 2 if stage > 0 and block == 0 else 1
-            x = block_of(x, width * 2**stage, stride, f"layer{stage + 1}_block{block}_")
+            drop = stochastic_depth * number / sum(blocks_per_stage)
+            x = block_of(x, width * 2**stage, stride, f"layer{stage + 1}_block{block}_", drop)
     return x
 
 
-def _basic_block(x: Any, filters: int, stride: int, name: str) -> Any:
+def _basic_block(x: Any, filters: int, stride: int, name: str, drop: float) -> Any:
     """Two 3x3 convolutions around a shortcut: (B, H, W, C) -> (B, H/stride, W/stride, filters)."""
     inputs = x
     x = _conv_norm(x, filters, name, 1, stride=stride, relu=True)
     x = _conv_norm(x, filters, name, 2)
-    return _join(inputs, x, stride, name)
+    return _join(inputs, x, stride, name, drop)
 
 
-def _bottleneck_block(x: Any, filters: int, stride: int, name: str) -> Any:
+def _bottleneck_block(x: Any, filters: int, stride: int, name: str, drop: float) -> Any:
     """1x1, 3x3 and 1x1 convolutions around a shortcut: (B, H, W, C) -> (B, H/stride, W/stride,
     4 * filters)."""
     inputs = x
     x = _conv_norm(x, filters, name, 1, kernel=1, relu=True)
     x = _conv_norm(x, filters, name, 2, stride=stride, relu=True)
     x = _conv_norm(x, 4 * filters, name, 3, kernel=1)
-    return _join(inputs, x, stride, name)
+    return _join(inputs, x, stride, name, drop)
 
 
-def _join(inputs: Any, x: Any, stride: int, name: str) -> Any:
-    """Add a block's inputs, through a 1x1 convolution if the shape has changed, and ReLU."""
+def _join(inputs: Any, x: Any, stride: int, name: str, drop: float) -> Any:
+    """Add a block's inputs, through a 1x1 convolution if the shape has changed, and ReLU. `drop`:
+    the probability that the inputs stay alone."""
+    if drop:
+        x = Dropout(drop, (None, 1, 1, 1), name=f"{name}depth")(x)
     if stride != 1 or inputs.shape[-1] != x.shape[-1]:
         inputs = _conv_norm(inputs, x.shape[-1], f"{name}shortcut_", kernel=1, stride=stride)
     x = layers.Add(name=f"{name}add")([x, inputs])

@@ -17,7 +17,7 @@ class Model(NamedTuple):
     `pretrained`: the format of weights that it may begin with, a name of
     `app.pretrained.find.FORMATS`; "" if there is none. `stages`: a pattern for how the names of its
     layers begin; layers for which it matches the same text are a stage of the encoder, and what it
-    does not match is the head.
+    does not match is the head. `residual`: whether it is made of blocks that may be left out.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Model(NamedTuple):
     smallest_image_pixels: int = 0
     pretrained: str = ""
     stages: str = ""
+    residual: bool = False
 
     @property
     def needs_pretrained(self) -> bool:
@@ -48,12 +49,27 @@ class Model(NamedTuple):
                 f"{height} x {width}; resize the images or choose a smaller model"
             )
 
+    def check_depth(self) -> None:
+        """Raise ValueError if this network has no stochastic depth."""
+        if not self.residual:
+            raise ValueError(
+                "stochastic_depth leaves out blocks of a residual network, and this one has none, "
+                f"or a rate of its own; use {', '.join(residual_names())}, or leave it out"
+            )
+
 
 MODELS = {
     model.name: model
     for model in (
         Model("cnn", "image", "models.cnn", "build_cnn", smallest_image_pixels=4),
-        Model("resnet20", "image", "models.resnet", "build_resnet20", smallest_image_pixels=4),
+        Model(
+            "resnet20",
+            "image",
+            "models.resnet",
+            "build_resnet20",
+            smallest_image_pixels=4,
+            residual=True,
+        ),
         Model(
             "resnet18",
             "image",
@@ -62,6 +78,7 @@ MODELS = {
             smallest_image_pixels=8,
             pretrained="timm",
             stages=r"stem|layer\d",
+            residual=True,
         ),
         Model(
             "resnet50",
@@ -71,6 +88,7 @@ MODELS = {
             smallest_image_pixels=32,
             pretrained="timm",
             stages=r"stem|layer\d",
+            residual=True,
         ),
         Model(
             "efficientnetv2",
@@ -95,6 +113,11 @@ MODELS = {
         ),
     )
 }
+
+
+def residual_names() -> list[str]:
+    """The models that take `stochastic_depth`."""
+    return [name for name, model in MODELS.items() if model.residual]
 
 
 def names_of(kind: str) -> list[str]:

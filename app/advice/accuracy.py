@@ -52,7 +52,7 @@ def steps_from_exact(compression: str, sync: str) -> int:
 
 
 def cost_of(compression: str, sync: str, optimizer: str) -> Cost:
-    """What is known of a combination under an optimizer, "sgd" or another.
+    """What is known of a combination under an optimizer, "sgd" or another; AdamW counts as Adam.
 
     A combination of two that both change what is learned is taken for the sum of them, which
     nobody has measured.
@@ -60,6 +60,7 @@ def cost_of(compression: str, sync: str, optimizer: str) -> Cost:
     inexact = [name for name in (compression, sync) if not is_exact(name)]
     if not inexact:
         return Cost(0.0, "none: the update of one worker")
+    optimizer = "adam" if optimizer == "adamw" else optimizer
     base, lost, texts = BASE.get(optimizer, 0.0), 0.0, []
     unknown = False
     for name in inexact:

@@ -72,7 +72,8 @@ def load_weights(source: Path, model: keras.Model, plan: DataPlan) -> InitReport
     fitting = _Fitting(model, plan, found)
     values: dict[str, np.ndarray] = {}
     left: list[str] = []
-    entries = [entry for entry in state_variables(model) if entry.kind in SAVED]
+    # What is optional tells how that run went; this one begins.
+    entries = [e for e in state_variables(model) if e.kind in SAVED and not e.optional]
     for entry in entries:
         value = fitting.value_of(entry, arrays)
         if isinstance(value, str):

@@ -34,11 +34,13 @@ SPLITS = {"train": ":", "validation": "-"}  # folders of event files, and how th
 # Ratios of these to the first run are shown.
 METRICS: dict[str, tuple[str, Callable[[float], str]]] = {
     "test accuracy": ("test_accuracy", "{:.2%}".format),
+    "test accuracy with ema": ("test_ema_accuracy", "{:.2%}".format),
     "test loss": ("test_loss", "{:.4f}".format),
     "examples/s": ("examples_per_second", "{:,.0f}".format),
     "examples/s per rank": ("examples_per_second_and_rank", "{:,.0f}".format),
     "seconds": ("seconds", "{:,.1f}".format),
 }
+NOT_OF_ALL = ("test_ema_accuracy",)  # without a run that has it there is no row
 # Of these not.
 COUNTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "ranks": ("world_size", "{:,.0f}".format),
@@ -149,7 +151,9 @@ def read_run(directory: Path, name: str) -> ComparedRun:
     if "examples_per_second" in metrics and metrics.get("world_size"):
         share = metrics["examples_per_second"] / metrics["world_size"]
         metrics["examples_per_second_and_rank"] = share
-    whole = metrics and metrics.get("epoch", 0) >= wanted
+    stopping = results.get("early_stopping")
+    ended_early = isinstance(stopping, dict) and stopping.get("ended_the_run")
+    whole = metrics and (ended_early or metrics.get("epoch", 0) >= wanted)
     status = "finished" if whole else f"unfinished, {done} of {wanted} epochs"
     per_epoch = newest["step"] / done if done and newest.get("step") else None
     return ComparedRun(name, directory, config, metrics, status, per_epoch)
@@ -179,6 +183,8 @@ def table(runs: Sequence[ComparedRun]) -> list[list[str]]:
     """Rows of a name and one cell per run: a heading, status, metrics, config keys that differ."""
     rows = [["", *(run.name for run in runs)], ["status", *(run.status for run in runs)]]
     for name, (key, shown) in (METRICS | COUNTS).items():
+        if key in NOT_OF_ALL and not any(key in run.metrics for run in runs):
+            continue
         cells = [shown(run.metrics[key]) if key in run.metrics else NOTHING for run in runs]
         if name in METRICS:
             parts = [ratio(run, runs[0], key) for run in runs[1:]]

@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.usage = (
         "python -m app evaluate RUN [--split NAME] [--data SOURCE] [--checkpoint NAME] "
-        "[--output DIR] [--json] [--KEY VALUE]"
+        "[--weights ema|last] [--output DIR] [--json] [--KEY VALUE]"
     )
     add_run(parser)
     parser.add_argument(
@@ -48,5 +48,6 @@ def run(options: argparse.Namespace) -> None:
                 options.output,
                 connect_configured(),
                 options.checkpoint,
+                options.weights,
             )
         )

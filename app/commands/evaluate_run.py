@@ -60,6 +60,7 @@ def evaluate_run(
     output: Path | None,
     world: World,
     checkpoint: str = "newest",
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Score a run; every rank calls it. Returns what `evaluation.json` holds, on every rank.
 
@@ -69,16 +70,17 @@ def evaluate_run(
         split: "train", "validation" or "test"; None for test, or all of a source without splits.
         output: where to write; None for RUN/evaluations/SPLIT or RUN/evaluations/SOURCE.
         checkpoint: "newest", "best", or the name of one.
+        weights: "ema", "last", or None for the moving average if the run keeps one.
 
     Raises UserError if the run's own data are not those that it was trained on, or if another
     source has examples of a class that the run does not know.
     """
     with world.together():
-        run = open_run(run_dir, checkpoint) if world.is_chief else None
+        run = open_run(run_dir, checkpoint, weights) if world.is_chief else None
     # The others open the same one, also where the run goes on and writes newer ones.
     name = world.broadcast(run.checkpoint.name if run else "")
     with world.together():
-        run = run or open_run(run_dir, name)
+        run = run or open_run(run_dir, name, weights)
         data = _data_config(run, overrides)
     world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {run.weights}"})
     world.verify_same({"data and split": repr((data, split))})
@@ -92,11 +94,12 @@ def evaluate_run(
     scores = evaluate(run.classifier, examples, world, MOST_MISTAKES).first
     directory = output or RunFiles(run_dir).evaluations / choice.name
     about = {
-        "command": _command(run_dir, overrides, split, output, checkpoint),
+        "command": _command(run_dir, overrides, split, output, checkpoint, weights),
         "run": str(run_dir),
         "checkpoint": run.checkpoint.name,
         "epoch": run.position["epoch"],
         "step": run.position["step"],
+        **({"weights": run.uses} if run.uses else {}),
         "data": choice.dataset.name,
         "split": choice.split,
         "fingerprint": choice.fingerprint,
@@ -261,10 +264,11 @@ def _command(
     split: str | None,
     output: Path | None,
     checkpoint: str,
+    weights: str | None,
 ) -> str:
     """The command line that gives this evaluation again."""
     named = None if checkpoint == "newest" else checkpoint
-    given = {"split": split, "checkpoint": named, "output": output, **overrides}
+    given = {"split": split, "checkpoint": named, "weights": weights, "output": output, **overrides}
     flags = [
         text
         for key, value in given.items()

@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     formats, precisions = "|".join(NAMES), "|".join(QUANTIZE)
     parser.usage = (
         f"python -m app export RUN --format {formats} [--quantize {precisions}] "
-        "[--checkpoint NAME] [--output PATH]"
+        "[--checkpoint NAME] [--weights ema|last] [--output PATH]"
     )
     add_run(parser)
     parser.add_argument("--format", required=True, metavar=formats, help="what to write")
@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
     refuse_launcher("export")
     from app.commands.export_model import export
 
-    export(options.run, options.format, options.output, options.quantize, options.checkpoint)
+    chosen = options.checkpoint, options.weights
+    export(options.run, options.format, options.output, options.quantize, *chosen)
 
 
 def _check_choice(format: str, quantize: str | None) -> None:

@@ -49,6 +49,7 @@ def export(
     output: Path | None,
     quantize: str | None,
     checkpoint: str = "newest",
+    weights: str | None = None,
 ) -> Path:
     """Write the run in `run_dir` as `format`, with a model card beside it; returns its path.
 
@@ -58,12 +59,13 @@ def export(
         output: the new file or directory; None for RUN/export/NAME.
         quantize: for tflite, "float16" or "int8" (dynamic range) weights; None for float32.
         checkpoint: "newest", "best", or the name of one.
+        weights: "ema", "last", or None for the moving average if the run keeps one.
 
     Raises:
         UserError: the run or the output cannot be used, this kind of model cannot be exported in
             this format, or the export's predictions differ from the run's. Nothing is left then.
     """
-    run = open_run(run_dir, checkpoint)
+    run = open_run(run_dir, checkpoint, weights)
     if (format, run.kind) not in SIGNATURES:
         raise UserError(
             f"--format {format}: {run_dir} holds a model of texts, and {REFUSED[format]}: use "

@@ -247,6 +247,14 @@ def _begins(run: SavedRun) -> str:
     )
 
 
+def _weights(run: SavedRun) -> str:
+    """Which weights these are, if the run has two."""
+    if not run.uses:
+        return ""
+    of = f"moving average over about {run.config.training.ema_examples:,} examples"
+    return f"- weights: {of if run.uses == 'ema' else 'of the last step, not their average'}\n"
+
+
 def _training(run: SavedRun, versions: dict[str, str]) -> str:
     metrics, now = _metrics(run), datetime.datetime.now(datetime.UTC)
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -254,7 +262,8 @@ def _training(run: SavedRun, versions: dict[str, str]) -> str:
     return (
         f"- run: {plain(run.directory.name)}, checkpoint {run.checkpoint.name}, "
         f"step {run.position['step']:,}\n"
-        f"{_begins(run)}- world: {metrics.get('world_size', 'unknown')} rank(s){seconds}\n"
+        f"{_begins(run)}{_weights(run)}"
+        f"- world: {metrics.get('world_size', 'unknown')} rank(s){seconds}\n"
         f"- exported: {now:%Y-%m-%d %H:%M} UTC with Python {platform.python_version()}, {used}\n\n"
         f"```toml\n{to_toml(run.config).strip()}\n```\n"
     )

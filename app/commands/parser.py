@@ -48,12 +48,18 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
-    """`--checkpoint`, of commands that use a trained run's weights."""
+    """`--checkpoint` and `--weights`, of commands that use a trained run's weights."""
     parser.add_argument(
         "--checkpoint",
         default="newest",
         metavar="NAME",
         help="newest, best (with --keep-best), or a name such as step-00000630 [newest]",
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "last"),
+        help="of a run with --ema-examples: the moving average of the weights, or those of the "
+        "last step [ema]",
     )
 
 

@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.usage = (
         "python -m app predict RUN INPUT ... [--top K] [--batch-size N] [--checkpoint NAME] "
-        "[--output FILE]"
+        "[--weights ema|last] [--output FILE]"
     )
     add_run(parser)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or -")
@@ -52,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
         options.top,
         options.output,
         options.checkpoint,
+        options.weights,
     )
 
 
@@ -62,6 +63,7 @@ def predict(
     top: int | None,
     output: Path | None,
     checkpoint: str = "newest",
+    weights: str | None = None,
 ) -> int:
     """Predict every input with a run's weights and write one JSON object per line.
 
@@ -80,6 +82,7 @@ def predict(
         top: how many classes to give probabilities of; None for all.
         output: a file to write to; None for standard output.
         checkpoint: "newest", "best", or the name of one.
+        weights: "ema", "last", or None for the moving average if the run keeps one.
 
     Returns:
         The exit code: 0 if all were predicted, 1 if some were not.
@@ -92,7 +95,11 @@ def predict(
     from app.commands.predictor import Predictor
     from app.commands.saved_run import open_run
 
-    opened = open_run(run_dir, checkpoint)
+    opened = open_run(run_dir, checkpoint, weights)
+    if opened.uses == "ema":
+        print(
+            "with the moving average of the weights; for the last: --weights last", file=sys.stderr
+        )
     answer, items = Predictor(opened, top), read_items(opened, inputs)
     done = failed = 0
     try:

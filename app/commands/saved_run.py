@@ -22,7 +22,7 @@ class SavedRun:
     """A run directory's config, what was decided about its data, and the weights of a checkpoint.
 
     `position`: seed, step, epoch and examples_seen of the checkpoint; `weights`: the SHA-256 of its
-    arrays.
+    arrays; `uses`: of a run with a moving average of the weights "ema" or "last", "" of others.
     """
 
     directory: Path
@@ -32,6 +32,7 @@ class SavedRun:
     checkpoint: Path
     position: dict[str, int]
     weights: str
+    uses: str = ""
 
     @property
     def kind(self) -> str:
@@ -64,10 +65,14 @@ class SavedRun:
         return spec_of(self.config.data, self.image_shape)
 
 
-def open_run(directory: Path, checkpoint: str = "newest") -> SavedRun:
+def open_run(directory: Path, checkpoint: str = "newest", weights: str | None = None) -> SavedRun:
     """The run in `directory`, with the weights of a checkpoint: "newest", "best", or its name.
 
-    Raises UserError if there is no run, no such checkpoint, or one of its files is damaged.
+    `weights`: their moving average ("ema") or the last ones ("last"); None: the average, if the run
+    keeps one.
+
+    Raises UserError if there is no run, no such checkpoint, no such weights, or one of its files is
+    damaged.
     """
     files = RunFiles(directory)
     if not files.config.is_file():
@@ -81,4 +86,22 @@ def open_run(directory: Path, checkpoint: str = "newest") -> SavedRun:
         raise UserError(f"{files.data_plan} cannot be read: {error!r}") from None
     kept = Checkpoints(files.checkpoints, config.run.keep_checkpoints, config.run.keep_best)
     opened = kept.restore_model(classifier, checkpoint)
-    return SavedRun(directory, config, plan, classifier, *opened)
+    uses = _choose_weights(classifier, weights, opened.path)
+    return SavedRun(directory, config, plan, classifier, *opened, uses)
+
+
+def _choose_weights(classifier: Classifier, wanted: str | None, path: Path) -> str:
+    """Put the moving average into the network, if it is there and not unwanted; see `uses`."""
+    average = classifier.weight_average
+    is_there = average is not None and average.is_there
+    if wanted == "ema" and not is_there:
+        raise UserError(
+            f"--weights ema: {path} holds no moving average; its run was trained without "
+            "--ema-examples"
+        )
+    if average is None:
+        return ""
+    if not is_there or wanted == "last":
+        return "last"
+    average.put()
+    return "ema"

@@ -6,6 +6,7 @@ reads recipes and flags.
 """
 
 from pathlib import Path
+from typing import Literal
 
 from app.config.data import Augmentation, Data
 from app.config.distribution import Distribution
@@ -67,6 +68,11 @@ class Config(Section):
         multiple of a round from 1000 on."""
         of_round = self.distribution.sync_every_steps or 1
         return self.run.commit_every_steps or -(-COMMIT_STEPS // of_round) * of_round
+
+    @property
+    def watched(self) -> Literal["loss", "accuracy"]:
+        """What of validation says how good a model is, for early stopping."""
+        return "loss" if self.run.keep_best == "none" else self.run.keep_best
 
     def in_directory(self, directory: Path) -> "Config":
         """The same run, kept in `directory`."""

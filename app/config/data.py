@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pydantic
 from pydantic import Field
 
 from app.config.section import Section
@@ -106,8 +107,16 @@ class Augmentation(Section):
     crop_padding: Annotated[int, Field(ge=0)] = Field(
         0, description="pad by this many pixels and crop to the old size at random"
     )
-    auto_augment: Literal["none", "trivialaugment"] = Field(
-        "none", description="one of 14 operations at a random strength on each image"
+    auto_augment: Literal["none", "trivialaugment", "randaugment"] = Field(
+        "none",
+        description="on each image one of 14 operations at a random strength (trivialaugment), or "
+        "randaugment_operations of them at the same strength (randaugment)",
+    )
+    randaugment_operations: Positive = Field(
+        2, description="auto_augment 'randaugment': how many operations, one after the other"
+    )
+    randaugment_strength: Annotated[int, Field(ge=0, le=30)] = Field(
+        9, description="auto_augment 'randaugment': of all operations, 30 is the greatest"
     )
     random_erasing: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="the probability that a rectangle is blanked out"
@@ -118,6 +127,14 @@ class Augmentation(Section):
     cutmix: Annotated[float, Field(ge=0)] = Field(
         0.0, description="paste in part of another image; alpha as for mixup, 0: off"
     )
+
+    @pydantic.model_validator(mode="after")
+    def _has_what_it_sets(self) -> "Augmentation":
+        for key in ("randaugment_operations", "randaugment_strength"):
+            is_default = getattr(self, key) == Augmentation.model_fields[key].default
+            if not is_default and self.auto_augment != "randaugment":
+                raise ValueError(f"{key} goes with auto_augment = 'randaugment'")
+        return self
 
     @property
     def is_on(self) -> bool:

@@ -19,7 +19,7 @@ class Distribution(Section):
         description="of gradients on the wire: 'fp16' halves the bytes, 'int8' sends a quarter "
         "(unbiased; up to 8 ranks), 'terngrad' 2 bits an element to every rank (less accurate; "
         "more bytes than int8 above 8 ranks), 'topk' topk_ratio of the elements (with sgd; less "
-        "accurate with adam and lamb), 'powersgd' two thin matrices for each matrix",
+        "accurate with adam and lamb; not with lars), 'powersgd' two thin matrices for each matrix",
     )
     compress_from_epoch: Annotated[float, Field(ge=0)] = Field(
         0.0,

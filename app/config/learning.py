@@ -8,7 +8,7 @@ from pydantic import Field
 
 from app.config.section import Section
 from app.config.values import Numbers, Positive, Share, ShareOrShares
-from models.table import MODELS, names_of
+from models.table import MODELS, names_of, residual_names
 
 DEFAULT_PER_RANK_BATCH_SIZE = 32
 BATCH_SIZES = ("per_rank_batch_size", "global_batch_size")
@@ -26,6 +26,11 @@ class Model(Section):
         None, description="filters or embedding width (default: the model's own)"
     )
     dropout: Share | None = Field(None, description="dropout rate (default: the model's own)")
+    stochastic_depth: Share | None = Field(
+        None,
+        description="leave the last block of a residual network out for this share of the images "
+        f"in training, and those before it for less; for {', '.join(residual_names())}",
+    )
     pretrained: Path | None = Field(
         None,
         description="begin with an encoder that others have trained. bert: a directory with "
@@ -86,6 +91,16 @@ class Training(Section):
         description="when the loss jumps: only say so, or go back to the last checkpoint and on "
         "from there at half the learning rate",
     )
+    ema_examples: Positive | None = Field(
+        None,
+        description="keep also a moving average of the weights, over about the last so many "
+        "examples: both are validated and tested, and evaluate, predict and export use it",
+    )
+    early_stopping_epochs: Positive | None = Field(
+        None,
+        description="end after so many epochs in which validation has not got better: its loss, "
+        "or what keep_best names",
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         0, description="seed of the initial weights, data order, dropout, augmentation and hold-out"
     )
@@ -118,9 +133,15 @@ class Training(Section):
 class Optimizer(Section):
     """[optimizer]: the update rule and the learning rate over time."""
 
-    optimizer: Literal["sgd", "adam", "lamb"] = Field("adam", description="update rule")
+    optimizer: Literal["sgd", "adam", "adamw", "lamb", "lars"] = Field(
+        "adam",
+        description="update rule: 'adamw' is adam with a weight_decay; 'lamb' and 'lars' are for "
+        "large batches",
+    )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
-        1e-3, description="peak, for a global batch of reference_batch_size"
+        1e-3,
+        description="peak, for a global batch of reference_batch_size; with optimizer 'lars' "
+        "values of 1 to 30 are common",
     )
     learning_rate_scaling: Literal["linear", "sqrt", "none"] = Field(
         "linear", description="how the peak grows with global batch / reference batch"
@@ -128,8 +149,11 @@ class Optimizer(Section):
     reference_batch_size: Positive = Field(
         64, description="the global batch that learning_rate is meant for"
     )
-    schedule: Literal["constant", "cosine", "linear", "step"] = Field(
-        "cosine", description="after warm-up: constant, cosine or linear to 0, or factors at epochs"
+    schedule: Literal["constant", "cosine", "linear", "step", "one_cycle"] = Field(
+        "cosine",
+        description="after warm-up: constant, cosine or linear to 0, or factors at epochs; or "
+        "'one_cycle', which rises from 1/25 of the peak for 45%% of the run, falls as long, and "
+        "ends at 0",
     )
     warmup_epochs: Annotated[float, Field(ge=0)] = Field(
         0.0, description="epochs of linear rise from 0 to the peak (may be a fraction)"
@@ -140,10 +164,12 @@ class Optimizer(Section):
     step_factor: Annotated[float, Field(gt=0, le=1)] = Field(
         0.1, description="schedule 'step': the factor"
     )
-    momentum: Share = Field(0.9, description="momentum of sgd")
+    momentum: Share = Field(0.9, description="momentum of sgd and lars")
     nesterov: bool = Field(False, description="sgd: Nesterov's momentum")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="decoupled decay of weight matrices (not of biases or BatchNorm)"
+        0.0,
+        description="decoupled decay of weight matrices (not of biases or BatchNorm); with lars "
+        "part of the gradient",
     )
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         None, description="clip the global gradient to this norm"
@@ -155,6 +181,22 @@ class Optimizer(Section):
             raise ValueError("step_epochs goes with schedule = 'step', which needs it")
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("nesterov goes with optimizer = 'sgd' and momentum above 0")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _rises_once(self) -> "Optimizer":
+        if self.warmup_epochs and self.schedule == "one_cycle":
+            raise ValueError(
+                "warmup_epochs does not go with schedule = 'one_cycle', which rises by itself"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _adamw_decays(self) -> "Optimizer":
+        if self.optimizer == "adamw" and not self.weight_decay:
+            raise ValueError(
+                "optimizer = 'adamw' is adam with a decoupled weight_decay: give one, such as 0.01"
+            )
         return self
 
 

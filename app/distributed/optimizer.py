@@ -234,6 +234,12 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         return self.strategy.is_equal_after_steps
 
     @property
+    def are_equal(self) -> Any:
+        """Whether all ranks hold the same variables now, bool (); in the graph of a step, after
+        `apply`. The same on every rank."""
+        return self.strategy.are_equal()
+
+    @property
     def is_plain(self) -> bool:
         """Whether a step writes nothing before all its exchanges are done, so that one which fails
         leaves the last whole step; and has the same graph for any number of ranks."""

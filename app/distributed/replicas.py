@@ -34,13 +34,17 @@ def settle(world: World, model: keras.Model, optimizer: Any, examples: float) ->
     ranks, each rank counting by the `examples` that it has trained on since the last commit point;
     if no rank has any, they are left as they are.
     Summed variables become the sum over ranks divided by their number, so that nothing is lost of
-    what ranks still owe to the update.
+    what ranks still owe to the update. A moving average of the weights follows, since all ranks
+    have the same ones now.
     """
     if hasattr(optimizer, "settle"):
         optimizer.settle()
     entries = state_variables(model, optimizer)
     _average([e.variable for e in entries if e.kind is Kind.AVERAGED], world, examples)
     _deal([e.variable for e in entries if e.kind is Kind.SUMMED], world)
+    average = getattr(model, "weight_average", None)
+    if average is not None:
+        average.settled(optimizer.iterations)
 
 
 def _average(variables: list[keras.Variable], world: World, examples: float) -> None:

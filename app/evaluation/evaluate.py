@@ -51,6 +51,17 @@ def _of_all_ranks(tally: Tally, world: World, most_mistakes: int) -> Scores:
     )
 
 
+def evaluate_average(
+    classifier: Classifier, split: Split, world: World, most_mistakes: int = 0
+) -> Results | None:
+    """As `evaluate`, with the moving average for the weights; None if there is none."""
+    average = classifier.weight_average
+    if average is None:
+        return None
+    with average.in_place():
+        return evaluate(classifier, split, world, most_mistakes)
+
+
 def describe_mistakes(
     scores: Scores, source: Source, class_names: Sequence[str], texts: bool
 ) -> list[dict[str, Any]]:

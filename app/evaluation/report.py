@@ -107,8 +107,10 @@ def _facts(result: dict[str, Any]) -> dict[str, str]:
     examples = f"{result['examples']:,}"
     if result["bad_examples"]:
         examples += f"; {len(result['bad_examples'])} bad example(s) of the source left out"
+    which = {"ema": ", the moving average of the weights", "last": ", the last weights"}
+    weights = which.get(result.get("weights", ""), "")
     facts = {
-        "run": f"{result['run']}, {result['checkpoint']}",
+        "run": f"{result['run']}, {result['checkpoint']}{weights}",
         "data": f"{result['data']}, {result['split']} (fingerprint {result['fingerprint']})",
         "examples": examples,
         "accuracy": _share(result["accuracy"]),

@@ -48,6 +48,11 @@ class Progress:
     bytes_sent: float = 0.0
     bytes_uncompressed: float = 0.0
 
+    @property
+    def place(self) -> Place:
+        """Where training is; at the end of an epoch, which is finished."""
+        return Place(self.step, self.epoch, self.examples)
+
 
 class Show:
     """Something that shows a run, with values of all ranks; it calls no collective.
@@ -106,6 +111,10 @@ class Show:
 
     def evaluated(self, split: str, place: Place, results: Results) -> None:
         """Exact results on a split."""
+
+    def averaged(self, split: str, place: Place, scores: Results) -> None:
+        """The same with the moving average of the weights; that of an epoch's validation comes
+        before `epoch_ended`."""
 
     def reported(
         self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None

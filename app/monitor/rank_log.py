@@ -13,7 +13,7 @@ from app.distributed.world import World
 from app.evaluation.results import Results
 from app.monitor import logs
 from app.monitor.logs import STORY
-from app.monitor.progress import Progress, Show
+from app.monitor.progress import Place, Progress, Show
 from app.monitor.timing import PARTS
 from app.version import code_version
 
@@ -65,6 +65,11 @@ class RankLog(Show):
             line += f"  validation {validation.accuracy:.2%}"
         STORY.info(line)
         self._last_epoch = now
+
+    def averaged(self, split: str, place: Place, scores: Results) -> None:
+        """In the log of every rank."""
+        accuracy = f"{scores.accuracy:.2%}"
+        STORY.info("step %d: %s with the weights' average %s", place.step, split, accuracy)
 
     def straggles(self, step: int, text: str) -> None:
         """In the log of every rank, and on the chief's screen as all warnings are."""

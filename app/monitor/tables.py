@@ -42,11 +42,18 @@ def plan_of_run(
         "batch": f"{batch} examples per step over all ranks",
         "optimizer": f"{optimizer.optimizer}, peak learning rate {schedule.peak:g}, "
         f"{optimizer.schedule}",
+        **_ema(training.ema_examples),
         "exchange": f"{wire.aggregation}, compression {wire.compression}{_when(wire)}",
         "epochs": f"{training.epochs}{_already(state)}",
         "run": str(config.run.run_dir),
         **notes,
     }
+
+
+def _ema(examples: int | None) -> dict[str, str]:
+    if examples is None:
+        return {}
+    return {"ema": f"the weights are averaged over about {examples:,} examples"}
 
 
 def _fine_tuning(config: Config, schedule: Schedule) -> dict[str, str]:
@@ -90,6 +97,8 @@ def result_of_run(metrics: dict[str, Any], directory: Path, checkpoint: str) -> 
     return {
         "test accuracy": f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}, "
         f"loss {metrics['test_loss']:.4f}",
+        **_of_average(metrics),
+        **_early_stopping(metrics),
         "hardest": ", ".join(f"{name} {recall[name]:.0%}" for name in hardest),
         "examples/s": f"{metrics['examples_per_second']:,.0f}",
         "input": f"{metrics['input_wait_share']:.1%} of the time waited for, "
@@ -101,6 +110,25 @@ def result_of_run(metrics: dict[str, Any], directory: Path, checkpoint: str) -> 
         **_left_behind(directory),
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(RunFiles(directory).tensorboard))}",
     }
+
+
+def _of_average(metrics: dict[str, Any]) -> dict[str, str]:
+    """How the moving average of the weights did, if there is one."""
+    if "test_ema_accuracy" not in metrics:
+        return {}
+    accuracy, loss = metrics["test_ema_accuracy"], metrics["test_ema_loss"]
+    used = "what evaluate, predict and export use"
+    return {"with ema": f"{accuracy:.2%}, loss {loss:.4f}; {used}"}
+
+
+def _early_stopping(metrics: dict[str, Any]) -> dict[str, str]:
+    """The best validation, where a run looks for it, and whether it ended the run."""
+    if "early_stopping" not in metrics:
+        return {}
+    seen = metrics["early_stopping"]
+    after = f"after epoch {metrics['epoch']}" if seen["ended_the_run"] else "not needed"
+    best = f"the best validation {seen['watches']} was {seen['best']:.4f}"
+    return {"early stop": f"{after}; {best}, in epoch {seen['best_epoch']}"}
 
 
 def _left_behind(directory: Path) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 Tags: learning/, speed/ and health/ by optimizer step; learning_by_epoch/ and learning_by_examples/
 again by those; timeline/ (points) and timeline_texts/ for what happened when. Curves of the runs
-`train`, `validation` and `test` share their tags, and so their charts. Otherwise a tag belongs to
+`train`, `validation` and `test` (and `validation_ema`, `test_ema`: with the moving average of the
+weights) share their tags, and so their charts. Otherwise a tag belongs to
 one plugin: TensorBoard fails where a text and an image share one.
 """
 
@@ -30,7 +31,12 @@ from app.monitor.tensorboard_samples import contact_sheet, samples_of
 from app.monitor.timing import PARTS
 from app.recipe import to_toml
 
-CONTINUED = ("", "train", "validation")  # folders of event files, "" for their parent
+CONTINUED = (
+    "",
+    "train",
+    "validation",
+    "validation_ema",
+)  # folders of event files, "" for their parent
 EVENTS = (
     *("started", "resumed", "checkpointed", "evaluated", "finished", "failed"),
     *("stopping", "skipped", "drifted", "straggles", "resized"),
@@ -76,7 +82,8 @@ class TensorBoard(Show):
         directory.mkdir(parents=True, exist_ok=True)
         for run in CONTINUED:
             keep_only(directory / run, lambda tag, step: is_kept(tag, step, place))
-        keep_only(directory / "test", lambda tag, step: False)  # final results, written anew
+        for run in ("test", "test_ema"):  # final results, written anew
+            keep_only(directory / run, lambda tag, step: False)
         for summary in (layout_summary(), *hparams_summaries(config, world_size)):
             self._write("", place.step, summary)
         self._text("train", "config", place.step, f"```toml\n{to_toml(config)}```")
@@ -130,6 +137,10 @@ class TensorBoard(Show):
         self._scalars(split, place.step, _learning(metrics))
         self._by_other_axes(split, place, metrics)
         self.marked(place.step, "evaluated", f"accuracy {results.accuracy:.2%}", split)
+
+    def averaged(self, split: str, place: Place, scores: Results) -> None:
+        """Exact results on a split, as a run of its own."""
+        self.evaluated(f"{split}_ema", place, scores)
 
     def reported(
         self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None

@@ -16,7 +16,7 @@ from app.columns import columns
 from app.distributed.launcher import read_launcher
 from app.evaluation.results import Results
 from app.monitor.logs import STORY
-from app.monitor.progress import Progress, Show
+from app.monitor.progress import Place, Progress, Show
 
 EPOCH_EVERY_S, STEP_EVERY_S = 2.0, 20.0  # at most one line of each in that time, without a bar
 BAR_WIDTH = 20
@@ -51,6 +51,7 @@ class Terminal(Show):
         self._bar: rich.progress.Progress | None = None
         self._first_step = self._total_steps = 0
         self._began, self._last_line = time.monotonic(), -math.inf
+        self._averaged = ""
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
         """Names and values."""
@@ -85,8 +86,12 @@ class Terminal(Show):
         """Move the bar, or print a line."""
         line = self._line(progress)
         if validation:
-            line += f"  validation {validation.accuracy:.2%}"
+            line += f"  validation {validation.accuracy:.2%}{self._averaged}"
         self._show(progress, line, 0 if progress.epoch == self._epochs else EPOCH_EVERY_S)
+
+    def averaged(self, split: str, place: Place, scores: Results) -> None:
+        """Shown with the epoch that ends."""
+        self._averaged = f", ema {scores.accuracy:.2%}"
 
     def ended(self, step: int, error: BaseException | None = None) -> None:
         """Leave the bar as it is."""

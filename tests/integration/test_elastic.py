@@ -15,13 +15,15 @@ from tests.integration.launched import Launched
 WAIT_S, SLOW_MS = 150.0, 300
 EPOCHS = 8
 OPTIONS = ["--epochs", str(EPOCHS), "--commit-every-steps", "5", "--validation", "0.1", "--json"]
+# State of a run beside its network and its optimizer; patience is longer than the run.
+BESIDE = ["--ema-examples", "500", "--early-stopping-epochs", "20"]
 VARIANTS = {
     "powersgd": ["--compression", "powersgd"],
     "local": ["--sync", "local", "--sync-every-steps", "5"],
     "delayed": ["--sync", "delayed", "--sync-every-steps", "5"],
     "overlapped": ["--sync", "overlapped", "--optimizer", "sgd"],
     "accumulated": ["--backward-passes-per-step", "2"],
-    "resnet18": ["--model", "resnet18"],
+    "resnet18": ["--model", "resnet18", *BESIDE],
 }
 IN_CI = ("delayed", "resnet18")
 CHOSEN = {
@@ -68,9 +70,10 @@ def kill(run, story, rank, until):
 
 
 def test_a_run_with_a_rank_killed_counts_every_example_once(killed):
-    text = killed(1)
+    text = killed(1, *BESIDE)
     said = results(text)
     assert len(said) == 1 and said[0]["step"] == 88 and said[0]["world_size"] == 3, text
+    assert said[0]["early_stopping"]["best_epoch"] > 0 and said[0]["test_ema_loss"] < 2.3, text
     assert text.count("going on with 2 ranks") == text.count("2 -> 3 ranks at step ") == 1, text
 
 

@@ -14,7 +14,7 @@ import app.data.sources.image_files
 import app.data.survey
 import app.decide
 import app.load
-from app.build import build_optimizer, build_schedule, class_weights
+from app.build import build_optimizer, build_schedule
 from app.classifier import Classifier
 from app.data.examples import Dataset, Examples
 from app.distributed.replicas import broadcast_state
@@ -22,6 +22,7 @@ from app.load import load_data
 from app.loop import Loop
 from app.recipe import load
 from app.state import TrainState
+from app.task import class_weights
 from tests.parallel.runs import BATCH, CLASSES
 
 FLOAT32_BOUND = 2e-6  # as in test_equality.py

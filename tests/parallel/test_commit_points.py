@@ -58,8 +58,18 @@ def check(world, directory, kills, **keys):
 
 
 def test_batchnorm_and_dropout_end_with_the_same_bits(world, directory, monkeypatch):
+    """With the moving average of both, and what early stopping has seen."""
     monkeypatch.setattr(models, "build_image_model", lambda name, *a, **k: normed(*a, **k))
-    check(world, directory, [("before", 5)])
+    keys = {"ema_examples": 500, "early_stopping_epochs": 5}
+    check(world, directory, [("before", 5), ("before", 7)], **keys)
+    with world.together():
+        if world.is_chief:
+            last = checkpoints(directory / "whole")["step-00000010"]
+            assert last["average/made_at_example"] == 2 * 1294
+            assert last["average/statistics_made_at_example"] == 2 * 1294
+            assert last["early_stopping/loss"][2] == 1  # the second epoch is kept before it is seen
+            for name in ("hidden_kernel", "norm_moving_mean"):
+                assert np.abs(last[f"average/{name}"]).max() > 0
 
 
 @pytest.mark.full_matrix

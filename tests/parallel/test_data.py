@@ -35,7 +35,7 @@ SAME_TRAINING: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "dirichlet shards": ("records memory", {**UNEVEN, **CROPS, "backward_passes_per_step": 2}),
     "balanced": ("records stream", {"imbalance": "balanced_sampling", "random_erasing": 0.5}),
-    "streamed records": ("records stream", CROPS),
+    "streamed records": ("records stream", {**CROPS, "auto_augment": "randaugment"}),
     "streamed texts": ("texts stream", {}),
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from app.distributed.world import World
+from app.lars import Lars
 from tests.parallel.runs import (
     encoder_network,
     image_network,
@@ -20,6 +21,7 @@ from tests.parallel.runs import (
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
     "adam": lambda: keras.optimizers.Adam(1e-3),
+    "lars": lambda: Lars(0.05, momentum=0.9, weight_decay=1e-3, trust=0.02),
 }
 TASKS = {
     "images": (image_network, images),

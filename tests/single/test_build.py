@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from app.build import (
     build_classifier,
@@ -99,6 +100,34 @@ def test_biases_and_batchnorm_do_not_decay() -> None:
                     model.trainable_variables)  # fmt: skip
     moved = {v.name: bool((v.numpy() != 1).any()) for v in model.trainable_variables}
     assert moved == {"kernel": True, "bias": False, "gamma": False, "beta": False}
+
+
+def test_lars_gets_its_momentum_and_a_decay_of_its_own() -> None:
+    optimizer = optimizer_of(optimizer="lars", momentum=0.8, weight_decay=0.1, clip_norm=2.0)
+    inner = optimizer.inner_optimizer
+    assert (inner.momentum, inner.decay, inner.weight_decay) == (0.8, 0.1, None)
+    assert inner.global_clipnorm == 2.0
+
+
+def test_adamw_is_adam_with_a_decay_that_is_no_part_of_the_gradient() -> None:
+    """Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, in NumPy."""
+    keys = {"weight_decay": 0.1, "learning_rate": 0.01, "learning_rate_scaling": "none"}
+    moved = {}
+    for name in ("adam", "adamw"):
+        kernel = keras.Variable(np.linspace(-1, 1, 6).reshape(2, 3), name="kernel")
+        config = load(None, {"optimizer": name, **keys})
+        rule = build_optimizer(config, build_schedule(config, 1), World())
+        for step in range(3):
+            rule.apply([tf.fill((2, 3), step - 0.5)], [kernel])
+        moved[name] = kernel.numpy()
+    np.testing.assert_array_equal(moved["adam"], moved["adamw"])
+    weights, m, v = np.linspace(-1, 1, 6).reshape(2, 3), 0.0, 0.0
+    for step in range(3):
+        g = step - 0.5
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        part = (m / (1 - 0.9 ** (step + 1))) / (np.sqrt(v / (1 - 0.999 ** (step + 1))) + 1e-7)
+        weights = weights - 0.01 * part - 0.01 * 0.1 * weights
+    np.testing.assert_allclose(moved["adamw"], weights, atol=2e-5)
 
 
 def optimizer_of(**keys):

@@ -234,6 +234,27 @@ def test_step_epochs_and_the_schedule_step_go_together(optimizer: dict[str, str]
     assert "step_epochs goes with schedule = 'step'" in message_of(**optimizer)
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"schedule": "one_cycle", "warmup_epochs": 1}, "warmup_epochs does not go with schedule"),
+        ({"optimizer": "adamw"}, "optimizer = 'adamw' is adam with a decoupled weight_decay"),
+        ({"randaugment_strength": 5}, "goes with auto_augment = 'randaugment'"),
+        (
+            {"randaugment_operations": 3, "auto_augment": "trivialaugment"},
+            "randaugment_operations goes with auto_augment = 'randaugment'",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused_by_name(keys, told: str) -> None:
+    assert told in message_of(**keys)
+
+
+@pytest.mark.parametrize(("keep_best", "watched"), [("none", "loss"), ("accuracy", "accuracy")])
+def test_early_stopping_watches_what_keep_best_names(keep_best: str, watched: str) -> None:
+    assert load(None, {"keep_best": keep_best}).watched == watched
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads(path: Path) -> None:
     config = load(path, {})

@@ -61,6 +61,17 @@ def test_what_is_refused_is_refused_without_tensorflow(table: str) -> None:
             1,
             "is not a .safetensors file",
         ),
+        ({"dataset": "digits", "stochastic_depth": 0.2}, 1, "model 'cnn': stochastic_depth leaves"),
+        (
+            {"dataset": "digits", "model": "efficientnetv2", "stochastic_depth": 0.2},
+            1,
+            "or a rate of its own; use resnet20, resnet18, resnet50, or leave it out",
+        ),
+        (
+            {"dataset": "digits", "validation": 0, "early_stopping_epochs": 2},
+            1,
+            "early_stopping_epochs goes by validation, and validation = 0",
+        ),
         ({"sync": "local"}, 2, "give either sync_every_steps (such as 8), or local_epochs"),
         ({"sync_every_steps": 8}, 2, "sync_every_steps = 8: sync = 'every_step' has no rounds"),
         ({"outer_momentum": 0.9}, 2, "outer_momentum is for sync = 'local'"),
@@ -142,6 +153,7 @@ def test_a_run_that_is_there_is_told_before_anything_is_read(table, tmp_path) ->
         ({"topk_ratio": 0.1}, 2, "topk_ratio is for compression = 'topk', .* 'none'"),
         ({"powersgd_rank": 2, "compression": "topk"}, 2, "powersgd_rank is for .*'powersgd'"),
         ({"compress_from_epoch": 1, "compression": "int8"}, 2, "'topk' or 'powersgd', but"),
+        ({"compression": "topk", "optimizer": "lars"}, 2, "'topk' does not go with .* 'lars'"),
     ],
 )
 def test_keys_of_compression_that_do_not_go_together(keys, ranks: int, message: str) -> None:

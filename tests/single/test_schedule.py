@@ -58,6 +58,23 @@ def test_cosine_falls_to_zero_after_the_last_epoch() -> None:
     assert schedule.rate(5, 5.2) == 0
 
 
+def test_linear_falls_to_zero_after_the_last_epoch() -> None:
+    schedule = Schedule(0.3, "linear", warmup_epochs=1, epochs=5)
+    steps = np.arange(30)
+    warmup = np.minimum(1, (steps + 1) / 5)
+    expected = 0.3 * warmup * (1 - np.clip((steps - 5) / 20, 0, 1))
+    np.testing.assert_allclose(rates(schedule, range(30), 5), expected, rtol=1e-6, atol=1e-9)
+    assert schedule.rate(5, 5.2) == 0
+
+
+def test_one_cycle_rises_and_falls_in_straight_lines_of_one_length_and_ends_at_zero() -> None:
+    schedule = Schedule(0.5, "one_cycle", warmup_epochs=0, epochs=20)
+    low, slope = 0.5 / 25, 0.5 * 24 / 25 / 9  # of 9 epochs each; the last 2 go to 0
+    expected = [low + slope * min(e, 18 - e) if e < 18 else low * (20 - e) / 2 for e in range(21)]
+    np.testing.assert_allclose(rates(schedule, range(21)), expected, rtol=1e-6, atol=1e-9)
+    assert max(expected) == pytest.approx(0.5) == schedule.rate(9, 9.1)
+
+
 def test_steps_multiply_the_rate_at_their_boundaries() -> None:
     schedule = Schedule(1.0, "step", 0, 9, boundaries=[3, 6], factor=0.5)
     expected = [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25]
@@ -93,6 +110,7 @@ EXAMPLES, EPOCHS = 1_003, 4
 SHAPES = {
     "constant": {"schedule": "constant"},
     "cosine": {"schedule": "cosine"},
+    "linear": {"schedule": "linear"},
     "step": {"schedule": "step", "step_epochs": "1,2.5"},
 }
 
@@ -137,3 +155,12 @@ def test_a_rate_for_each_step_does_not_fill_memory() -> None:
 
     warm = move(range(5_000))
     assert move(range(5_000, 45_000)) - warm < 10e6
+
+
+@pytest.mark.parametrize(("before", "now"), [(1, 4), (4, 2)])
+def test_one_cycle_is_the_same_at_every_number_of_workers(before: int, now: int) -> None:
+    keys = {"schedule": "one_cycle"}
+    resumed = parts_of_peak(keys, before, 0, 2) | parts_of_peak(keys, now, 2, EPOCHS)
+    undisturbed = Schedule(1.0, "one_cycle", 0, EPOCHS)
+    for done, (share, _) in resumed.items():
+        assert share == pytest.approx(undisturbed.rate(done, done)) and share > 0

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from app.build import tasks_of
 from app.classifier import Classifier
 from app.data.batches import Batch, Feed, Loaded
 from app.data.heads import Head, first, labelled, strata
@@ -14,7 +13,7 @@ from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.errors import UserError
 from app.recipe import load
-from app.task import Task
+from app.task import Task, tasks_of
 
 HEADS = (Head("intent", ("a", "b", "c")), Head("domain", ("x", "y")))
 LABELS = np.array([[0, 1], [2, -1], [-1, 0], [1, 1], [0, -1]])

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 from scipy.special import betaincinv
 
+from app.data.augment import rand
 from app.data.augment.random_keys import uniform
 from app.data.augment.trivial import OPERATIONS, STRENGTHS, in_groups, trivial_augment
 
@@ -24,15 +25,20 @@ ERASED_ASPECT = (0.3, 3.3)
 
 
 class Augmentation(Protocol):
-    """What a user asks for; `crop_padding` in pixels, `random_erasing` a probability, `mixup` and
-    `cutmix` the alpha of Beta(alpha, alpha); 0 and "none" are off."""
+    """What a user asks for; `crop_padding` in pixels, `randaugment_strength` up to
+    `rand.STRONGEST`, `random_erasing` a probability, `mixup` and `cutmix` the alpha of
+    Beta(alpha, alpha); 0 and "none" are off."""
 
     @property
     def flip(self) -> Literal["none", "horizontal", "both", "alternating"]: ...
     @property
     def crop_padding(self) -> int: ...
     @property
-    def auto_augment(self) -> Literal["none", "trivialaugment"]: ...
+    def auto_augment(self) -> Literal["none", "trivialaugment", "randaugment"]: ...
+    @property
+    def randaugment_operations(self) -> int: ...
+    @property
+    def randaugment_strength(self) -> int: ...
     @property
     def random_erasing(self) -> float: ...
     @property
@@ -67,8 +73,8 @@ class Draws(NamedTuple):
 
 
 class Augment:
-    """All that `wanted` asks for, in this order: flip, crop, TrivialAugment, random erasing, and
-    then mixup or CutMix.
+    """All that `wanted` asks for, in this order: flip, crop, TrivialAugment or RandAugment, random
+    erasing, and then mixup or CutMix.
 
     With both mixup and CutMix on, each example has one of the two, with probability 1/2 each. The
     partner of an example is the next one of the rank's own batch, so it is another one at another
@@ -113,7 +119,8 @@ class Augment:
             missing adds nothing to its target.
 
         Raises:
-            ValueError: TrivialAugment is on and the images have neither 1 nor 3 channels.
+            ValueError: TrivialAugment or RandAugment is on, and the images have neither 1 nor 3
+                channels.
         """
         wanted = self.wanted
         numbers = uniform(self.seed, epoch, positions, len(Draws._fields))
@@ -132,6 +139,9 @@ class Augment:
             operations = _whole(draws.operation, len(OPERATIONS))
             strengths = _whole(draws.strength, STRENGTHS)
             images = trivial_augment(images, operations, strengths, draws.sign < 0.5)
+        elif wanted.auto_augment == "randaugment":
+            drawn = rand.draw(self.seed, epoch, positions, wanted.randaugment_operations)
+            images = rand.rand_augment(images, *drawn, wanted.randaugment_strength)
         if wanted.random_erasing:
             boxes = erasing_boxes(draws, *images.shape[1:3])
             erased = tf.cast(draws.erase < wanted.random_erasing, tf.int32)

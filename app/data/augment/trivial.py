@@ -35,7 +35,7 @@ _STRONGEST = STRENGTHS - 1
 _MOST_DEGREES = 135
 _COS = np.cos(np.deg2rad(np.arange(_MOST_DEGREES + 1))).astype(np.float32)
 _SIN = np.sin(np.deg2rad(np.arange(_MOST_DEGREES + 1))).astype(np.float32)
-_GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 
 def trivial_augment(
@@ -58,12 +58,42 @@ def trivial_augment(
     Raises:
         ValueError: the images have neither 1 nor 3 channels.
     """
-    height, width, channels = images.shape[1:]
-    if channels not in (1, 3):
-        raise ValueError(f"TrivialAugment needs images of 1 or 3 channels; got {channels}")
-    matrices = affine_matrices(operations, strengths, negative, height, width)
+    check_channels(images)
+    height, width, _ = images.shape[1:]
     factors = [0.01 + 1.99 * strength / _STRONGEST for strength in range(STRENGTHS)]
-    enhancement = tf.gather(tf.constant(factors, tf.float32), strengths)
+    return apply_each(
+        images,
+        operations,
+        affine_matrices(operations, strengths, negative, height, width),
+        tf.gather(tf.constant(factors, tf.float32), strengths),
+        256 - strengths * 256 // _STRONGEST,
+        8 - strengths * 6 // _STRONGEST,
+    )
+
+
+def check_channels(images: tf.Tensor) -> None:
+    """Raise ValueError for images that color and luma have no meaning for."""
+    if (channels := images.shape[3]) not in (1, 3):
+        raise ValueError(f"auto_augment needs images of 1 or 3 channels; got {channels}")
+
+
+def apply_each(
+    images: tf.Tensor,
+    operations: tf.Tensor,
+    matrices: tf.Tensor,
+    factors: tf.Tensor,
+    thresholds: tf.Tensor,
+    bits: tf.Tensor,
+) -> tf.Tensor:
+    """Apply one operation to each image, with what it needs.
+
+    Args:
+        images: uint8 (n, height, width, channels).
+        operations: places in OPERATIONS, int32 (n,).
+        matrices: float32 (n, 6), for rotate, shear and translate; see `affine`.
+        factors: float32 (n,), for color, contrast, brightness and sharpness.
+        thresholds, bits: int32 (n,), for solarize, and for posterize.
+    """
 
     def given(function: Callable, parameters: tf.Tensor) -> Callable:
         return lambda part, rows: function(part, tf.gather(parameters, rows))
@@ -72,16 +102,16 @@ def trivial_augment(
         "identity": lambda part, rows: part,
         "auto_contrast": lambda part, rows: auto_contrast(part),
         "equalize": lambda part, rows: equalize(part),
-        "solarize": given(solarize, 256 - strengths * 256 // _STRONGEST),
-        "posterize": given(posterize, 8 - strengths * 6 // _STRONGEST),
-        "color": given(color, enhancement),
-        "contrast": given(contrast, enhancement),
-        "brightness": given(brightness, enhancement),
-        "sharpness": given(sharpness, enhancement),
+        "solarize": given(solarize, thresholds),
+        "posterize": given(posterize, bits),
+        "color": given(color, factors),
+        "contrast": given(contrast, factors),
+        "brightness": given(brightness, factors),
+        "sharpness": given(sharpness, factors),
         "geometric": given(affine, matrices),
     }
     names = list(groups)
-    group_of = [names.index("geometric" if o in _GEOMETRIC else o) for o in OPERATIONS]
+    group_of = [names.index("geometric" if o in GEOMETRIC else o) for o in OPERATIONS]
     return in_groups(images, tf.gather(group_of, operations), list(groups.values()))
 
 

@@ -12,6 +12,7 @@ describes:
   such as `Kind.LOCAL` for what is empty at a commit point;
 - `apply(gradients, variables, weight, total)`: one pass, in the graph of a step. `parts.mean`
   exchanges gradients, `parts.update` lets the optimizer inside step;
+- `are_equal()`: whether all ranks hold the same variables after this step, in its graph;
 - `settle()`: a collective outside graphs that leaves nothing pending, so that all ranks have one
   state: exchanges in flight are finished, models that differ are averaged.
 

@@ -83,6 +83,10 @@ class Accumulate:
         # Every rank counts the same passes, so all of them take the same branch.
         tf.cond(self._passed.value >= self.passes, flush, lambda: True)
 
+    def are_equal(self) -> Any:
+        """See `Strategy`."""
+        return self.strategy.are_equal()
+
     def settle(self) -> None:
         """Make a step of the passes that are pending, as `fit()` may leave some at the end of an
         epoch; then settle the other strategy."""

@@ -25,6 +25,10 @@ class EveryStep:
         reduced, applies = self.parts.mean(gradients, variables, weight, total)
         self.parts.update(reduced, variables, applies)
 
+    def are_equal(self) -> bool:
+        """See `Strategy`."""
+        return True
+
     def settle(self) -> None:
         """Nothing is ever pending."""
 

@@ -44,6 +44,10 @@ class Hierarchical:
         """See `Strategy`."""
         self._of_hosts.apply(gradients, variables, weight, total)
 
+    def are_equal(self) -> Any:
+        """See `Strategy`."""
+        return self._of_hosts.are_equal()
+
     def settle(self) -> None:
         """What the reducer has found out of this rank's pieces is not state of all ranks."""
         self._of_hosts.settle()

@@ -77,6 +77,10 @@ class Local:
         self._steps.assign(0)
         return self._averaging.round()
 
+    def are_equal(self) -> Any:
+        """After a round."""
+        return tf.equal(self._steps.value, 0)
+
     def settle(self) -> None:
         """End a round that is going on; a shorter one."""
         if int(self._steps.numpy()) > 0:

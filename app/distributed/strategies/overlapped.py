@@ -98,6 +98,10 @@ class Overlapped:
         for variable in (*self._pending, self._counts, self._overflow):
             variable.assign(tf.zeros_like(variable.value))
 
+    def are_equal(self) -> bool:
+        """See `Strategy`."""
+        return True
+
     def settle(self) -> None:
         """Apply the gradients of the last step, if there has been one since the last settle."""
         if self._flush is not None and float(self._counts.numpy()) > 0:

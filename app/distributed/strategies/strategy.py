@@ -33,6 +33,11 @@ class Strategy(Protocol):
         """
         ...
 
+    def are_equal(self) -> Any:
+        """Whether all ranks hold the same variables after the step so far, bool (), in its graph;
+        the same on every rank."""
+        ...
+
     def settle(self) -> None:
         """Leave nothing pending: all ranks have one state; a collective, outside graphs."""
         ...

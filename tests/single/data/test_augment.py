@@ -17,10 +17,12 @@ from app.data.augment.random_keys import uniform
 class Wanted:
     flip: Literal["none", "horizontal", "both", "alternating"] = "none"
     crop_padding: int = 0
-    auto_augment: Literal["none", "trivialaugment"] = "none"
+    auto_augment: Literal["none", "trivialaugment", "randaugment"] = "none"
     random_erasing: float = 0
     mixup: float = 0
     cutmix: float = 0
+    randaugment_operations: int = 2
+    randaugment_strength: int = 9
 
 
 EXAMPLES, CLASSES = 40, 5
@@ -28,6 +30,7 @@ ALONE = {
     "flip": Wanted(flip="both"),
     "crop": Wanted(crop_padding=3),
     "trivial": Wanted(auto_augment="trivialaugment"),
+    "rand": Wanted(auto_augment="randaugment"),
     "erasing": Wanted(random_erasing=0.5),
 }
 UNMIXED = Wanted("both", 3, "trivialaugment", 0.5)

@@ -61,6 +61,15 @@ def test_the_smallest_image_works(name):
     assert logits_of(model, np.zeros((2, smallest, smallest, 1), "float32")).shape == (2, CLASSES)
 
 
+def test_stochastic_depth_is_for_residual_networks():
+    for name in ("cnn", "efficientnetv2"):
+        with pytest.raises(ValueError, match="use resnet20, resnet18, resnet50, or leave it out"):
+            build_image_model(name, (32, 32, 3), CLASSES, stochastic_depth=0.1)
+    for rate in (-0.1, 1.0):
+        with pytest.raises(ValueError, match=f"below 1, received {rate}"):
+            build_image_model("resnet20", (8, 8, 3), CLASSES, stochastic_depth=rate)
+
+
 @pytest.mark.parametrize("option", [{"width": 0}, {"dropout": 1.0}, {"dropout": -0.1}])
 def test_bad_options_are_refused(option):
     ((key, value),) = option.items()

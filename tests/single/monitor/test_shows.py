@@ -47,6 +47,16 @@ def test_a_pipe_gets_lines_and_the_log_gets_the_tables(log: Path, capsys) -> Non
     assert "Plan\n  model  cnn\n" in log.read_text()
 
 
+def test_both_models_are_shown_where_weights_are_averaged(log: Path, capsys) -> None:
+    better = Scores(np.array([[4, 0], [0, 4]]), loss_sum=1.0)
+    for show in (Terminal(epochs=1), RankLog(World())):
+        show.began(0, 20)
+        show.averaged("validation", progress(20).place, better)
+        show.epoch_ended(progress(20), SCORES)
+    assert "validation 87.50%, ema 100.00%" in capsys.readouterr().out
+    assert "step 20: validation with the weights' average 100.00%" in log.read_text()
+
+
 def test_what_looks_like_markup_is_shown_as_it_is(capsys) -> None:
     Terminal(epochs=1).table("Plan", {"data": "[red]a[/red] :smile: [link", "run": "[bold]"})
     out = capsys.readouterr().out

@@ -20,9 +20,11 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(
         for step in steps:
             board.trained(progress(step))
             if step % 10 == 0:
+                board.averaged("validation", progress(step, step // 10).place, SCORES)
                 board.epoch_ended(progress(step, step // 10), SCORES)
                 board.checkpointed(step, Path("epoch"), 0.1)
         board.evaluated("test", Place(30, 3, 300), SCORES)
+        board.averaged("test", Place(30, 3, 300), SCORES)
         board.ended(30)
 
     train(START, range(1, 28))  # killed in the third epoch
@@ -40,6 +42,9 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(
         ("train", "timeline/resumed", [checkpoint.step]),
         ("train", "timeline/finished", [30]),
         ("test", "learning/loss", [30]),
+        ("validation_ema", "learning/accuracy", [10, 20, 30]),
+        ("validation_ema", "learning_by_epoch/loss", [1, 2, 3]),
+        ("test_ema", "learning/loss", [30]),
     ):
         assert [step for step, _ in scalars(tmp_path / run)[tag]] == steps, (run, tag)
     assert [tag for tag, _, _ in values(tmp_path)].count("_hparams_/session_start_info") == 1

@@ -60,7 +60,9 @@ def test_rates_do_not_depend_on_what_is_frozen(tmp_path) -> None:
 
 
 # The length of LAMB's step goes by the norm of the weights, decayed by then.
-@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 0.5), ("adam", 0.5), ("lamb", 0.0)])
+@pytest.mark.parametrize(
+    ("optimizer", "decay"), [("sgd", 0.5), ("adam", 0.5), ("lamb", 0.0), ("lars", 0.5)]
+)
 def test_a_step_and_its_weight_decay_go_by_these_rates(tmp_path, optimizer, decay) -> None:
     keys = {"optimizer": optimizer, "momentum": 0.0, "weight_decay": decay}
     keys |= {"learning_rate_scaling": "none", "schedule": "constant"}
