@@ -67,7 +67,8 @@ def predict(
 
     `{"input": ..., "class": name, "probability": p, "probabilities": {name: p, ...}}`, the most
     probable class first, or `{"input": ..., "error": reason}`; in the order of the inputs, written
-    whenever a batch is done.
+    whenever a batch is done. Of several labels `{"input": ..., "heads": {label: {"class": ...,
+    ...}, ...}}`.
 
     Args:
         run_dir: the directory of a run.

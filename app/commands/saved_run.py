@@ -9,6 +9,7 @@ from app.build import build_classifier
 from app.checkpoints.checkpoint import Checkpoints
 from app.classifier import Classifier
 from app.config import Config
+from app.data.heads import Head
 from app.data.images import ImageSpec, spec_of
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import Tokenizer, tokenizer_from
@@ -40,8 +41,13 @@ class SavedRun:
 
     @property
     def class_names(self) -> list[str]:
-        """The name of each class id."""
+        """The name of each class id of the first label."""
         return list(self.plan.class_names)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The labels that it has learned; one where there is one."""
+        return self.plan.heads
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

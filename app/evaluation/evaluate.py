@@ -9,11 +9,11 @@ import tensorflow as tf
 from app.classifier import Classifier
 from app.data.batches import Feed, Split
 from app.data.examples import Source
-from app.data.heads import MISSING, by_head
+from app.data.heads import MISSING, Head, by_head
 from app.data.order import evaluation_indices
 from app.distributed.world import World
 from app.evaluation.results import Results
-from app.evaluation.scores import Scores, Tally, most_confident
+from app.evaluation.scores import Scores, Tally, finite, most_confident
 from app.pulse import PULSE
 
 EVALUATION_BATCH_SIZE = 256
@@ -51,13 +51,27 @@ def _of_all_ranks(tally: Tally, world: World, most_mistakes: int) -> Scores:
     )
 
 
-def describe_mistakes(
-    scores: Scores, source: Source, class_names: Sequence[str], texts: bool
-) -> list[dict[str, Any]]:
-    """The most confident mistakes as JSON values, each with its place and, for texts, its text.
+def describe(
+    results: Results, heads: Sequence[Head], source: Source, texts: bool
+) -> dict[str, Any]:
+    """Results as JSON values: the metrics, and the most confident mistakes, each with its place
+    and, for texts, its text. Of several labels "accuracy", "loss", and these of each in "heads".
 
     Raises UserError if the source can no longer be read.
     """
+    each = {}
+    for name, class_names in heads:
+        scores = results.heads[name]
+        mistakes = _describe_mistakes(scores, source, class_names, texts)
+        each[name] = {**scores.to_json(list(class_names)), "mistakes": mistakes}
+    if not results.several:
+        return each[heads[0].name]
+    return {"accuracy": finite(results.accuracy), "loss": finite(results.loss), "heads": each}
+
+
+def _describe_mistakes(
+    scores: Scores, source: Source, class_names: Sequence[str], texts: bool
+) -> list[dict[str, Any]]:
     rows = np.array([mistake.index for mistake in scores.mistakes], dtype=np.int64)
     contents = source.read(rows) if texts and len(rows) else [None] * len(rows)
     found = []
