@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.commands.model_card import LOADING, Check, Signature, output_names
-from app.commands.saved_run import SavedRun
+from app.commands.saved_run import SavedRun, calibrated
 from app.data.bad import BadExamples
 from app.data.batches import padded
 from app.data.catalogue import load_dataset
@@ -120,7 +120,7 @@ def check_export(
     loaded and called with TensorFlow alone, or gives other answers. Leaves its own files beside the
     export.
     """
-    expected = _probabilities(network, samples.ready)
+    expected = _probabilities(run, network, samples.ready)
     inputs = {one.name: samples.raw[one.takes] for one in signatures}
     answers = _call_in_fresh_process(path, format, inputs)
     allowed = TOLERANCE if exact else 1.0
@@ -144,7 +144,7 @@ def check_export(
     return tuple(found)
 
 
-def _probabilities(network: keras.Model, ready: Any) -> list[np.ndarray]:
+def _probabilities(run: SavedRun, network: keras.Model, ready: Any) -> list[np.ndarray]:
     """What the network says of each label: float32 (n, classes); on the CPU, as the check will."""
     found = []
     with tf.device("CPU"):
@@ -152,7 +152,12 @@ def _probabilities(network: keras.Model, ready: Any) -> list[np.ndarray]:
             rows = slice(start, start + BATCH_ROWS)
             part = padded(tf.nest.map_structure(operator.itemgetter(rows), ready))
             logits = tf.nest.flatten(network(part, training=False))
-            found.append([tf.nn.softmax(one).numpy() for one in logits])
+            found.append(
+                [
+                    tf.nn.softmax(calibrated(run, head, one)).numpy()
+                    for head, one in zip(run.heads, logits, strict=True)
+                ]
+            )
     return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 

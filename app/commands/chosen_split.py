@@ -58,19 +58,25 @@ class Opened(NamedTuple):
     bad: BadExamples
 
 
-def open_split(
-    run_dir: Path, overrides: dict[str, Any], split: str | None, checkpoint: str, world: World
-) -> tuple[SavedRun, Chosen, Opened]:
-    """The run with the weights of a checkpoint, and a split to score; see `evaluate_run`; a
-    collective."""
+def open_together(run_dir: Path, checkpoint: str, world: World) -> SavedRun:
+    """The run with the weights of a checkpoint, the same on all ranks; a collective."""
     with world.together():
         run = open_run(run_dir, checkpoint) if world.is_chief else None
     # The others open the same one, also where the run goes on and writes newer ones.
     name = world.broadcast(run.checkpoint.name if run else "")
     with world.together():
         run = run or open_run(run_dir, name)
+    same = {"checkpoint": f"{run.checkpoint.name} {run.weights}"}
+    world.verify_same(code_version() | same | {"temperatures": repr(run.temperatures)})
+    return run
+
+
+def open_split(
+    run: SavedRun, overrides: dict[str, Any], split: str | None, world: World
+) -> tuple[Chosen, Opened]:
+    """A split to score; see `evaluate_run`; a collective."""
+    with world.together():
         data = _data_config(run, overrides)
-    world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {run.weights}"})
     world.verify_same({"data and split": repr((data, split))})
     bad = BadExamples(data.on_bad)
     choose_split = _own if _is_own(overrides) else _other
@@ -79,7 +85,7 @@ def open_split(
         examples, source = _hold(run, choice, data, bad, world)
     with world.together():
         bad.check(choice.examples)
-    return run, choice, Opened(examples, source, bad)
+    return choice, Opened(examples, source, bad)
 
 
 def _is_own(overrides: dict[str, Any]) -> bool:

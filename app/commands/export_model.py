@@ -18,7 +18,7 @@ from app.build import build_classifier
 from app.commands.check_export import Samples, check_export, read_samples
 from app.commands.export import NAMES
 from app.commands.model_card import Export, Signature, model_card, output_names, prefix_of
-from app.commands.saved_run import SavedRun, open_run
+from app.commands.saved_run import SavedRun, calibrated, open_run
 from app.data.batches import padded
 from app.data.images import decode_batch
 from app.errors import UserError
@@ -143,7 +143,7 @@ def _answers(run: SavedRun, logits: Any) -> dict[str, tf.Tensor]:
     for head, of_head in zip(run.heads, tf.nest.flatten(logits), strict=True):
         probabilities, class_, label = output_names(run, head)
         classes = tf.argmax(of_head, axis=-1)
-        found[probabilities] = tf.nn.softmax(of_head)
+        found[probabilities] = tf.nn.softmax(calibrated(run, head, of_head))
         found[class_] = classes
         found[label] = tf.gather(tf.constant(list(head.class_names)), classes)
     return found
@@ -225,7 +225,8 @@ def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
             name=label,
         )
         softmax = keras.layers.Softmax(dtype="float32", name=probabilities)
-        outputs |= {probabilities: softmax(logits), class_: classes, label: name_of(classes)}
+        shares = softmax(calibrated(run, head, logits))
+        outputs |= {probabilities: shares, class_: classes, label: name_of(classes)}
     keras.Model(inputs, outputs, name=network.name).save(path)
 
 

@@ -168,7 +168,19 @@ def _use(run: SavedRun, export: Export) -> str:
         f"{export.format}, {export.size_bytes:,} bytes. Needs only TensorFlow; preprocessing is "
         f"inside; B is any number.\n\n```python\n{program}```\n\n"
         f"{table(['signature', 'takes'], rows)}\n\n"
-        f"All return {_returned(run)}.\n"
+        f"All return {_returned(run)}.\n{_calibration(run)}"
+    )
+
+
+def _calibration(run: SavedRun) -> str:
+    """By what the logits were divided, if the run is calibrated."""
+    each = [f"{value:.3f} ({plain(name)})" for name, value in run.temperatures.items()]
+    if not each:
+        return ""
+    by = ", ".join(each) if len(each) > 1 else f"{next(iter(run.temperatures.values())):.3f}"
+    return (
+        f"\nProbabilities are calibrated: logits are divided by {by}, which was found on the "
+        "run's validation split (arXiv:1706.04599).\n"
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.commands.predict_inputs import Item
-from app.commands.saved_run import SavedRun
+from app.commands.saved_run import SavedRun, calibrated
 from app.data.batches import padded
 from app.data.images import decode_images
 from app.data.sources.image_files import read_header
@@ -18,14 +18,18 @@ from app.data.sources.image_files import read_header
 class Predictor:
     """Answers batches of inputs with the classes of a run."""
 
-    def __init__(self, run: SavedRun, top: int | None = None):
+    def __init__(self, run: SavedRun, top: int | None = None, abstain_below: float | None = None):
         self.run = run
         self.top = top
+        self.abstain_below = abstain_below
 
         def forward(inputs):
             logits = run.classifier(inputs, training=False)
             of_heads = [tf.cast(one, tf.float32) for one in tf.nest.flatten(logits)]
-            return [(one, tf.nn.softmax(one)) for one in of_heads]
+            return [
+                (one, tf.nn.softmax(calibrated(run, head, one)))
+                for head, one in zip(run.heads, of_heads, strict=True)
+            ]
 
         # Traced once, whatever the number and length of the inputs.
         def spec(given: Any) -> tf.TensorSpec:
@@ -85,7 +89,9 @@ class Predictor:
         order = np.argsort(-logits, kind="stable")[: self.top]
         found = {names[label]: float(probabilities[label]) for label in order}
         best = names[order[0]]
-        return {"class": best, "probability": found[best], "probabilities": found}
+        abstains = self.abstain_below is not None and found[best] < self.abstain_below
+        answer = None if abstains else best
+        return {"class": answer, "probability": found[best], "probabilities": found}
 
 
 def _load_image(path: str, size: tuple[int, int] | None) -> bytes | str:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from app import rundir
 from app.build import build_classifier
@@ -14,6 +16,7 @@ from app.data.images import ImageSpec, spec_of
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import Tokenizer, tokenizer_from
 from app.errors import UserError
+from app.evaluation.calibration import read_temperatures
 from app.recipe import load
 from app.run_files import RunFiles
 
@@ -23,7 +26,7 @@ class SavedRun:
     """A run directory's config, what was decided about its data, and the weights of a checkpoint.
 
     `position`: seed, step, epoch and examples_seen of the checkpoint; `weights`: the SHA-256 of its
-    arrays.
+    arrays; `temperatures`: by the name of each label, empty if `calibrate` has not found any.
     """
 
     directory: Path
@@ -33,6 +36,7 @@ class SavedRun:
     checkpoint: Path
     position: dict[str, int]
     weights: str
+    temperatures: Mapping[str, float]
 
     @property
     def kind(self) -> str:
@@ -70,6 +74,13 @@ class SavedRun:
         return spec_of(self.config.data, self.image_shape)
 
 
+def calibrated(run: SavedRun, head: Head, logits: Any) -> Any:
+    """Logits (n, classes) of a label, from which `softmax` makes probabilities that can be relied
+    on, if the run is calibrated."""
+    temperature = run.temperatures.get(head.name)
+    return logits if temperature is None else logits / temperature
+
+
 def open_run(directory: Path, checkpoint: str = "newest") -> SavedRun:
     """The run in `directory`, with the weights of a checkpoint: "newest", "best", or its name.
 
@@ -86,5 +97,6 @@ def open_run(directory: Path, checkpoint: str = "newest") -> SavedRun:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{files.data_plan} cannot be read: {error!r}") from None
     kept = Checkpoints(files.checkpoints, config.run.keep_checkpoints, config.run.keep_best)
-    opened = kept.restore_model(classifier, checkpoint)
-    return SavedRun(directory, config, plan, classifier, *opened)
+    path, position, weights = kept.restore_model(classifier, checkpoint)
+    temperatures = read_temperatures(files.calibration(path.name), weights, plan.heads)
+    return SavedRun(directory, config, plan, classifier, path, position, weights, temperatures)

@@ -111,9 +111,27 @@ def _sections(result: dict[str, Any], label: str) -> list[str]:
         f"{level} Calibration",
         _table(["confidence", "examples", "mean confidence", "accuracy"], bins),
         f"![Reliability diagram]({_file('reliability', label)})",
+        *_coverage(result, level),
         f"{level} Most confident mistakes",
         mistake_table(result),
     ]
+
+
+def _coverage(result: Mapping[str, Any], level: str) -> list[str]:
+    """What is left if the least sure answers are left out."""
+    rows = [
+        [
+            f"{row['abstain_below']:g}",
+            f"{row['answered']:,}",
+            share(row["coverage"]),
+            share(row["accuracy"]),
+        ]
+        for row in result.get("coverage", ())
+    ]
+    if not rows:
+        return []
+    header = ["abstain below", "answered", "coverage", "accuracy"]
+    return [f"{level} Accuracy over coverage", _table(header, rows)]
 
 
 def class_table(result: Mapping[str, Any]) -> str:
@@ -173,6 +191,17 @@ def _scored(result: dict[str, Any]) -> dict[str, str]:
         "macro F1": share(result["macro_average"]["f1"]),
         "calibration error": f"{share(result['calibration_error'])} (expected, {BINS} bins)",
     }
+    if "uncalibrated" in result:
+        before = share(result["uncalibrated"]["calibration_error"])
+        facts["calibration error"] += f"; {before} before calibration"
+    if "unknown_class" in result:
+        unknown = result["unknown_class"]
+        area = "-" if unknown["auroc"] is None else f"{unknown['auroc']:.4f}"
+        facts["unknown class"] = (
+            f"{unknown['class']}: recall {share(unknown['recall'])} of {unknown['examples']:,}, "
+            f"AUROC of the confidence {area}, accuracy of the others "
+            f"{share(unknown['accuracy_of_others'])}"
+        )
     if result["top5_accuracy"] is None:  # with at most five classes it says nothing
         del facts["top-5 accuracy"]
     return facts

@@ -12,11 +12,13 @@ from app.evaluation.scores import Scores, finite
 class Results:
     """The scores of each head, by its name, in order; with one label there is one.
 
-    Each counts only examples that have its label. `weights`: how much the loss of each counts.
+    Each counts only examples that have its label. `weights`: how much the loss of each counts;
+    `raw`: the scores of each head before calibration, empty if it is not calibrated.
     """
 
     heads: Mapping[str, Scores]
     weights: Sequence[float] = (1.0,)
+    raw: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
 
     @property
     def first(self) -> Scores:
