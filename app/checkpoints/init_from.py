@@ -2,14 +2,15 @@
 
 A variable of the model is loaded where the source has one of the same path and shape. Two kinds of
 rows have names, and go by these: those of an embedding belong to tokens, and those of the last
-layer to classes. Loading them by number would give each token the meaning of another one.
+layer, of which there is one for each label, to classes. Loading them by number would give each
+token the meaning of another one.
 
 Knows a model, a data plan and files, but no workers: the chief loads, then all ranks get what it
 has. Nothing of the optimizer is loaded, and no random generator.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import safetensors.numpy
 from app.checkpoints.checkpoint import Checkpoints
 from app.checkpoints.files import Damaged, read_files
 from app.checkpoints.init_source import InitSource, find_source
+from app.data.heads import Head
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import first_listed
 from app.errors import UserError
@@ -132,7 +134,7 @@ class _Fitting:
         self._here, self._there = here, source.plan
         self._models = source.model, _network(model).name
         self._embeddings = token_variables(model, here)
-        self._head = class_variables(model, len(here.class_names))
+        self._heads = class_variables(model, here.heads)
         self.notes = [] if source.plan is None else _differences(source.plan, here)
 
     def value_of(self, entry: StateVariable, arrays: Mapping[str, np.ndarray]) -> np.ndarray | str:
@@ -147,8 +149,8 @@ class _Fitting:
             value = self._by_token(entry, array, self._there)
         elif array.shape != tuple(entry.variable.shape):
             return _shapes(entry, array)
-        elif entry.path in self._head:
-            value = self._by_class(array)
+        elif entry.path in self._heads:
+            value = self._by_class(array, self._heads[entry.path])
         else:
             value = array
         return value if isinstance(value, str) else value.astype(dtype)
@@ -183,8 +185,9 @@ class _Fitting:
             )
         return before
 
-    def _by_class(self, array: np.ndarray) -> np.ndarray | str:
-        """The last axis in the order of the classes here; what it reads must mean the same too."""
+    def _by_class(self, array: np.ndarray, head: Head) -> np.ndarray | str:
+        """The last axis in the order of the classes here, of the label of the same name there; what
+        it reads must mean the same too."""
         if self._there is None:
             note = "the classes of the last layer are not known, and were taken to be these"
             if note not in self.notes:
@@ -193,7 +196,10 @@ class _Fitting:
         was, now = self._models
         if was != now:
             return f"reads the features of a {was} there, of a {now} here"
-        names, wanted = self._there.class_names, self._here.class_names
+        of_there = dict(self._there.heads)
+        if head.name not in of_there:
+            return f"no label '{head.name}' there"
+        names, wanted = of_there[head.name], head.class_names
         if differing := set(names) ^ set(wanted):
             return f"other classes: only one of the runs has '{min(differing)}'"
         number = {name: at for at, name in enumerate(names)}
@@ -209,11 +215,16 @@ def token_variables(model: keras.Model, plan: DataPlan) -> set[str]:
     return {layer.embeddings.path for layer in layers if layer.input_dim == rows}
 
 
-def class_variables(model: keras.Model, classes: int) -> set[str]:
-    """The paths of those variables of the last layer whose last axis is the classes."""
-    last = next((layer for layer in reversed(_network(model).layers) if layer.weights), None)
-    weights = last.weights if last else []
-    return {one.path for one in weights if one.shape and one.shape[-1] == classes}
+def class_variables(model: keras.Model, heads: Sequence[Head]) -> dict[str, Head]:
+    """The label whose classes are the last axis of a variable, by the paths of those variables of
+    the last layers, of which each label has one, in this order."""
+    layers = [layer for layer in _network(model).layers if layer.weights][-len(heads) :]
+    return {
+        one.path: head
+        for layer, head in zip(layers, heads, strict=False)  # a network may have no weights
+        for one in layer.weights
+        if one.shape and one.shape[-1] == len(head.class_names)
+    }
 
 
 def _network(model: keras.Model) -> keras.Model:

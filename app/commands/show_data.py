@@ -1,5 +1,6 @@
 """`python -m app data SOURCE`: print what a source holds, or write a copy for fast streaming."""
 
+import shlex
 from pathlib import Path
 
 from app.config import Config
@@ -50,7 +51,9 @@ def show_data(config: Config, export: Path | None = None) -> None:
             allowed.add(one.where, one.reason)
         bad.check(sum(map(len, dataset.splits.values())) + len(bad.found))
         export_tfrecord(dataset, export, config.training.seed, spec)
-        print(f"\nwritten to {export}: train on it with --dataset {export}")
+        keys = [name for name, _ in dataset.heads] if len(dataset.heads) > 1 else []
+        more = f" --label-key {shlex.quote(','.join(keys))}" if keys else ""
+        print(f"\nwritten to {export}: train on it with --dataset {export}{more}")
 
 
 def _sound_dataset(config: Config, bad: BadExamples) -> tuple[Dataset, ImageSpec | None]:

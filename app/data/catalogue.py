@@ -10,16 +10,17 @@ import numpy as np
 from app.config import Data
 from app.data.bad import BadExamples
 from app.data.examples import Dataset, Examples, Source, stratified_split
-from app.data.heads import strata
+from app.data.heads import MISSING, Head, by_head, strata
 from app.data.sources import embedded, synthetic
 from app.data.sources.classes import check_class_names, sort_class_names
 from app.data.sources.folders import find_splits, list_files
 from app.data.sources.table_files import table_name, table_suffix
 from app.data.sources.table_rows import Reading
-from app.data.sources.tables import Table, read_table
+from app.data.sources.tables import Table, input_columns, read_table
 from app.errors import UserError
 
 EMBEDDED = {"digits": embedded.digits, "pydocs": embedded.pydocs}
+LABELS = ("pydocs",)  # of these, those that have labels to choose from
 NAMES = (*EMBEDDED, synthetic.IMAGE, synthetic.TEXT)
 MOST_REASONS = 5  # of what was left out, in a message about what is missing
 HELD_OUT = 0.1  # of the training examples, if the dataset does not have the split
@@ -81,8 +82,10 @@ def _refuse_unused(data: Data, reader: Any) -> None:
         )
     for key in ("input_key", "label_key"):
         value = getattr(data, key)
-        if value is not None and reader not in (_load_tfds, _load_table):
-            raise UserError(f"{key} = '{value}' names a column, and {data.dataset} has no columns")
+        chooses = key == "label_key" and data.dataset in LABELS
+        if value is not None and reader not in (_load_tfds, _load_table) and not chooses:
+            what = "columns" if "," in value else "a column"
+            raise UserError(f"{key} = '{value}' names {what}, and {data.dataset} has no columns")
     for key in ("header", "separator", "encoding"):
         value = getattr(data, key)
         if value != Data.model_fields[key].default and reader is not _load_table:
@@ -90,12 +93,21 @@ def _refuse_unused(data: Data, reader: Any) -> None:
 
 
 def _check_classes(data: Data, dataset: Dataset, bad: BadExamples) -> None:
-    """Raise UserError for a dataset with nothing to learn from."""
-    present = np.unique(dataset.train.labels)
-    if len(present) < 2:
+    """Raise UserError for a dataset, or a label of several, with nothing to learn from."""
+    of_heads = by_head(dataset.train.labels).T
+    for (name, class_names), labels in zip(dataset.heads, of_heads, strict=True):
+        present = np.unique(labels[labels != MISSING])
+        if len(present) > 1:
+            continue
+        if len(dataset.heads) == 1:
+            raise UserError(
+                f"{data.dataset}: all {len(labels)} training examples have the label "
+                f"'{class_names[present[0]]}': there is nothing to learn{_left_out(bad)}"
+            )
+        has = f"only '{class_names[present[0]]}'" if len(present) else "no label at all"
         raise UserError(
-            f"{data.dataset}: all {len(dataset.train)} training examples have the label "
-            f"'{dataset.class_names[present[0]]}': there is nothing to learn{_left_out(bad)}"
+            f"{data.dataset}: in the training examples '{name}' has {has}: there is nothing to "
+            f"learn, so leave it out of --label-key{_left_out(bad)}"
         )
 
 
@@ -153,7 +165,9 @@ def _load_tfds(data: Data, bad: BadExamples) -> Dataset:
 def _load_embedded(data: Data, bad: BadExamples) -> Dataset:
     _refuse_splits(data)
     try:
-        return EMBEDDED[data.dataset]()
+        if data.label_key is None:
+            return EMBEDDED[data.dataset]()
+        return embedded.pydocs(labels=input_columns(data.label_key, ()))
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -205,16 +219,16 @@ def _load_table(data: Data, bad: BadExamples) -> Dataset:
     reading = Reading(data.encoding, data.header, data.separator)
     keys = data.input_key, data.label_key
     train = read_table(paths["train"], *keys, bad, reading)
-    names = sort_class_names(set(train.labels))
+    numbers = [column.numbers for column in train.labels]
+    names = [sort_class_names(name for name in one.names if name) for one in train.labels]
     splits: dict[str, Any] = {}
     notes = []
     for split, path in paths.items():
         table = train
         if split != "train":
-            table = read_table(path, *keys, bad, reading, numbers=train.numbers)
+            table = read_table(path, *keys, bad, reading, numbers)
         if not data.case_sensitive_classes:
-            lines = dict(zip(reversed(table.labels), reversed(table.lines), strict=True))
-            check_class_names(dict.fromkeys(table.labels), str(table.path), lines)
+            _check_case(table)
         notes.append(f"{path.name}: {table.about}")
         if table.kind != train.kind:
             raise UserError(f"{table.path} holds {table.kind}s, but {train.path} {train.kind}s")
@@ -227,22 +241,49 @@ def _load_table(data: Data, bad: BadExamples) -> Dataset:
         else:
             texts = np.array([*inputs, None], dtype=object)[:-1]
             splits[split] = Examples(texts, labels, np.array(wheres, dtype=object))
-    name = table_name(paths["train"])
-    return Dataset(name, train.kind, names, **splits, notes=tuple(notes))
+    heads = tuple(Head(one.key, of) for one, of in zip(train.labels, names, strict=True))
+    return Dataset(
+        table_name(paths["train"]),
+        train.kind,
+        names[0],
+        **splits,
+        notes=tuple(notes),
+        heads=heads if len(heads) > 1 else (),
+    )
+
+
+def _check_case(table: Table) -> None:
+    """Refuse names of one column that differ only by case."""
+    for column in table.labels:
+        lines: dict[str, int] = {}
+        for name, line in zip(column.names, table.lines, strict=True):
+            if name is not None:
+                lines.setdefault(name, line)
+        where = "" if len(table.labels) == 1 else f", column '{column.key}'"
+        check_class_names(lines, f"{table.path}{where}", lines)
 
 
 def _label_ids(
-    table: Table, names: Sequence[str], bad: BadExamples
+    table: Table, names: Sequence[Sequence[str]], bad: BadExamples
 ) -> tuple[list[int], np.ndarray]:
-    """The rows whose label occurs in training, and their class ids; the others are bad."""
-    number = {name: index for index, name in enumerate(names)}
-    rows = []
-    for row, name in enumerate(table.labels):
-        if name in number:
-            rows.append(row)
-        else:
-            bad.add(
-                table.where(row),
-                f"label '{name}' does not occur in the training file, so the model cannot learn it",
-            )
-    return rows, np.array([number[table.labels[row]] for row in rows], dtype=np.int64)
+    """The rows all of whose labels occur in training, and their class ids, int64 (rows,) or
+    (rows, heads); the others are bad.
+
+    A row with a label that training lacks is bad as a whole, also where its other labels are known:
+    dropping that label would make a wrong answer in it count as none at all.
+    """
+    ids = np.full((len(table.inputs), len(names)), MISSING, np.int64)
+    unknown: dict[int, str] = {}
+    for head, (column, of_training) in enumerate(zip(table.labels, names, strict=True)):
+        number = {name: index for index, name in enumerate(of_training)}
+        where = "" if len(names) == 1 else f" of column '{column.key}'"
+        for row, name in enumerate(column.names):
+            if name in number:
+                ids[row, head] = number[name]
+            elif name is not None:
+                reason = f"label '{name}'{where} does not occur in the training file, so the model "
+                unknown.setdefault(row, reason + "cannot learn it")
+    for row in sorted(unknown):
+        bad.add(table.where(row), unknown[row])
+    rows = [row for row in range(len(ids)) if row not in unknown]
+    return rows, ids[rows] if len(names) > 1 else ids[rows, 0]

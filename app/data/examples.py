@@ -172,7 +172,7 @@ class Dataset:
     heads: tuple[Head, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.heads:
+        if len(self.heads) < 2:  # also where it is replaced by one with other class names
             object.__setattr__(self, "heads", (Head(ONLY, self.class_names),))
         for split, source in self.splits.items():
             if (source.content == "text") != (self.kind == "text"):

@@ -63,7 +63,7 @@ class DataPlan:
     heads: tuple[Head, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.heads:
+        if len(self.heads) < 2:  # also where it is replaced by one with other class names
             object.__setattr__(self, "heads", (Head(ONLY, self.class_names),))
 
     def without_bad(self, dataset: Dataset, bad: BadExamples) -> Dataset:

@@ -9,6 +9,7 @@ import numpy as np
 from app.columns import columns
 from app.data.bad import Bad
 from app.data.examples import EXAMPLES_AT_ONCE, Dataset, Source
+from app.data.heads import MISSING, Head, by_head
 from app.data.sources.image_files import Header, read_header
 
 MOST_CLASSES = 40  # more are shown by their ends
@@ -37,12 +38,9 @@ def report_on(
         notes: which files were skipped, and which classes were merged.
         warnings: other problems, behind the bad examples.
     """
-    lines = [
-        f"{dataset.name}: {dataset.kind}s, {len(dataset.class_names)} classes",
-        *dataset.notes,
-        "",
-    ]
-    lines.append(_class_table(dataset))
+    lines = [f"{dataset.name}: {dataset.kind}s, {_labels(dataset)}", *dataset.notes]
+    for number in range(len(dataset.heads)):
+        lines += ["", _class_table(dataset, number)]
     contents = {name: _look_into(source) for name, source in dataset.splits.items()}
     if dataset.kind == "image":
         lines += _sizes(sum((sizes for _, sizes, _ in contents.values()), Counter()))
@@ -74,22 +72,38 @@ def _first(found: Sequence[str]) -> list[str]:
     return [f"  {line}" for line in [*found[:MOST_PROBLEMS], *rest]]
 
 
-def _class_table(dataset: Dataset) -> str:
-    """Examples of each class in each split, the most frequent of many first."""
-    classes = len(dataset.class_names)
-    counts = {name: np.bincount(s.labels, minlength=classes) for name, s in dataset.splits.items()}
+def _labels(dataset: Dataset) -> str:
+    if len(dataset.heads) == 1:
+        return f"{len(dataset.class_names)} classes"
+    named = (f"{name} ({len(classes)} classes)" for name, classes in dataset.heads)
+    return f"{len(dataset.heads)} labels: {', '.join(named)}"
+
+
+def _class_table(dataset: Dataset, number: int) -> str:
+    """Examples of each class of a label in each split, the most frequent of many first."""
+    head, several = dataset.heads[number], len(dataset.heads) > 1
+    classes = len(head.class_names)
+    counts = {name: _counts(source, number, head) for name, source in dataset.splits.items()}
     shown = list(range(classes))
     if classes > MOST_CLASSES:
         by_size = np.argsort(-counts["train"], kind="stable").tolist()
         shown = by_size[: MOST_CLASSES // 2] + by_size[-MOST_CLASSES // 2 :]
-    rows = [
-        [dataset.class_names[i], *(f"{column[i]:,}" for column in counts.values())] for i in shown
-    ]
+    rows = [[head.class_names[i], *(f"{column[i]:,}" for column in counts.values())] for i in shown]
     if classes > MOST_CLASSES:
         between = f"... {classes - MOST_CLASSES} classes between"
         rows.insert(MOST_CLASSES // 2, [between, *[""] * len(counts)])
-    total = ["all", *(f"{int(column.sum()):,}" for column in counts.values())]
-    return columns([["class", *counts], *rows, total], numbers=True)
+    sizes = {name: len(source) for name, source in dataset.splits.items()}
+    missing = [sizes[name] - int(column.sum()) for name, column in counts.items()]
+    if any(missing):
+        rows.append(["(missing)", *(f"{one:,}" for one in missing)])
+    total = ["all", *(f"{size:,}" for size in sizes.values())]
+    return columns([[head.name if several else "class", *counts], *rows, total], numbers=True)
+
+
+def _counts(source: Source, number: int, head: Head) -> np.ndarray:
+    """Examples of each class of a label, int (classes,)."""
+    labels = by_head(source.labels)[:, number]
+    return np.bincount(labels[labels != MISSING], minlength=len(head.class_names))
 
 
 def _sizes(sizes: Counter[tuple[int, int]]) -> list[str]:
@@ -132,7 +146,7 @@ def _samples(dataset: Dataset) -> Iterator[str]:
     rows = np.linspace(0, len(dataset.train) - 1, SAMPLES).round().astype(int)
     contents = dataset.train.read(rows)
     for row, content in zip(rows, contents, strict=True):
-        label = dataset.class_names[dataset.train.labels[row]]
+        label = _label_of(dataset, by_head(dataset.train.labels)[row])
         where = dataset.train.where(int(row))
         if dataset.kind == "text":
             text = content if isinstance(content, str) else content.decode("utf-8", "replace")
@@ -140,6 +154,16 @@ def _samples(dataset: Dataset) -> Iterator[str]:
             yield f"{label}: {short}{' ...' if len(text) > SAMPLE_CHARACTERS else ''}"
         else:
             yield f"{label}: {where}"
+
+
+def _label_of(dataset: Dataset, labels: np.ndarray) -> str:
+    """The classes of one example; labels: int (heads,)."""
+    if len(dataset.heads) == 1:
+        return dataset.class_names[labels[0]]
+    return ", ".join(
+        f"{name} {'missing' if label == MISSING else classes[label]}"
+        for (name, classes), label in zip(dataset.heads, labels, strict=True)
+    )
 
 
 def _without_tokens(dataset: Dataset, lengths_of: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -153,16 +177,18 @@ def _without_tokens(dataset: Dataset, lengths_of: Mapping[str, np.ndarray]) -> I
 
 
 def _problems(dataset: Dataset, contents: Mapping[str, Counter[bytes]]) -> Iterator[str]:
-    counts = np.bincount(dataset.train.labels, minlength=len(dataset.class_names))
-    for name, count in zip(dataset.class_names, counts, strict=True):
-        if count < FEW_EXAMPLES:
-            yield f"class '{name}' has {count} training examples"
-    smallest = int(counts[counts > 0].min())
-    if counts.max() > UNEVEN * smallest:
-        yield (
-            f"the largest class has {counts.max():,} training examples, the smallest "
-            f"{smallest:,}: consider --imbalance class_weights"
-        )
+    for number, head in enumerate(dataset.heads):
+        of = "" if len(dataset.heads) == 1 else f" of {head.name}"
+        counts = _counts(dataset.train, number, head)
+        for name, count in zip(head.class_names, counts, strict=True):
+            if count < FEW_EXAMPLES:
+                yield f"class '{name}'{of} has {count} training examples"
+        smallest = int(counts[counts > 0].min())
+        if counts.max() > UNEVEN * smallest:
+            yield (
+                f"the largest class{of} has {counts.max():,} training examples, the smallest "
+                f"{smallest:,}: consider --imbalance class_weights"
+            )
     seen = contents["train"]
     repeated = seen.total() - len(seen)
     if repeated:

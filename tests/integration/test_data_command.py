@@ -10,6 +10,11 @@ import pytest
 from PIL import Image
 
 from app.__main__ import main
+from app.commands.saved_run import open_run
+from app.distributed.world import World
+from app.evaluation.evaluate import evaluate
+from app.load import load_data
+from app.recipe import load
 from tests.integration.launching import app, run
 
 COLORS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40)}
@@ -281,3 +286,49 @@ def test_a_run_on_a_folder_names_its_classes_and_the_hardest(tmp_path: Path, cap
     assert hardest.split(None, 1)[1].startswith("beige 0%,")
     described = json.loads((tmp_path / "run" / "data_plan" / "plan.json").read_text())
     assert described["class_names"] == ["beige", "blue", "green", "red"]
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """A table of 240 short texts: the intent that two words tell, and for most the place."""
+    draw = random.Random(0)
+    telling = {"ask": ["what", "when"], "buy": ["get", "order"], "sell": ["offer", "give"]}
+    places = {"home": ["sofa", "lamp"], "office": ["desk", "printer"]}
+    rows = ["text,intent,place"]
+    for number in range(240):
+        intent, place = list(telling)[number % 3], list(places)[number % 2]
+        words = [draw.choice(telling[intent]), draw.choice(places[place])]
+        words += [draw.choice("abcdefgh") * 2 for _ in range(3)]
+        rows.append(f"{' '.join(words)},{'' if number % 20 == 7 else intent},"
+                    f"{'' if number % 4 == 1 else place}")  # fmt: skip
+    path = tmp_path / "notes.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_two_labels_are_shown_exported_and_learnt(notes: Path, tmp_path: Path, capsys) -> None:
+    copy = tmp_path / "copy"
+    found = data(capsys, notes, "--label-key", "intent,place", "--export", "tfrecord", copy)
+    lines = [line.split() for line in found.splitlines()]
+    assert "notes: texts, 2 labels: intent (3 classes), place (2 classes)" in found
+    for head in ("intent", "place"):
+        assert [head, "train", "validation", "test"] in lines
+    assert lines.count(["all", "194", "22", "24"]) == 2
+    assert sum(line[:1] == ["(missing)"] for line in lines) == 2
+    assert f"train on it with --dataset {copy} --label-key intent,place" in found
+
+    how = {"label_key": "intent,place", "model": "bag", "epochs": 12, "learning_rate": 0.02}
+    for name, source in (("table", notes), ("copy", copy)):
+        directory = tmp_path / name
+        assert train(directory, dataset=source, **how)["test_accuracy"] > 0.9
+        described = json.loads((directory / "data_plan" / "plan.json").read_text())
+        assert described["class_names"] == ["ask", "buy", "sell"]
+        assert described["heads"] == [
+            ["intent", ["ask", "buy", "sell"]],
+            ["place", ["home", "office"]],
+        ]
+        split = load_data(load(directory / "config.toml", {}), World()).splits["test"]
+        results = evaluate(open_run(directory).classifier, split, World())
+        for scores, labels in zip(results.heads.values(), split.labels.T, strict=True):
+            assert 0 < scores.examples == (labels >= 0).sum()
+            assert scores.accuracy > 0.9

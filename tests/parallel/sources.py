@@ -97,6 +97,11 @@ def loop_of(world, config, train_split, network, callbacks=()) -> Loop:
     if config.training.imbalance == "class_weights":
         weights = class_weights(train_split.labels, CLASSES)
     classifier = Classifier(network(), config.training.label_smoothing, weights)
+    return loop_around(world, config, train_split, classifier, callbacks)
+
+
+def loop_around(world, config, train_split, classifier, callbacks=()) -> Loop:
+    """The same for a classifier that is made already."""
     schedule = build_schedule(config, world.size)
     optimizer = build_optimizer(config, schedule, world)
     classifier.compile(optimizer)

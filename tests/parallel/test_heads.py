@@ -5,13 +5,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from app.build import build_classifier
 from app.classifier import Classifier
 from app.data.batches import Loaded
+from app.data.heads import labelled as labels_of_heads
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.evaluation.evaluate import evaluate
+from app.load import load_data
 from app.task import Task
 from tests.parallel.runs import EXAMPLES, images, largest_difference, train
+from tests.parallel.sources import config_of, loop_around
 
 FLOAT32_BOUND = 2e-6  # as in test_equality.py
 CLASSES = (5, 3, 2)
@@ -103,3 +107,45 @@ def test_each_head_is_scored_by_its_own_examples(world):
     assert found.accuracy == found.heads["first"].accuracy
     losses = [found.heads[task.name].loss * task.weight for task in TASKS]
     assert found.loss == pytest.approx(sum(losses))
+
+
+def write_table(path) -> None:
+    """100 texts of 2 to 9 words with a label that some lack and one that most lack."""
+    rng = np.random.default_rng(6)
+    rows = ["text,topic,mood"]
+    for number in range(100):
+        words = " ".join(f"w{word}" for word in rng.integers(0, 30, rng.integers(2, 10)))
+        topic = f"topic {number % 4}" if number % 7 or number < 50 else ""
+        mood = "bad" if number % 11 == 0 else "good" if number % 5 == 0 or not topic else ""
+        rows.append(f"{words},{topic},{mood}")
+    path.write_text("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("keys", [{}, {"imbalance": "class_weights", "shard_by": "label"}])
+def test_n_ranks_learn_from_a_table_with_missing_labels_what_one_learns(world, directory, keys):
+    path = directory / "table.csv"
+    world.from_chief(lambda: write_table(path))
+    common = {"label_key": "topic,mood", "model": "bag", "dropout": 0.0, "width": 8, "epochs": 8}
+    how = {"task_weights": [1, 0.3], "label_smoothing": [0.1, 0], "validation": 0.1, "test": 0.1}
+    config = config_of(directory, "table.csv auto", **common, **how, **keys)
+
+    def learned(of):
+        data = load_data(config, of)
+        split = data.splits["train"]
+        counts = labels_of_heads(split.labels)
+        assert 0 < counts[1] < counts[0] < len(split)
+        loop = loop_around(of, config, split, build_classifier(config, data.plan, split.labels))
+        loop.run()
+        assert loop.state.step >= 30
+        weights = [variable.numpy() for variable in loop.classifier.trainable_variables]
+        return weights, data.plan, evaluate(loop.classifier, data.splits["test"], of)
+
+    weights, plan, results = learned(world)
+    alone, plan_alone, results_alone = world.from_chief(lambda: learned(World()))
+    assert plan.heads == plan_alone.heads and plan.fingerprint == plan_alone.fingerprint
+    assert [head.name for head in plan.heads] == ["topic", "mood"]
+    assert largest_difference(weights, alone) <= FLOAT32_BOUND
+    for name, scores in results.heads.items():
+        np.testing.assert_array_equal(scores.confusion, results_alone.heads[name].confusion)
+    for other in world.gather(weights):
+        assert all(np.array_equal(a, b) for a, b in zip(weights, other, strict=True))

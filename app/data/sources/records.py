@@ -1,7 +1,7 @@
 """Splits kept as TFRecord files: found record by record, and read in any order.
 
 Reading a file once gives an index: where the image or text of each record begins, how long it is,
-its checksum and its label. With that a batch is read by position, and streaming gives the same
+its checksum and its labels. With that a batch is read by position, and streaming gives the same
 guarantee as memory: every example once, at any world size, also after a resume. The index is kept
 in the cache, so that a dataset is read through once per host. Knows nothing of workers.
 
@@ -43,7 +43,7 @@ class RecordFiles:
         files: the files.
         shard: the number of each input's file, int64 (n,).
         offset, length: where the input's bytes are in it, int64 (n,); crc: their CRC-32C, uint32.
-        labels: class ids, int64 (n,).
+        labels: class ids, int64 (n,), or (n, heads) with -1 for a missing one.
         content: "encoded" images, or "text".
     """
 
@@ -105,41 +105,44 @@ class RecordFiles:
         return content
 
 
-def index_files(files: Sequence[Path], input_key: str, label_key: str) -> RecordFiles:
+def index_files(files: Sequence[Path], input_key: str, *label_keys: str) -> RecordFiles:
     """The index of whole files; each is read through once, and then found in the cache.
+
+    `label_keys`: one, for labels (n,), or several.
 
     Raises UserError for a file that is missing, damaged or cut off, or lacks a feature.
     """
-    parts = [_cached_index(path, input_key, label_key) for path in files]
+    parts = [_cached_index(path, input_key, label_keys) for path in files]
     shards = [np.full(len(part[-1]), number, np.int64) for number, part in enumerate(parts)]
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     offset, length, crc, labels = columns
     return RecordFiles(tuple(files), np.concatenate(shards), offset, length, crc, labels)
 
 
-def _cached_index(path: Path, input_key: str, label_key: str) -> list[np.ndarray]:
+def _cached_index(path: Path, input_key: str, label_keys: tuple[str, ...]) -> list[np.ndarray]:
     """`COLUMNS` of a file's records, from the cache if the file is unchanged."""
     try:
         about = path.stat()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     facts = (INDEX_VERSION, str(path.resolve()), about.st_size, about.st_mtime_ns)
-    name = hashlib.blake2b(repr((*facts, input_key, label_key)).encode(), digest_size=16)
+    name = hashlib.blake2b(repr((*facts, input_key, *label_keys)).encode(), digest_size=16)
     found = f"{name.hexdigest()}.npz"
     for directory in _cache_directories():
         columns = _read_index(directory / "index" / found)
         if columns is not None:
             return columns
-    columns = _index_file(path, input_key, label_key)
+    columns = _index_file(path, input_key, label_keys)
     _keep_index(found, columns)
     return columns
 
 
-def _index_file(path: Path, input_key: str, label_key: str) -> list[np.ndarray]:
+def _index_file(path: Path, input_key: str, label_keys: tuple[str, ...]) -> list[np.ndarray]:
     """`COLUMNS` of the records of one file; every checksum is verified."""
     parts = []
     for places, contents in _batches_of_records(path):
-        parsed = _parse(path, contents, input_key, label_key)
+        parsed = _parse(path, contents, input_key, label_keys)
+        labels = np.stack([parsed[key].numpy() for key in label_keys], axis=1)
         inputs = list(parsed[input_key].numpy())
         found = zip(places, contents, inputs, strict=True)
         offsets = [place + content.rfind(value) for place, content, value in found]
@@ -147,11 +150,12 @@ def _index_file(path: Path, input_key: str, label_key: str) -> list[np.ndarray]:
             np.array(offsets, np.int64),  # of equal bytes in a record any will do
             np.array([len(value) for value in inputs], np.int64),
             np.array([google_crc32c.value(value) for value in inputs], np.uint32),
-            parsed[label_key].numpy(),
+            labels if len(label_keys) > 1 else labels[:, 0],
         )
         parts.append(columns)
     if not parts:
-        return [np.zeros(0, np.uint32 if name == "crc" else np.int64) for name in COLUMNS]
+        no_labels = np.zeros((0, len(label_keys)) if len(label_keys) > 1 else 0, np.int64)
+        return [*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.uint32)), no_labels]
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 
@@ -192,17 +196,15 @@ def _masked(content: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def _parse(path: Path, contents: list[bytes], input_key: str, label_key: str):
-    features = {
-        input_key: tf.io.FixedLenFeature([], tf.string),
-        label_key: tf.io.FixedLenFeature([], tf.int64),
-    }
+def _parse(path: Path, contents: list[bytes], input_key: str, label_keys: tuple[str, ...]):
+    features = {key: tf.io.FixedLenFeature([], tf.int64) for key in label_keys}
+    features[input_key] = tf.io.FixedLenFeature([], tf.string)
     try:
         return tf.io.parse_example(contents, features)
     except tf.errors.InvalidArgumentError as error:
         raise UserError(
-            f"{path}: expected examples with the features '{input_key}' (bytes) and '{label_key}' "
-            f"(int64): {str(error).splitlines()[0]}"
+            f"{path}: expected examples with the features '{input_key}' (bytes) and "
+            f"{' and '.join(map(repr, label_keys))} (int64): {str(error).splitlines()[0]}"
         ) from None
 
 

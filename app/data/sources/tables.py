@@ -1,56 +1,48 @@
-"""Tables of the user's own (CSV, TSV, JSON, Parquet): the input and the label of each row.
+"""Tables of the user's own (CSV, TSV, JSON, Parquet): the input and the labels of each row.
 
 Knows rows and the policy for bad ones; nothing of NumPy, images or splits. How files become rows is
-in table_rows.py.
+in table_rows.py, how cells become labels in table_labels.py.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from app.data.bad import BadExamples
-from app.data.sources.classes import (
-    are_numbers,
-    clean_class_name,
-    merges,
-    number_class,
-    says_missing,
-)
+from app.data.sources.classes import merges, says_missing
 from app.data.sources.dialects import MissingColumnError
 from app.data.sources.file_names import is_image, is_unread
 from app.data.sources.table_files import DELIMITED, place, table_suffix
-from app.data.sources.table_rows import (
-    Reading,
-    RowError,
-    Rows,
-    WrittenNumber,
-    join_texts,
-    open_rows,
-    type_of,
+from app.data.sources.table_labels import (
+    Cell,
+    LabelColumn,
+    cells_of,
+    have_numbers,
+    number_labels,
 )
+from app.data.sources.table_rows import Reading, RowError, Rows, join_texts, open_rows
 from app.errors import UserError, suggest
 
+LABEL = "label"  # the column, where none is named
 SHOWN_CHARACTERS = 40  # of a column's name: a header may be a row of texts
 
 
 @dataclass(frozen=True)
 class Table:
-    """The good rows of a file, in its order: row i is `inputs[i]`, `labels[i]`.
+    """The good rows of a file, in its order: row i is `inputs[i]`, and `names[i]` of each column of
+    labels.
 
-    `inputs` are texts or, if `kind` is "image", paths as the file gives them; `labels` are class
-    names, cleaned; `lines` are the lines of the file, counted from 1, on which the rows begin (of
-    Parquet, the rows); `numbers`: whether the labels are numbers, not names; `about`: how the file
-    was read.
+    `inputs` are texts or, if `kind` is "image", paths as the file gives them; `lines` are the lines
+    of the file, counted from 1, on which the rows begin (of Parquet, the rows); `about`: how the
+    file was read.
     """
 
     path: Path
     kind: Literal["text", "image"]
     inputs: list[str]
-    labels: list[str]
+    labels: tuple[LabelColumn, ...]
     lines: list[int]
-    numbers: bool = field(default=False, compare=False)
     about: str = field(default="", compare=False)
 
     def where(self, row: int) -> str:
@@ -60,14 +52,11 @@ class Table:
 
 @dataclass(slots=True)
 class _Row:
-    """A good row; `label`: cleaned, `written`: as the file has it; `number`: whether that has the
-    type of a number (None: it has no type)."""
+    """A good row."""
 
     line: int
     text: str
-    label: str
-    written: str
-    number: bool | None
+    cells: list[Cell | None]
 
 
 def read_table(
@@ -76,7 +65,7 @@ def read_table(
     label_key: str | None,
     bad: BadExamples,
     reading: Reading = Reading(),  # noqa: B008 (frozen)
-    numbers: bool | None = None,
+    numbers: Sequence[bool] | None = None,
 ) -> Table:
     """Read a CSV (RFC 4180), TSV (IANA text/tab-separated-values), JSON or Parquet file.
 
@@ -84,11 +73,12 @@ def read_table(
         path: a file whose name ends with one of `SUFFIXES`, or one of them and `.gz`.
         input_key: the column with the inputs, or several with commas between, whose texts are
             joined; None is 'text', or 'image' if there is no 'text'.
-        label_key: the column with the labels; None is 'label'.
+        label_key: the column with the labels, or several with commas between, one label each; None
+            is 'label'.
         bad: is told of every row that cannot be used; the table leaves it out.
         reading: what is known of the file.
-        numbers: whether labels are numbers (1.0 is the class 1) or names; None if this file, all of
-            its labels together, says it.
+        numbers: for each column of labels, whether they are numbers (1.0 is the class 1) or names;
+            None if this file, all labels of a column together, says it.
 
     Raises:
         UserError: the file as a whole cannot be used, or `bad` takes no bad rows.
@@ -98,33 +88,39 @@ def read_table(
         return _choose_columns(path, reading, columns, input_key, label_key)
 
     with open_rows(path, reading, choose) as rows:
-        return _collect(path, rows, bad, numbers)
+        keys = input_columns(label_key or LABEL, rows.columns)
+        return _collect(path, rows, keys, bad, numbers)
 
 
-def _collect(path: Path, rows: Rows, bad: BadExamples, numbers: bool | None) -> Table:
-    """Parse the records; rows that cannot be parsed or whose label is not a class go to `bad`, in
-    the order of the file."""
+def _collect(
+    path: Path,
+    rows: Rows,
+    keys: tuple[str, ...],
+    bad: BadExamples,
+    numbers: Sequence[bool] | None,
+) -> Table:
+    """Parse the records; rows that cannot be parsed or whose labels are not classes go to `bad`, in
+    the order of the file. `keys`: the last of the columns, those with labels."""
     found: list[_Row] = []
     problems: list[tuple[int, str]] = []
     bad_before = len(bad.found)
     try:
         for line, record in rows.records:
             try:
-                found.append(_row(line, rows, record))
+                found.append(_row(line, rows, keys, record))
             except RowError as problem:
                 problems.append((line, str(problem)))
     except UserError:
         _tell(path, problems, bad)
         raise
     if numbers is None:
-        numbers = _has_numbers(found)
+        numbers = [have_numbers(cells) for cells in _columns(keys, found)]
     good: list[_Row] = []
     for row in found:
         try:
-            if numbers and row.number is not False:
-                row.label = number_class(row.label)
+            row.cells = number_labels(keys, row.cells, numbers)
             good.append(row)
-        except ValueError as problem:
+        except (ValueError, RowError) as problem:
             problems.append((row.line, str(problem)))
     _tell(path, problems, bad)
     new_bad = bad.found[bad_before:]
@@ -133,38 +129,47 @@ def _collect(path: Path, rows: Rows, bad: BadExamples, numbers: bool | None) -> 
         raise UserError(f"{path} has no good row; the first bad one: {first.where}: {first.reason}")
     if not good:
         raise UserError(f"{path} has no rows")
-    spellings: dict[str, set[str]] = {}
-    for row in good:
-        spellings.setdefault(row.label, set()).add(row.label if numbers else row.written)
-    for note in merges(spellings, str(path)):
+    labels = [
+        LabelColumn(key, [cell and cell.label for cell in cells], is_number)
+        for key, cells, is_number in zip(keys, _columns(keys, good), numbers, strict=True)
+    ]
+    for note in _merged(path, labels, _columns(keys, good)):
         bad.note(note)
     inputs = [row.text for row in good]
-    return Table(
-        path,
-        _kind(rows.columns[:-1], inputs[0]),
-        inputs,
-        [row.label for row in good],
-        [row.line for row in good],
-        numbers,
-        _about(rows, spellings, numbers),
-    )
+    kind = _kind(rows.columns[: -len(keys)], inputs[0])
+    lines = [row.line for row in good]
+    return Table(path, kind, inputs, tuple(labels), lines, _about(rows, labels))
 
 
-def _has_numbers(rows: list[_Row]) -> bool:
-    if rows and rows[0].number is None:
-        return are_numbers(row.label for row in rows)
-    return bool(rows) and all(row.number for row in rows)
+def _columns(keys: Sequence[str], rows: Sequence[_Row]) -> list[list[Cell | None]]:
+    return [[row.cells[place] for row in rows] for place in range(len(keys))]
 
 
-def _about(rows: Rows, labels: Iterable[str], numbers: bool) -> str:
+def _merged(
+    path: Path, labels: Sequence[LabelColumn], cells: Sequence[Sequence[Cell | None]]
+) -> Iterator[str]:
+    """Notes about classes that are written in more than one way."""
+    for column, of_column in zip(labels, cells, strict=True):
+        found: dict[str, set[str]] = {}
+        for cell in of_column:
+            if cell is not None:
+                written = cell.label if column.numbers else cell.written
+                found.setdefault(cell.label, set()).add(written)
+        yield from merges(found, str(path) if len(labels) == 1 else f"{path}, '{column.key}'")
+
+
+def _about(rows: Rows, labels: Sequence[LabelColumn]) -> str:
     """How the file was read, for people."""
-    *inputs, _ = rows.columns
+    inputs = rows.columns[: -len(labels)]
     parts = [rows.about]
     if len(inputs) > 1:
         parts.append(f"{' and '.join(inputs)} joined by a space")
-    missing = [] if numbers else [label for label in labels if says_missing(label)]
-    if missing:
-        parts.append(f"'{missing[0]}' is a class by its name")
+    for column in labels:
+        names = dict.fromkeys(column.names)
+        missing = [name for name in names if name and says_missing(name)]
+        if missing and not column.numbers:
+            where = "" if len(labels) == 1 else f" in column '{column.key}'"
+            parts.append(f"'{missing[0]}' is a class by its name{where}")
     return ", ".join(parts)
 
 
@@ -183,12 +188,13 @@ def _kind(columns: Sequence[str], first: str) -> Literal["text", "image"]:
     return "image" if one_line and (is_image(first) or is_unread(first)) else "text"
 
 
-def input_columns(input_key: str, columns: Sequence[str]) -> tuple[str, ...]:
-    """The columns that a key names: the one of that name, or several with commas between."""
-    if input_key in columns:
-        return (input_key,)
-    names = tuple(name.strip() for name in input_key.split(","))
-    return names if all(names) else (input_key,)
+def input_columns(key: str, columns: Collection[str]) -> tuple[str, ...]:
+    """The columns that a key names, of inputs or labels: the one of that name, or several with
+    commas between."""
+    if key in columns:
+        return (key,)
+    names = tuple(name.strip() for name in key.split(","))
+    return names if all(names) else (key,)
 
 
 def _choose_columns(
@@ -198,7 +204,7 @@ def _choose_columns(
     input_key: str | None,
     label_key: str | None,
 ) -> tuple[str, ...]:
-    """The names of the input columns and the label column, each of which is there once."""
+    """The names of the input columns and the label columns, each of which is there once."""
     if input_key is None and "text" in columns and "image" in columns:
         raise UserError(
             f"{path} has a column 'text' and a column 'image': name the one to learn from with "
@@ -206,21 +212,27 @@ def _choose_columns(
         )
     default = "image" if "image" in columns and "text" not in columns else "text"
     inputs = input_columns(input_key or default, columns)
-    label = label_key or "label"
-    for name, flag in (*((name, "--input-key") for name in inputs), (label, "--label-key")):
+    labels = input_columns(label_key or LABEL, columns)
+    flags = [(name, "--input-key") for name in inputs] + [(name, "--label-key") for name in labels]
+    for name, flag in flags:
         if columns.count(name) > 1:
             raise UserError(f"{path} has {columns.count(name)} columns called '{name}': rename one")
         if name not in columns:
             advice = _advice(path, reading, columns, name, flag)
             raise MissingColumnError(f"{path} has no column '{name}': {advice}")
-    if label in inputs:
-        raise UserError(
-            f"{path}: column '{label}' cannot be both input and label: "
-            "name two with --input-key and --label-key"
-        )
-    if len(set(inputs)) < len(inputs):
-        raise UserError(f"{path}: --input-key {input_key} names a column twice")
-    return (*inputs, label)
+    for name in labels:
+        if name in inputs:
+            raise UserError(
+                f"{path}: column '{name}' cannot be both input and label: "
+                "name two with --input-key and --label-key"
+            )
+    for names, given in (
+        (inputs, f"--input-key {input_key}"),
+        (labels, f"--label-key {label_key}"),
+    ):
+        if len(set(names)) < len(names):
+            raise UserError(f"{path}: {given} names a column twice")
+    return (*inputs, *labels)
 
 
 def _advice(path: Path, reading: Reading, columns: Sequence[str], name: str, flag: str) -> str:
@@ -243,33 +255,9 @@ def _advice(path: Path, reading: Reading, columns: Sequence[str], name: str, fla
     )
 
 
-def _row(line: int, rows: Rows, record: Any) -> _Row:
-    """Raises RowError if the text or the label is empty, or the label cannot name a class."""
-    *texts, value = rows.parse(record)
-    *inputs, label_key = rows.columns
-    text = join_texts(inputs, texts)
-    written, number = _label(label_key, value) if rows.typed else (value, None)
-    label = clean_class_name(written)
-    if not label:
-        raise RowError(f"column '{label_key}' is empty")
-    if "\n" in label or "\r" in label:
-        raise RowError(f"label {label[:40]!r} has a line break: the name of a class is one line")
-    return _Row(line, text, label, written, number)
-
-
-def _label(key: str, value: Any) -> tuple[str, bool]:
-    """(the label as it is written, whether it is a number) of a value that has a type."""
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            what = "marks a missing value" if math.isnan(value) else "is not a class"
-            raise RowError(f"label {value} {what}: every example needs a label")
-        return repr(value), True
-    if isinstance(value, bool):
-        return str(value).lower(), False
-    if isinstance(value, int | WrittenNumber):
-        return str(value), True
-    if not isinstance(value, str):
-        raise RowError(
-            f"'{key}' must be a string, a whole number or a boolean; got {type_of(value)}"
-        )
-    return value, False
+def _row(line: int, rows: Rows, keys: tuple[str, ...], record: Any) -> _Row:
+    """Raises RowError if the text or all labels are empty, or a label cannot name a class."""
+    values = rows.parse(record)
+    number = len(values) - len(keys)
+    text = join_texts(rows.columns[:number], values[:number])
+    return _Row(line, text, cells_of(keys, values[number:], rows.typed))

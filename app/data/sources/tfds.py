@@ -1,8 +1,8 @@
-"""Any TensorFlow Datasets dataset that has an image or a text and a class label."""
+"""Any TensorFlow Datasets dataset that has an image or a text and one or several class labels."""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from tensorflow_datasets.core import features as tfds_features
 
 from app.config import Data
 from app.data.bad import BadExamples
-from app.data.examples import Dataset
+from app.data.examples import Dataset, Source
+from app.data.heads import MISSING, Head, by_head
+from app.data.plan import leave_out
 from app.data.sources.classes import clean_class_name, merges
 from app.data.sources.records import RecordFiles, index_files
+from app.data.sources.tables import input_columns
 from app.errors import UserError, suggest
 from app.pulse import PULSE
 
@@ -36,7 +39,7 @@ def prepare(data: Data, other_names: tuple[str, ...]) -> None:
     builder = _builder(data, other_names)
     if not builder.info.splits:
         _download(builder, data)
-    load_tfds(data, other_names, BadExamples())
+    load_tfds(data, other_names, BadExamples("skip"))  # what is bad is said when it is loaded
 
 
 def _builder(data: Data, other_names: tuple[str, ...]) -> tfds.core.DatasetBuilder:
@@ -119,7 +122,7 @@ def _data_dir(data: Data) -> Any:
 def load_tfds(data: Data, other_names: tuple[str, ...], bad: BadExamples) -> Dataset:
     """The splits that `[data]` names; those that the dataset has under the usual names if not."""
     builder = _builder(data, other_names)
-    input_key, label_key = find_keys(builder.info, data.input_key, data.label_key)
+    input_key, label_keys = find_keys(builder.info, data.input_key, data.label_key)
     feature = builder.info.features[input_key]
     is_image = isinstance(feature, tfds_features.Image)
     if is_image and feature.np_dtype != np.uint8:
@@ -134,28 +137,59 @@ def load_tfds(data: Data, other_names: tuple[str, ...], bad: BadExamples) -> Dat
     ):
         split = wanted if isinstance(wanted, str) else role
         if isinstance(wanted, str) or (wanted is None and split in builder.info.splits):
-            splits[role] = _records(builder, split, role, input_key, label_key)
-            if (splits[role].labels < 0).any():
+            splits[role] = _records(builder, split, role, input_key, label_keys)
+            if len(label_keys) == 1 and (splits[role].labels < 0).any():
                 raise UserError(
                     f"{data.dataset}, split '{split}' has examples without a label (-1)"
                 )
     _check_disjoint(data, splits)
-    names, number_of = _clean_names(builder.info.features[label_key].names, data.dataset, bad)
-    splits = {
-        role: dataclasses.replace(
-            one, labels=number_of[one.labels], content="encoded" if is_image else "text"
-        )
+    cleaned = []
+    for key in label_keys:
+        source = data.dataset if len(label_keys) == 1 else f"{data.dataset}, '{key}'"
+        cleaned.append(_clean_names(builder.info.features[key].names, source, bad))
+    held = {
+        role: _renumbered(one, [number_of for _, number_of in cleaned], is_image, label_keys, bad)
         for role, one in splits.items()
     }
+    heads = tuple(Head(key, names) for key, (names, _) in zip(label_keys, cleaned, strict=True))
     return Dataset(
         builder.info.full_name,
         "image" if is_image else "text",
-        names,
-        splits["train"],
-        splits.get("validation"),
-        splits.get("test"),
+        heads[0].class_names,
+        held["train"],
+        held.get("validation"),
+        held.get("test"),
         image_shape=tuple(feature.shape) if is_image else (None, None, None),
+        heads=heads if len(heads) > 1 else (),
     )
+
+
+def _renumbered(
+    records: RecordFiles,
+    number_of: Sequence[np.ndarray],
+    is_image: bool,
+    label_keys: Sequence[str],
+    bad: BadExamples,
+) -> Source:
+    """The records with the new numbers of their classes; one of several labels may be missing, and
+    an example that lacks all is bad.
+
+    `number_of`: for each label, the new number of each old one.
+    """
+    labels = np.stack(
+        [
+            np.append(numbers, MISSING)[np.maximum(old, MISSING)]  # the last is at -1
+            for numbers, old in zip(number_of, by_head(records.labels).T, strict=True)
+        ],
+        axis=1,
+    )
+    without = np.flatnonzero((labels == MISSING).all(axis=1)).tolist()
+    labels = labels if len(number_of) > 1 else labels[:, 0]
+    renumbered = dataclasses.replace(
+        records, labels=labels, content="encoded" if is_image else "text"
+    )
+    reason = f"without a label (-1): none of {', '.join(label_keys)}"
+    return leave_out(renumbered, [(row, reason) for row in without], bad)
 
 
 def _clean_names(
@@ -190,7 +224,11 @@ def _check_disjoint(data: Data, splits: dict[str, RecordFiles]) -> None:
 
 
 def _records(
-    builder: tfds.core.DatasetBuilder, split: str, role: str, input_key: str, label_key: str
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    role: str,
+    input_key: str,
+    label_keys: Sequence[str],
 ) -> RecordFiles:
     """The records of a split or of a part of one, such as `train[:90%]`."""
     try:
@@ -209,7 +247,7 @@ def _records(
         )
     # A piece is part of a file: `skip` records are left out, then `take` are taken (-1: all).
     paths = [Path(piece.filename) for piece in pieces]
-    whole = index_files(list(dict.fromkeys(paths)), input_key, label_key)
+    whole = index_files(list(dict.fromkeys(paths)), input_key, *label_keys)
     rows = []
     for path, piece in zip(paths, pieces, strict=True):
         of_file = np.flatnonzero(whole.shard == whole.files.index(path))[piece.skip :]
@@ -217,8 +255,10 @@ def _records(
     return whole.take(np.concatenate(rows))
 
 
-def find_keys(info: tfds.core.DatasetInfo, input_key: str | None, label_key: str | None):
-    """The names of the input feature and of the class label.
+def find_keys(
+    info: tfds.core.DatasetInfo, input_key: str | None, label_key: str | None
+) -> tuple[str, tuple[str, ...]]:
+    """The names of the input feature and of the class label, or of the several that are given.
 
     `supervised_keys` if it names them, else the only image, else the only text, and the only
     class label; other features, such as an id, are ignored. Raises UserError for anything else.
@@ -234,26 +274,32 @@ def find_keys(info: tfds.core.DatasetInfo, input_key: str | None, label_key: str
         for kind, cls in kinds.items()
     }
     inputs = [*found["image"], *found["text"]]
-    for key, valid, flag in (
-        (input_key, inputs, "--input-key"),
-        (label_key, found["class label"], "--label-key"),
-    ):
+    label_keys = () if label_key is None else input_columns(label_key, features)
+    given = [(one, found["class label"], "--label-key") for one in label_keys]
+    for key, valid, flag in ((input_key, inputs, "--input-key"), *given):
         if key is not None and key not in valid:
             raise UserError(f"{info.name}: {flag} {key}: {suggest(key, valid)}")
+    if len(set(label_keys)) < len(label_keys):
+        raise UserError(f"{info.name}: --label-key {label_key} names a feature twice")
     supervised: tuple[Any, ...] = info.supervised_keys or ()
     if len(supervised) == 2 and supervised[0] in inputs:
         input_key = input_key or supervised[0]
     if len(supervised) == 2 and supervised[1] in found["class label"]:
-        label_key = label_key or supervised[1]
-    candidates = found["image"] or found["text"]
-    for key, choices, what, flag in (
-        (input_key, candidates, "image or text", "--input-key"),
-        (label_key, found["class label"], "class label", "--label-key"),
-    ):
-        if key is None and len(choices) != 1:
-            raise UserError(
-                f"{info.name} has {len(choices) or 'no'} {what} features "
-                f"({', '.join(choices) or 'its features: ' + ', '.join(features)})"
-                + (f": choose one with {flag}" if choices else ": Lockstep needs one")
-            )
-    return input_key or candidates[0], label_key or found["class label"][0]
+        label_keys = label_keys or (supervised[1],)
+    return (
+        input_key
+        or _only(info, found["image"] or found["text"], "image or text", "--input-key", features),
+        label_keys or (_only(info, found["class label"], "class label", "--label-key", features),),
+    )
+
+
+def _only(
+    info: tfds.core.DatasetInfo, choices: list[str], what: str, flag: str, features: Iterable[str]
+) -> str:
+    if len(choices) != 1:
+        raise UserError(
+            f"{info.name} has {len(choices) or 'no'} {what} features "
+            f"({', '.join(choices) or 'its features: ' + ', '.join(features)})"
+            + (f": choose one with {flag}" if choices else ": Lockstep needs one")
+        )
+    return choices[0]

@@ -350,7 +350,8 @@ def test_every_model_has_an_embedding_and_a_head_that_are_found(texts, images, n
     plan = dataclasses.replace(run.plan, image_shape=image_shape, pretrained=pretrained)
     model = fresh(run, plan, model=name, width=width)
     assert model.network.name == name  # as in the config of a run
-    assert class_variables(model, 3) == {"logits/kernel", "logits/bias"}
+    (head,) = plan.heads
+    assert class_variables(model, plan.heads) == {"logits/kernel": head, "logits/bias": head}
     embedding = "embeddings/token" if pretrained else "token_embedding"
     assert token_variables(model, plan) == ({f"{embedding}/embeddings"} if of_texts else set())
 

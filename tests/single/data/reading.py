@@ -21,13 +21,14 @@ def read(path: Path, input_key: str | None = None, label_key: str | None = None)
     bad = BadExamples()
     table = read_table(path, input_key, label_key, bad)
     assert bad.found == []
-    assert len(table.inputs) == len(table.labels) == len(table.lines)
+    assert len(table.inputs) == len(table.labels[0].names) == len(table.lines)
     return table
 
 
-def rows(path: Path, *keys: str | None) -> list[tuple[str, str]]:
+def rows(path: Path, *keys: str | None) -> list[tuple[str | None, ...]]:
+    """The input and the labels of each row."""
     table = read(path, *keys)
-    return list(zip(table.inputs, table.labels, strict=True))
+    return list(zip(table.inputs, *(column.names for column in table.labels), strict=True))
 
 
 def message_of(path: Path, *keys: str | None, policy: str = "error") -> str:

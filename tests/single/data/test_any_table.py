@@ -66,9 +66,9 @@ def check_any_bytes(path: Path) -> None:
     else:
         assert read(path) == table
     if table is not None:
-        assert len(table.inputs) == len(table.labels) == len(table.lines) > 0
+        assert len(table.inputs) == len(table.labels[0].names) == len(table.lines) > 0
         assert table.lines == sorted(set(table.lines))
-        "".join(table.inputs + table.labels).encode()
+        "".join(table.inputs + table.labels[0].names).encode()
 
 
 @given(st.sampled_from(sorted(HEADER)), st.booleans(), st.binary())

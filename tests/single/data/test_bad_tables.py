@@ -187,7 +187,7 @@ def test_a_bad_row_is_named_or_skipped(write, place: str, suffix: str, row, reas
     bad = BadExamples("skip")
     table = read_table(path, None, None, bad)
     second = "second\nhalf" if suffix == ".csv" else "second half"
-    assert (table.inputs, table.labels) == (["first", second], ["x", "y"])
+    assert (table.inputs, table.labels[0].names) == (["first", second], ["x", "y"])
     assert table.lines == good_lines
     assert [found.where for found in bad.found] == [f"{path}, line {bad_line}"]
     assert reason.removesuffix(". ").removesuffix(".") in bad.found[0].reason

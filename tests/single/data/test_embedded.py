@@ -123,6 +123,65 @@ def test_pydocs_finds_docstrings_of_classes_and_functions_wherever_they_are(
     } < set(found)
 
 
+def test_pydocs_says_what_a_docstring_documents(tmp_path: Path) -> None:
+    library = write_library(tmp_path)
+    (library / "json.py").write_text(
+        "'''text of the whole module'''\n"
+        "def f():\n    'text of a function f'\n"
+        "    def inner():\n        'text of an inner function'\n"
+        "    class Local:\n        'text of a local class'\n"
+        "class A:\n    'text of the class A'\n"
+        "    if True:\n        async def g(self):\n            'text of the method g'\n"
+        "            def h():\n                'text inside the method g'\n"
+        "    class B:\n        'text of the class B'\n"
+        "        @property\n        def p(self):\n            'text of the property p'\n"
+        "def last():\n    'text of the last function'\n"
+    )
+    dataset = pydocs(library, ("kind", "area"))
+    assert [head.name for head in dataset.heads] == ["kind", "area"]
+    assert dataset.class_names == ("module", "class", "function", "method")
+    found = {}
+    for split in dataset.splits.values():
+        found |= dict(zip(split.inputs, split.labels.tolist(), strict=True))
+    json_area = list(MODULES_BY_AREA).index("text and data formats")
+    kinds = [dataset.class_names[kind] for kind, area in found.values() if area == json_area]
+    assert len(kinds) == 10 + 1  # that of the area's own module
+    expected = {
+        "text of the whole module": "module",
+        "text of a function f": "function",
+        "text of an inner function": "function",
+        "text of a local class": "class",
+        "text of the class A": "class",
+        "text of the method g": "method",
+        "text inside the method g": "function",
+        "text of the class B": "class",
+        "text of the property p": "method",
+        "text of the last function": "function",
+    }
+    assert {text: dataset.class_names[found[text][0]] for text in expected} == expected
+
+
+def test_the_labels_of_pydocs_are_of_the_same_texts_and_splits(docs: Dataset) -> None:
+    both = pydocs(labels=("area", "kind"))
+    for one, other in ((docs.train, both.train), (docs.test, both.test)):
+        assert one.inputs.tolist() == other.inputs.tolist()
+        assert one.labels.tolist() == other.labels[:, 0].tolist()
+    assert both.fingerprint != docs.fingerprint
+    assert pydocs(labels=("area",)).fingerprint == docs.fingerprint
+    kinds = pydocs(labels=("kind",))
+    assert kinds.train.labels.tolist() == both.train.labels[:, 1].tolist()
+    assert np.bincount(kinds.train.labels).min() > 200 and len(kinds.class_names) == 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [(("area", "knid"), "no label 'knid': did you mean 'kind'"), (("kind", "kind"), "twice")],
+)
+def test_pydocs_says_which_labels_it_has(labels: tuple[str, ...], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        pydocs(labels=labels)
+
+
 def test_pydocs_keeps_a_text_of_two_areas_once_with_the_first_path(tmp_path: Path) -> None:
     library = write_library(tmp_path, zipfile="some text of both", json="some text of both")
     dataset = pydocs(library)

@@ -1,5 +1,6 @@
 """A copy for fast streaming: what is written is what was read, and Lockstep and TFDS read it."""
 
+import dataclasses
 import io
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from app.data.bad import BadExamples
 from app.data.catalogue import load_dataset
 from app.data.examples import Dataset, Examples
 from app.data.export import export_tfrecord
+from app.data.heads import Head
 from app.data.images import ImageSpec, decode_images
 from app.errors import UserError
 
@@ -91,6 +93,38 @@ def test_texts_come_back_with_their_labels_in_every_split(texts, tmp_path) -> No
     assert again.kind == "text"
     assert again.class_names == NAMES
     assert content(again) == content(texts)
+
+
+def test_several_labels_come_back_each_a_feature_of_its_own(texts, tmp_path: Path) -> None:
+    heads = (Head("mood", NAMES), Head("wo/où", ("x", "y")))
+    labels = np.stack([LABELS, np.array([-1, 0, 1, 0, -1, 1, 0, 1, -1])], axis=1)
+    labels[1, 0] = -1
+    examples = Examples(np.array(TEXTS, dtype=object), labels)
+    dataset = dataclasses.replace(texts, train=examples, test=examples, heads=heads)
+    export_tfrecord(dataset, tmp_path / "copy", 0, None)
+    again = read(tmp_path / "copy", validation=0, label_key="mood,wo/où")
+    assert again.heads == heads
+    rows = {
+        (text.decode(), *of)
+        for text, of in zip(again.test.read(np.arange(9)), again.test.labels.tolist(), strict=True)
+    }
+    assert rows == {(text, *of) for text, of in zip(TEXTS, labels.tolist(), strict=True)}
+    swapped = read(tmp_path / "copy", validation=0, label_key="wo/où,mood")
+    assert swapped.train.labels.tolist() == again.train.labels[:, ::-1].tolist()
+    info = tfds.builder_from_directory(str(tmp_path / "copy")).info
+    assert info.features["wo/où"].names == ["x", "y"]
+    with pytest.raises(UserError, match="2 class label features .* --label-key"):
+        read(tmp_path / "copy", validation=0)
+
+
+def test_a_label_called_as_the_input_is_refused(texts, tmp_path: Path) -> None:
+    labels = np.stack([LABELS, LABELS], axis=1)
+    examples = Examples(np.array(TEXTS, dtype=object), labels)
+    heads = (Head("mood", NAMES), Head("text", NAMES))
+    dataset = dataclasses.replace(texts, train=examples, test=None, heads=heads)
+    with pytest.raises(UserError, match="the label 'text' .*: rename the column"):
+        export_tfrecord(dataset, tmp_path / "copy", 0, None)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_images_keep_the_bytes_of_their_files(photos: Path, tmp_path: Path) -> None:

@@ -27,6 +27,12 @@ def example(text: bytes, label: int, **more: bytes) -> bytes:
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString()
 
 
+def two_labels(text: bytes, label: int, other: int) -> bytes:
+    record = tf.train.Example.FromString(example(text, label))
+    record.features.feature["other"].int64_list.value.append(other)
+    return record.SerializeToString()
+
+
 def write(path: Path, serialized: list[bytes]) -> Path:
     with tf.io.TFRecordWriter(str(path)) as writer:
         for one in serialized:
@@ -172,6 +178,23 @@ def test_damage_after_indexing_is_noticed_when_it_is_read(files: list[Path]) -> 
     files[1].unlink()
     with pytest.raises(UserError, match=r"1\.tfrecord cannot be read"):
         found.read(np.array([1502]))
+
+
+def test_the_index_has_all_labels_that_are_asked_for_and_those_of_others_are_other_ones(
+    files: list[Path], cache: Path
+) -> None:
+    files[0] = write(files[0], [two_labels(f"text {i}".encode(), i, -i) for i in range(3)])
+    files[1] = write(files[1], [])
+    assert index_files(files, "text", "label", "other").labels.tolist() == [
+        [0, 0],
+        [1, -1],
+        [2, -2],
+    ]
+    assert index_files(files, "text", "other", "label").labels[2].tolist() == [-2, 2]
+    assert index(files).labels.tolist() == [0, 1, 2]
+    assert len(list(cache.glob("*.npz"))) == 2 * 3
+    with pytest.raises(UserError, match="'label' and 'others' .int64."):
+        index_files(files, "text", "label", "others")
 
 
 def test_a_missing_feature_is_named(files: list[Path]) -> None:

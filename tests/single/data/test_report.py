@@ -9,6 +9,7 @@ from PIL import Image
 
 from app.data.bad import Bad
 from app.data.examples import Dataset, Examples
+from app.data.heads import Head
 from app.data.report import MOST_CLASSES, MOST_PROBLEMS, report_on
 from app.data.sources.image_files import ImageFiles
 
@@ -67,6 +68,49 @@ def test_the_classes_are_counted_in_every_split() -> None:
         "  no               750     4",
         "  a longer name    750     3",
         "  all            1,500     7",
+    ]
+
+
+def test_each_of_several_labels_has_a_table_with_what_is_missing() -> None:
+    def labelled(number: int) -> Examples:
+        labels = np.array([[i % 2, i % 4 - 1] for i in range(number)])
+        return Examples(np.array([f"text {i} of {number}" for i in range(number)], object), labels)
+
+    heads = (Head("mood", ("bad", "good")), Head("place", ("x", "y", "z")))
+    dataset = Dataset(
+        "some", "text", ("bad", "good"), labelled(1600), None, labelled(7), heads=heads
+    )
+    found = report(dataset)
+    assert found.split("\n")[:13] == [
+        "some: texts, 2 labels: mood (2 classes), place (3 classes)",
+        "",
+        "  mood  train  test",
+        "  bad     800     4",
+        "  good    800     3",
+        "  all   1,600     7",
+        "",
+        "  place      train  test",
+        "  x            400     2",
+        "  y            400     2",
+        "  z            400     1",
+        "  (missing)    400     2",
+        "  all        1,600     7",
+    ]
+    samples = lines_after(found, "samples of the training split")
+    assert samples[0] == "mood bad, place missing: text 0 of 1600"
+    assert samples[-1] == "mood good, place z: text 1599 of 1600"
+
+
+def test_small_and_uneven_classes_of_several_labels_are_named_with_their_label() -> None:
+    labels = np.array([[i % 2, 0 if i < 50 else 1 if i < 53 else -1] for i in range(60)])
+    texts = np.array([f"text {i}" for i in range(60)], object)
+    heads = (Head("mood", ("bad", "good")), Head("place", ("x", "y", "z")))
+    dataset = Dataset("some", "text", ("bad", "good"), Examples(texts, labels), heads=heads)
+    assert problems(dataset) == [
+        "class 'y' of place has 3 training examples",
+        "class 'z' of place has 0 training examples",
+        "the largest class of place has 50 training examples, the smallest 3: consider "
+        "--imbalance class_weights",
     ]
 
 

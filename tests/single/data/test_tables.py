@@ -11,6 +11,7 @@ from app.data.bad import BadExamples
 from app.data.sources.classes import check_class_names, sort_class_names
 from app.data.sources.file_names import IMAGE_SUFFIXES
 from app.data.sources.table_files import DELIMITED
+from app.data.sources.table_labels import LabelColumn
 from app.data.sources.tables import Table, read_table
 from app.errors import UserError
 from tests.single.data.reading import SUFFIXES, Write, file_message, read, rows
@@ -34,7 +35,8 @@ from tests.single.data.reading import SUFFIXES, Write, file_message, read, rows
 )
 def test_rows_are_read_in_order_from_every_format(write, name: str, content: str) -> None:
     path = write(name, content)
-    assert read(path) == Table(path, "text", ["a b", "c"], ["x", "y"], read(path).lines)
+    labels = (LabelColumn("label", ["x", "y"]),)
+    assert read(path) == Table(path, "text", ["a b", "c"], labels, read(path).lines)
 
 
 def test_columns_may_have_any_name_and_place(write) -> None:

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from app.config import Data
 from app.data.bad import BadExamples
+from app.data.heads import Head
 from app.data.hold import choose
 from app.data.sources.tfds import load_tfds, prepare
 from app.errors import UserError
@@ -157,6 +158,29 @@ def test_examples_without_a_label_are_refused(folder: Path) -> None:
     assert "unlabelled, split 'test' has examples without a label" in message_of(
         folder, "unlabelled"
     )
+
+
+def test_one_of_several_labels_may_be_missing(tmp_path: Path) -> None:
+    names = tfds.features.ClassLabel(names=["z", "caf\u00e9", "cafe\u0301"])
+    features = {"text": tfds.features.Text(), "animal": LABEL, "place": names}
+    rows = [
+        {"text": f"text {i}", "animal": animal, "place": place}
+        for i, (animal, place) in enumerate([(0, 1), (-1, 0), (1, -1), (1, 2), (-1, -1)])
+    ]
+    store(tmp_path, "two", features, train=rows[:4], test=rows[2:])
+    given = Data(dataset="two", data_dir=tmp_path, label_key="animal,place")
+    bad = BadExamples("skip")
+    dataset = load_tfds(given, (), bad)
+    assert dataset.heads == (Head("animal", ("cat", "dog")), Head("place", ("z", "caf\u00e9")))
+    assert dataset.train.labels.tolist() == [[0, 1], [-1, 0], [1, -1], [1, 1]]
+    assert dataset.test.labels.tolist() == [[1, -1], [1, 1]]
+    assert dataset.test.read(np.arange(2)) == [b"text 2", b"text 3"]
+    (one,) = bad.found
+    assert "byte" in one.where and "without a label (-1): none of animal, place" in one.reason
+    prepare(given, ())  # which leaves it to the loading to say what is bad
+    with pytest.raises(UserError, match="none of animal, place"):
+        load_tfds(given, (), BadExamples())
+    assert len(bad.notes) == 1 and "two, 'place': class 'caf\u00e9' is one" in bad.notes[0]
 
 
 def test_images_of_mixed_sizes_need_a_size(folder: Path) -> None:
