@@ -90,6 +90,7 @@ def card_of(folder: Path, name: str) -> str:
         config=config,
         plan=plan,
         heads=plan.heads,
+        temperatures={},
         kind="image",
         class_names=[name, "fine"],
         image_spec=spec,

@@ -18,7 +18,7 @@ from app.monitor.tables import result_of_run
 from app.monitor.tensorboard import TensorBoard
 from app.monitor.tensorboard_samples import samples_of
 from app.monitor.terminal import Terminal
-from tests.single.monitor.event_values import START, batch, images, scalars, text, values
+from tests.single.monitor.event_values import GOODPUT, START, batch, images, scalars, text, values
 
 HEADS = (Head("pet", ("cat", "dog")), Head("size", ("big", "tiny", "vast")))
 ABOUT = {"kind": "image", "class_names": HEADS[0].class_names, "tokenizer": None, "heads": HEADS}
@@ -48,7 +48,7 @@ def test_results_are_those_of_the_first_label_and_the_weighted_sum_of_losses() -
 
 def test_a_label_of_no_example_has_no_number() -> None:
     nothing = Scores(np.zeros((3, 3), np.int64), 0.0)
-    found = Results({"pet": PET, "size": nothing}).of_test(HEADS)
+    found = Results({"pet": PET, "size": nothing}, (1.0, 0.5)).of_test(HEADS)
     assert found["test_heads"]["size"]["accuracy"] is None
     assert found["test_loss"] == 0.5
 
@@ -64,7 +64,7 @@ def test_a_line_has_the_loss_of_all_and_the_accuracy_of_each(capsys) -> None:
 
 def test_the_result_has_a_line_for_all_labels(tmp_path: Path) -> None:
     more = {"examples_per_second": 1.0, "input_wait_share": 0.0, "input_wait_share_slowest": 0.0}
-    more |= {"seconds": 1.0, "goodput": {"seconds": {"steps": 1.0}, "restarts": 0}}
+    more |= {"seconds": 1.0, "goodput": GOODPUT.to_json()}
     metrics = RESULTS.of_test(HEADS) | more | {"stragglers": []}
     shown = result_of_run(metrics, tmp_path, "none")
     assert shown["test accuracy"] == "pet 87.50% of 8, size 75.00% of 4, loss 1.5000"
