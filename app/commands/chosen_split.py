@@ -104,9 +104,9 @@ def _data_config(run: SavedRun, overrides: dict[str, Any]) -> Data:
     keys = run.config.data.model_dump(exclude_none=True)
     if "dataset" in overrides:
         # Its classes are named as the run's are, and the network reads what it has learnt to.
-        same = ("case_sensitive_classes", *OF_THE_MODEL)
+        same = ["case_sensitive_classes", *OF_THE_MODEL]
         if len(run.heads) > 1:  # its labels are told apart by their names
-            same = (*same, "label_key")
+            same.append("label_key")
         keys = {key: value for key, value in keys.items() if key in same}
     if not _is_own(overrides):  # nothing is held out from it
         keys = {key: value for key, value in keys.items() if not isinstance(value, float)}

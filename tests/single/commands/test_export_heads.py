@@ -45,7 +45,7 @@ def test_a_savedmodel_of_texts_has_named_outputs_for_each_label(tmp_path: Path) 
     assert "2 labels of texts" in card and "- classes of domain: " in card
     assert "`domain_probabilities` float32 (B, 2)" in card
     assert 'print(answer["domain_label"], answer["domain_class"]' in card
-    assert "logits are divided by" in card and "| test\\_accuracy, domain |" in card
+    assert "logits are divided by" in card and "| test_accuracy, domain |" in card
     assert card.count("largest difference in a probability") == 2
 
 
