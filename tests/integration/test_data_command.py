@@ -319,7 +319,7 @@ def test_two_labels_are_shown_exported_and_learnt(notes: Path, tmp_path: Path, c
 
     how = {"label_key": "intent,place", "model": "bag", "epochs": 12, "learning_rate": 0.02}
     for name, source in (("table", notes), ("copy", copy)):
-        directory = tmp_path / name
+        directory = tmp_path / f"run of the {name}"
         assert train(directory, dataset=source, **how)["test_accuracy"] > 0.9
         described = json.loads((directory / "data_plan" / "plan.json").read_text())
         assert described["class_names"] == ["ask", "buy", "sell"]

@@ -130,7 +130,7 @@ def _collect(
     if not good:
         raise UserError(f"{path} has no rows")
     labels = [
-        LabelColumn(key, [cell and cell.label for cell in cells], is_number)
+        LabelColumn(key, [cell.label if cell else None for cell in cells], is_number)
         for key, cells, is_number in zip(keys, _columns(keys, good), numbers, strict=True)
     ]
     for note in _merged(path, labels, _columns(keys, good)):

@@ -154,7 +154,7 @@ def test_spellings_and_case_are_those_of_a_column(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "b.csv", [("a", "Cat", "d"), ("b", "", "D"), ("c", "x", "e")])
     expected = "the classes 'd' (line 2) and 'D' (line 3) differ only by case"
     assert f"{path}, column 'domain': {expected}" in refused(path)
-    dataset = dataset_of(path, case_sensitive_classes=True, test=0.4)
+    dataset = dataset_of(path, case_sensitive_classes=True, test="a.csv", bad=BadExamples("skip"))
     assert dataset.heads[1].class_names == ("D", "d", "e")
 
 
@@ -213,7 +213,7 @@ def test_what_is_held_out_has_its_share_of_the_first_label_and_of_those_without(
 def test_the_fingerprint_is_that_of_all_labels(tmp_path: Path) -> None:
     def fingerprint(rows: Any, columns: Any = COLUMNS, key: str = "intent,domain") -> str:
         path = write_rows(tmp_path / "a.csv", rows, columns)
-        return dataset_of(path, label_key=key, test=0.4).fingerprint
+        return dataset_of(path, label_key=key, test="a.csv").fingerprint
 
     renamed = [(*row[:2], row[2] and row[2].replace("bank", "money")) for row in ROWS]
     found = [
