@@ -46,7 +46,7 @@ def network() -> keras.Model:
 
 
 def sgd():
-    return keras.optimizers.SGD(0.1, momentum=0.9)
+    return keras.optimizers.SGD(0.05)
 
 
 CASES = {
