@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import json
 import platform
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from app.data.heads import Head
 from app.evaluation.markdown import code, plain, table
 from app.recipe import to_toml
 from app.run_files import RunFiles
+from models.heads import plain_name
 
 CLASSES_SHOWN = 20
 
@@ -61,7 +61,7 @@ PRINTING = "print({})\n"
 
 def prefix_of(run: SavedRun, head: Head) -> str:
     """What the names of a label's outputs begin with, where there are several."""
-    return re.sub(r"[^\w.-]", "_", head.name) + "_" if len(run.heads) > 1 else ""
+    return f"{plain_name(head.name)}_" if len(run.heads) > 1 else ""
 
 
 def output_names(run: SavedRun, head: Head) -> tuple[str, str, str]:

@@ -43,8 +43,7 @@ def text_run(folder: Path, **keys: object) -> Path:
 
 
 def image_run(folder: Path) -> Path:
-    """A run on "shade" and "side": grey images with one bright side; the side is not always
-    known."""
+    """A run on "shade" and "côté": grey images with one bright side, which is not always said."""
     chance, rows = random.Random(1), []
     for number in range(80):
         shade, side = chance.choice(("dark", "light")), chance.choice(("left", "right"))
@@ -52,8 +51,8 @@ def image_run(folder: Path) -> Path:
         image.paste(250, (0, 0, 4, 8) if side == "left" else (4, 0, 8, 8))
         image.save(folder / f"{number}.png")
         rows.append((f"{number}.png", shade, "" if number % 4 == 0 else side))
-    data = write_rows(folder / "rows.csv", ("image", "shade", "side"), rows)
-    keys = {"dataset": str(data), "label_key": "shade,side", "width": 4, "epochs": 2}
+    data = write_rows(folder / "rows.csv", ("image", "shade", "côté"), rows)
+    keys = {"dataset": str(data), "label_key": "shade,côté", "width": 4, "epochs": 2}
     keys |= {"run_dir": folder / "run", "global_batch_size": 16, "learning_rate": 0.01}
     train(load(None, keys), world=World())
     return folder / "run"

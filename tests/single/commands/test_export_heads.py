@@ -13,6 +13,7 @@ from app.commands.export_model import export
 from app.commands.saved_run import open_run
 from app.data.batches import padded
 from app.distributed.world import World
+from models.heads import plain_name
 from tests.single.commands.heads_runs import image_run, text_run
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
@@ -66,6 +67,7 @@ def test_images_are_exported_with_both_labels(images: Path, format: str) -> None
     run = open_run(images)
     logits = run.classifier.network(tf.constant(pixels), training=False)
     for head, of_head in zip(run.heads, logits, strict=True):
-        shares = np.asarray(said[f"{head.name}_probabilities"])
+        name = plain_name(head.name)
+        shares = np.asarray(said[f"{name}_probabilities"])
         np.testing.assert_allclose(shares, tf.nn.softmax(of_head), atol=1e-5)
-        assert np.asarray(said[f"{head.name}_class"]).tolist() == shares.argmax(1).tolist()
+        assert np.asarray(said[f"{name}_class"]).tolist() == shares.argmax(1).tolist()

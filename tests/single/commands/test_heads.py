@@ -65,6 +65,7 @@ def test_evaluate_reports_each_label_as_training_did(run: Path, tmp_path: Path, 
     assert "domain, accuracy" in shown and "intent, hardest" in shown
 
 
+@pytest.mark.full_matrix
 def test_another_source_is_renumbered_label_by_label(run: Path, tmp_path: Path) -> None:
     rows = text_rows(60, seed=5)
     # Classes come in another order here, and columns too.
@@ -79,6 +80,7 @@ def test_another_source_is_renumbered_label_by_label(run: Path, tmp_path: Path) 
     assert sum(map(sum, found["heads"]["domain"]["confusion"])) == sum(bool(r[2]) for r in rows)
 
 
+@pytest.mark.full_matrix
 def test_a_source_may_lack_a_label_but_not_all(run: Path, tmp_path: Path) -> None:
     rows = [(text, domain) for text, _, domain in text_rows(60, seed=6) if domain]
     path = write_rows(tmp_path / "domains.csv", ("text", "domain"), rows)
@@ -93,6 +95,7 @@ def test_a_source_may_lack_a_label_but_not_all(run: Path, tmp_path: Path) -> Non
         evaluate_run(run, keys, None, tmp_path / "out", World())
 
 
+@pytest.mark.full_matrix
 def test_a_class_that_a_label_does_not_know_is_bad_and_named(run: Path, tmp_path: Path) -> None:
     rows = [("a b buy", "buy", "shop")] * 40 + [("a b buy", "buy", "garden")]
     path = write_rows(tmp_path / "rows.csv", ("text", "intent", "domain"), rows)
@@ -139,6 +142,7 @@ def test_predict_abstains_label_by_label(run: Path, tmp_path: Path) -> None:
     assert 0 < sum(nulls) < len(nulls)
 
 
+@pytest.mark.full_matrix
 def test_the_table_of_runs_has_a_row_for_each_further_label(run: Path, tmp_path: Path) -> None:
     single = Path(shutil.copytree(run, tmp_path / "single"))
     metrics = metrics_of(single)
@@ -182,6 +186,7 @@ def test_calibration_is_kept_and_used_for_its_checkpoint_alone(copy: Path, tmp_p
     assert older != run.checkpoint.name and open_run(copy, older).temperatures == {}
 
 
+@pytest.mark.full_matrix
 def test_an_unknown_class_and_coverage_are_reported(run: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "out"
     command = ["evaluate", str(run), "--unknown-class", UNKNOWN, "--output", str(out)]
