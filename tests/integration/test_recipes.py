@@ -20,6 +20,9 @@ CIFAR = ["--train", "train[:20%]", "--test", "test[:20%]"]
         pytest.param("cifar10", "LOCKSTEP_TFDS_DIR", ["-n", "2"], CIFAR, 0.3, id="cifar10-2-gloo"),
         pytest.param("clinc150", "LOCKSTEP_TFDS_DIR", ["-n", "3"], [], 0.7, id="clinc150-3-gloo"),
         pytest.param(
+            "clinc150_domains", "LOCKSTEP_CLINC150_DIR", ["-n", "2"], [], 0.5, id="domains-2-gloo"
+        ),
+        pytest.param(
             "banking77",
             "LOCKSTEP_BANKING77_DIR",
             ["-n", "4", "--mpi"],

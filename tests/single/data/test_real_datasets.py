@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.data.heads import labelled
 from tests.single.data.tfds_files import held
 
 
@@ -40,3 +41,18 @@ def test_banking77_is_read_from_its_csv_files() -> None:
     assert len(dataset.class_names) == 77
     assert set(np.bincount(dataset.test.labels)) == {40}
     assert np.bincount(dataset.train.labels).min() == 35
+
+
+def test_clinc150_is_read_with_two_labels_of_which_what_is_out_of_scope_lacks_one() -> None:
+    place = real("LOCKSTEP_CLINC150_DIR")
+    splits = {"dataset": "train.csv", "validation": "validation.csv", "test": "test.csv"}
+    dataset = held(place, label_key="intent,domain", **splits).dataset
+    assert [(head.name, len(head.class_names)) for head in dataset.heads] == [
+        ("intent", 151),
+        ("domain", 10),
+    ]
+    counts = {"train": (15_100, 15_000), "validation": (3_100, 3_000), "test": (5_500, 4_500)}
+    for name, source in dataset.splits.items():
+        assert tuple(labelled(source.labels)) == counts[name]
+        unknown = dataset.class_names.index("out_of_scope")
+        assert ((source.labels[:, 1] < 0) == (source.labels[:, 0] == unknown)).all()
