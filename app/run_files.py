@@ -68,6 +68,10 @@ class RunFiles:
         """A directory for each `evaluate`."""
         return self.directory / "evaluations"
 
+    def calibration(self, checkpoint: str) -> Path:
+        """How sure the model of a checkpoint should be; written by `calibrate`."""
+        return self.directory / "calibration" / f"{checkpoint}.json"
+
     @property
     def exports(self) -> Path:
         """Exported models, each with its card."""

@@ -24,8 +24,9 @@ from app.distributed.options import Knobs
 from app.distributed.world import World
 from app.elastic.door import DOOR
 from app.errors import UserError
-from app.evaluation.evaluate import describe_mistakes, evaluate, evaluate_average
-from app.evaluation.scores import Scores
+from app.evaluation.evaluate import describe, evaluate, evaluate_average
+from app.evaluation.report import by_label
+from app.evaluation.results import Results
 from app.lead import Lead
 from app.load import LoadedData, load_data
 from app.loop import Loop
@@ -216,9 +217,8 @@ def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
     PULSE.enter("test")
     waited = world.gather(loop.clock.waited_share)
     results = evaluate(loop.classifier, data.splits["test"], world, MOST_MISTAKES)
-    scores = results.first
     board.evaluated("test", loop.place, results)
-    world.from_chief(lambda: _show_report(data, scores, board, state.step))
+    world.from_chief(lambda: _show_report(data, results, board, state.step))
     also: dict[str, Any] = {}
     if averaged := evaluate_average(loop.classifier, data.splits["test"], world):
         board.averaged("test", loop.place, averaged)
@@ -227,10 +227,7 @@ def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
         also["early_stopping"] = stopping.to_json()
     PULSE.enter("end")
     return {
-        "test_accuracy": scores.accuracy,
-        "test_loss": scores.loss,
-        "test_examples": scores.examples,
-        "test_recall": dict(zip(data.dataset.class_names, scores.recall, strict=True)),
+        **results.of_test(data.dataset.heads),
         "examples_per_second": loop.clock.since().examples_per_second,
         "input_wait_share": sum(waited) / len(waited),
         "input_wait_share_slowest": max(waited),
@@ -256,12 +253,11 @@ def _profilers(
     return [Profiler(monitoring.profile, directory, state, passes, world.rank)]
 
 
-def _show_report(data: LoadedData, scores: Scores, board: Show, step: int) -> None:
+def _show_report(data: LoadedData, results: Results, board: Show, step: int) -> None:
     """Show what the test says about classes and mistakes; on the chief."""
-    names, source = data.dataset.class_names, data.dataset.splits["test"]
-    texts = data.dataset.kind == "text"
-    rows = np.array([mistake.index for mistake in scores.mistakes], np.int64)
-    result = scores.to_json(list(names))
-    result["mistakes"] = describe_mistakes(scores, source, names, texts)
-    images = None if texts or not len(rows) else data.splits["test"].inputs(rows, 0).numpy()
-    board.reported("test", step, result, scores, images)
+    texts, source = data.dataset.kind == "text", data.dataset.splits["test"]
+    described = by_label(describe(results, data.dataset.heads, source, texts))
+    for (head, result), scores in zip(described.items(), results.heads.values(), strict=True):
+        rows = np.array([mistake.index for mistake in scores.mistakes], np.int64)
+        images = None if texts or not len(rows) else data.splits["test"].inputs(rows, 0).numpy()
+        board.reported("test", step, result, scores, images, head)

@@ -16,12 +16,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from app.commands.model_card import LOADING, Check, Signature
-from app.commands.saved_run import SavedRun
+from app.commands.model_card import LOADING, Check, Signature, output_names
+from app.commands.saved_run import SavedRun, calibrated
 from app.data.bad import BadExamples
 from app.data.batches import padded
 from app.data.catalogue import load_dataset
 from app.data.examples import Source
+from app.data.heads import MISSING, Head, by_head
 from app.data.images import decode_images
 from app.data.survey import text_chunks
 from app.errors import UserError
@@ -53,7 +54,8 @@ assert not loaded, f"the export needs {loaded}"
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Rows of the dataset; the first ones are of `split` and have `labels`, int64 (scored,).
+    """Rows of the dataset; the first ones are of `split` and have `labels`, int64 (scored, heads)
+    with -1 for a missing one.
 
     `raw`: the rows as each kind of signature takes them; `ready`: as the network does, uint8
     images (n, h, w, c) or ragged int32 token ids (n, tokens), or a dict of such, as in training.
@@ -73,7 +75,7 @@ def read_samples(run: SavedRun) -> Samples:
     split = next(name for name in ("test", "validation", "train") if name in splits)
     source = splits[split]
     raw, ready, good = _read(run, source, MOST_ROWS)
-    labels = np.asarray(source.labels)[good]
+    labels = by_head(np.asarray(source.labels)[good])
     if len(good) < FEWEST_ROWS:
         more, ready_too, _ = _read(run, splits["train"], FEWEST_ROWS - len(good))
         raw = {kind: [*rows, *more[kind]] for kind, rows in raw.items()}
@@ -110,32 +112,53 @@ def check_export(
     format: str,
     signatures: tuple[Signature, ...],
     exact: bool,
-) -> Check:
+) -> tuple[Check, ...]:
     """Call every signature of the export at `path` and compare its answers with the network's.
 
-    `exact`: probabilities may differ by no more than TOLERANCE; if not, by any amount. Returns the
-    signature's check that differs most. Raises UserError if the export cannot be loaded and called
-    with TensorFlow alone, or gives other answers. Leaves its own files beside the export.
+    `exact`: probabilities may differ by no more than TOLERANCE; if not, by any amount. Returns for
+    each label the signature's check that differs most. Raises UserError if the export cannot be
+    loaded and called with TensorFlow alone, or gives other answers. Leaves its own files beside the
+    export.
     """
-    expected = _probabilities(network, samples.ready)
+    expected = _probabilities(run, network, samples.ready)
     inputs = {one.name: samples.raw[one.takes] for one in signatures}
     answers = _call_in_fresh_process(path, format, inputs)
     allowed = TOLERANCE if exact else 1.0
-    checks = [
-        _compare(one, expected, samples, run.class_names, allowed) for one in answers.values()
-    ]
-    return max(checks, key=lambda check: check.largest_difference)
+    found = []
+    for number, head in enumerate(run.heads):
+        labels = samples.labels[:, number]
+        checks = [
+            _compare(
+                [one[name] for name in output_names(run, head)],
+                expected[number],
+                labels,
+                samples,
+                head,
+                allowed,
+            )
+            for one in answers.values()
+        ]
+        most = max(checks, key=lambda check: check.largest_difference)
+        label = head.name if len(run.heads) > 1 else ""
+        found.append(dataclasses.replace(most, label=label))
+    return tuple(found)
 
 
-def _probabilities(network: keras.Model, ready: Any) -> np.ndarray:
-    """What the network says: float32 (n, classes); on the CPU, as the check will."""
+def _probabilities(run: SavedRun, network: keras.Model, ready: Any) -> list[np.ndarray]:
+    """What the network says of each label: float32 (n, classes); on the CPU, as the check will."""
     found = []
     with tf.device("CPU"):
         for start in range(0, tf.nest.flatten(ready)[0].shape[0], BATCH_ROWS):
             rows = slice(start, start + BATCH_ROWS)
             part = padded(tf.nest.map_structure(operator.itemgetter(rows), ready))
-            found.append(tf.nn.softmax(network(part, training=False)).numpy())
-    return np.concatenate(found)
+            logits = tf.nest.flatten(network(part, training=False))
+            found.append(
+                [
+                    tf.nn.softmax(calibrated(run, head, one)).numpy()
+                    for head, one in zip(run.heads, logits, strict=True)
+                ]
+            )
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 def _call_in_fresh_process(path: Path, format: str, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -174,35 +197,44 @@ def _call_in_fresh_process(path: Path, format: str, inputs: dict[str, Any]) -> d
 
 
 def _compare(
-    answers: dict[str, np.ndarray],
+    answers: list[np.ndarray],
     expected: np.ndarray,
+    labels: np.ndarray,
     samples: Samples,
-    class_names: list[str],
+    head: Head,
     allowed: float,
 ) -> Check:
-    """Raises UserError if the outputs do not fit together, or if a probability is further from
-    `expected` than is `allowed`, or is no number."""
-    probabilities, classes = answers["probabilities"], answers["class"]
+    """Compare probabilities (n, classes), classes (n,) and their names (n,) of one label, of which
+    the first examples have `labels`.
+
+    Raises UserError if the outputs do not fit together, or if a probability is further from
+    `expected` than is `allowed`, or is no number.
+    """
+    probabilities, classes, shown = answers
     difference = float(np.abs(probabilities - expected).max())
-    names = [class_names[i].encode() for i in classes]
+    names = [head.class_names[i].encode() for i in classes]
     fits = (
         (probabilities.dtype, classes.dtype) == (np.float32, np.int64)
         and np.array_equal(probabilities.argmax(axis=1), classes)
-        and names == answers["label"].tolist()
+        and names == shown.tolist()
     )
     if not fits or not difference <= allowed:
         raise UserError(
             f"the export gives other answers than the run (a probability differs by {difference}, "
             f"allowed is {allowed}), so it was not kept: please report this"
         )
-    scored = len(samples.labels)
+    known = np.flatnonzero(labels != MISSING)
+
+    def accuracy(predicted: np.ndarray) -> float:
+        return float((predicted[known] == labels[known]).mean()) if len(known) else float("nan")
+
     return Check(
         samples.split,
         samples.split_examples,
         rows=len(expected),
-        scored=scored,
+        scored=len(known),
         largest_difference=difference,
         same_class=int((classes == expected.argmax(axis=1)).sum()),
-        run_accuracy=float((expected.argmax(axis=1)[:scored] == samples.labels).mean()),
-        export_accuracy=float((classes[:scored] == samples.labels).mean()),
+        run_accuracy=accuracy(expected.argmax(axis=1)),
+        export_accuracy=accuracy(classes),
     )

@@ -32,6 +32,7 @@ COMMANDS = {
     "train": "train, evaluate and keep a classifier",
     "data": "show what a dataset holds and what is wrong with it",
     "evaluate": "score a run on a split or on another dataset",
+    "calibrate": "find how sure a run's model should be",
     "predict": "classify images or texts, as JSON Lines",
     "export": "write a model that needs only TensorFlow",
     "compare": "put runs side by side: config, metrics, speed",

@@ -28,6 +28,7 @@ NOTHING = "-"
 SAME = "no config key differs"
 FINGERPRINT_DIGITS = 12  # enough to tell two apart
 NOT_COMPARED = "run.run_dir"  # another one for every run
+OF_LABEL = "test_accuracy of "  # and its name: a key of a run's metrics
 CURVES = ("loss", "accuracy")
 TAGS = {f"learning/{name}": name for name in CURVES}  # in the event files
 SPLITS = {"train": ":", "validation": "-"}  # folders of event files, and how they are drawn
@@ -142,7 +143,7 @@ def read_run(directory: Path, name: str) -> ComparedRun:
     if fingerprint:
         config["data (fingerprint)"] = str(fingerprint)[:FINGERPRINT_DIGITS]
     newest, results = _newest_checkpoint(files), _read_json(files.metrics)
-    metrics = _numbers(results)
+    metrics = _numbers(results) | _of_labels(results.get("test_heads"))
     if isinstance(goodput := results.get("goodput"), dict) and "share" in goodput:
         metrics |= _numbers({"goodput_share": goodput["share"]})
     done, wanted = int(newest.get("epoch", 0)), config.get("training.epochs", 0)
@@ -173,6 +174,21 @@ def _numbers(found: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in found.items() if isinstance(value, int | float)}
 
 
+def _of_labels(found: Any) -> dict[str, float]:
+    """The accuracy of each label, where a run has several."""
+    each = found.items() if isinstance(found, dict) else ()
+    numbers = {label: _numbers(one).get("accuracy") for label, one in each if isinstance(one, dict)}
+    return {f"{OF_LABEL}{label}": one for label, one in numbers.items() if one is not None}
+
+
+def _compared(runs: Sequence[ComparedRun]) -> dict[str, tuple[str, Callable[[float], str]]]:
+    """METRICS, and after the accuracy that of each label that a run has among several."""
+    keys = dict.fromkeys(key for run in runs for key in run.metrics if key.startswith(OF_LABEL))
+    of_labels = {f"test accuracy, {key.removeprefix(OF_LABEL)}": key for key in keys}
+    first, *rest = METRICS.items()
+    return dict([first, *((name, (key, first[1][1])) for name, key in of_labels.items()), *rest])
+
+
 def _newest_checkpoint(files: RunFiles) -> dict[str, float]:
     """step, epoch and more of the newest checkpoint; empty if there is none."""
     found = list_checkpoints(files.checkpoints)
@@ -182,11 +198,12 @@ def _newest_checkpoint(files: RunFiles) -> dict[str, float]:
 def table(runs: Sequence[ComparedRun]) -> list[list[str]]:
     """Rows of a name and one cell per run: a heading, status, metrics, config keys that differ."""
     rows = [["", *(run.name for run in runs)], ["status", *(run.status for run in runs)]]
-    for name, (key, shown) in (METRICS | COUNTS).items():
+    compared = _compared(runs)
+    for name, (key, shown) in (compared | COUNTS).items():
         if key in NOT_OF_ALL and not any(key in run.metrics for run in runs):
             continue
         cells = [shown(run.metrics[key]) if key in run.metrics else NOTHING for run in runs]
-        if name in METRICS:
+        if name in compared:
             parts = [ratio(run, runs[0], key) for run in runs[1:]]
             marks = [f" (x{part:.2f})" if part is not None else "" for part in parts]
             cells = [cells[0], *(c + mark for c, mark in zip(cells[1:], marks, strict=True))]
@@ -227,12 +244,13 @@ def _csv(runs: Sequence[ComparedRun]) -> str:
     """One row per run, values as they are."""
     file, keys = io.StringIO(), differing(runs)
     writer = csv.writer(file, lineterminator="\n")
-    every = [(name, key) for name, (key, _) in (METRICS | COUNTS).items()]
-    ratios = [f"{name} (ratio)" for name in METRICS]
+    compared = _compared(runs)
+    every = [(name, key) for name, (key, _) in (compared | COUNTS).items()]
+    ratios = [f"{name} (ratio)" for name in compared]
     writer.writerow(["run", "status", *(name for name, _ in every), *ratios, *keys])
     for run in runs:
         values = [run.metrics.get(key) for _, key in every]
-        parts = [ratio(run, runs[0], key) for key, _ in METRICS.values()]
+        parts = [ratio(run, runs[0], key) for key, _ in compared.values()]
         config = [_shown(run.config.get(key)) for key in keys]
         writer.writerow([str(run.directory), run.status, *values, *parts, *config])
     return file.getvalue()

@@ -13,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.usage = (
         "python -m app evaluate RUN [--split NAME] [--data SOURCE] [--checkpoint NAME] "
-        "[--weights ema|last] [--output DIR] [--json] [--KEY VALUE]"
+        "[--weights ema|last] [--unknown-class NAME] [--output DIR] [--json] [--KEY VALUE]"
     )
     add_run(parser)
     parser.add_argument(
@@ -29,6 +29,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="score another source (default: the run's own data)",
     )
     add_checkpoint(parser)
+    parser.add_argument(
+        "--unknown-class",
+        metavar="NAME",
+        help="the class of what belongs to none of the others, such as out_of_scope: report how "
+        "well it is told from them",
+    )
     add_output(parser, "DIR", "where to write (default RUN/evaluations/SPLIT or SOURCE)")
     add_json(parser, "the content of evaluation.json")
     add_flags(parser, only="data")
@@ -49,5 +55,6 @@ def run(options: argparse.Namespace) -> None:
                 connect_configured(),
                 options.checkpoint,
                 options.weights,
+                options.unknown_class,
             )
         )

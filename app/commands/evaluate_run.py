@@ -6,51 +6,16 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from app.commands.saved_run import SavedRun, open_run
-from app.config import Data, section_of
-from app.data.bad import BadExamples
-from app.data.batches import Split
-from app.data.catalogue import read_dataset
-from app.data.examples import Dataset, Source
-from app.data.hold import check_stream, hold
-from app.data.images import PixelsAsFiles
-from app.data.plan import DataPlan, leave_out
-from app.data.survey import check_splits
-from app.decide import decide
+from app.commands.chosen_split import open_split, open_together
+from app.commands.saved_run import SavedRun
 from app.distributed.world import World
 from app.errors import UserError, suggest
-from app.evaluation.evaluate import describe_mistakes, evaluate
-from app.evaluation.report import show_report, write_report
-from app.load import follow, open_alike, open_dataset
-from app.recipe import load
+from app.evaluation.evaluate import describe, evaluate
+from app.evaluation.report import by_label, show_report, write_report
+from app.evaluation.sureness import Sureness, coverage_table, of_unknown
 from app.run_files import RunFiles
-from app.rundir import MAY_DIFFER
-from app.version import code_version
 
 MOST_MISTAKES = 20
-# What the network was trained to read; another value would be another model.
-OF_THE_TEXTS = ("tokens", "vocabulary_size", "ngrams", "max_tokens")
-OF_THE_MODEL = (*OF_THE_TEXTS, "image_size", "image_fit", "background")
-
-
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-    """One split of a dataset, to be scored.
-
-    `dataset` has that split alone, as `train`, its labels numbered as the run's; `plan`: how it is
-    opened, None where that is not decided yet; `name`: what its results are kept under; `split`:
-    "train", "validation", "test", or "all" for a source that has but one; `fingerprint` and
-    `examples`, bad ones included: of all splits together.
-    """
-
-    dataset: Dataset
-    plan: DataPlan | None
-    name: str
-    split: str
-    fingerprint: str
-    examples: int
 
 
 def evaluate_run(
@@ -61,6 +26,7 @@ def evaluate_run(
     world: World,
     checkpoint: str = "newest",
     weights: str | None = None,
+    unknown_class: str | None = None,
 ) -> dict[str, Any]:
     """Score a run; every rank calls it. Returns what `evaluation.json` holds, on every rank.
 
@@ -71,30 +37,22 @@ def evaluate_run(
         output: where to write; None for RUN/evaluations/SPLIT or RUN/evaluations/SOURCE.
         checkpoint: "newest", "best", or the name of one.
         weights: "ema", "last", or None for the moving average if the run keeps one.
+        unknown_class: the class of what belongs to none of the others; how well it is told from
+            them is reported too.
 
     Raises UserError if the run's own data are not those that it was trained on, or if another
     source has examples of a class that the run does not know.
     """
-    with world.together():
-        run = open_run(run_dir, checkpoint, weights) if world.is_chief else None
-    # The others open the same one, also where the run goes on and writes newer ones.
-    name = world.broadcast(run.checkpoint.name if run else "")
-    with world.together():
-        run = run or open_run(run_dir, name, weights)
-        data = _data_config(run, overrides)
-    world.verify_same(code_version() | {"checkpoint": f"{run.checkpoint.name} {run.weights}"})
-    world.verify_same({"data and split": repr((data, split))})
-    bad = BadExamples(data.on_bad)
-    choose_split = _own if _is_own(overrides) else _other
-    choice = choose_split(run, data, split, bad, world)
-    with bad.shown_before_errors():
-        examples, source = _hold(run, choice, data, bad, world)
-    with world.together():
-        bad.check(choice.examples)
-    scores = evaluate(run.classifier, examples, world, MOST_MISTAKES).first
+    run = open_together(run_dir, checkpoint, weights, world)
+    sureness = _sureness(run, unknown_class)
+    choice, opened = open_split(run, overrides, split, world)
+    results = evaluate(
+        run.classifier, opened.split, world, MOST_MISTAKES, run.temperatures, sureness
+    )
+    rows = [one.gathered(world) for one in sureness]
     directory = output or RunFiles(run_dir).evaluations / choice.name
     about = {
-        "command": _command(run_dir, overrides, split, output, checkpoint, weights),
+        "command": _command(run_dir, overrides, split, output, checkpoint, weights, unknown_class),
         "run": str(run_dir),
         "checkpoint": run.checkpoint.name,
         "epoch": run.position["epoch"],
@@ -103,159 +61,38 @@ def evaluate_run(
         "data": choice.dataset.name,
         "split": choice.split,
         "fingerprint": choice.fingerprint,
-        "bad_examples": [dataclasses.asdict(one) for one in bad.found],
-        "no_examples": bad.notes,
+        "bad_examples": [dataclasses.asdict(one) for one in opened.bad.found],
+        "no_examples": opened.bad.notes,
     }
 
     def write() -> dict[str, Any]:
-        mistakes = describe_mistakes(scores, source, run.class_names, run.kind == "text")
-        result = {**about, **scores.to_json(run.class_names), "mistakes": mistakes}
-        write_report(directory, result, scores)
+        result = about | describe(results, run.heads, opened.source, run.kind == "text")
+        for one, head, own, found in zip(
+            by_label(result).values(), run.heads, sureness, rows, strict=True
+        ):
+            one["coverage"] = coverage_table(found)
+            if own.unknown is not None:
+                scores = results.heads[head.name]
+                one["unknown_class"] = of_unknown(found, scores, head, own.unknown)
+        write_report(directory, result, results)
         show_report(directory, result)
         return result
 
     return world.from_chief(write)
 
 
-def _is_own(overrides: dict[str, Any]) -> bool:
-    return overrides.keys() <= set(MAY_DIFFER)
-
-
-def _data_config(run: SavedRun, overrides: dict[str, Any]) -> Data:
-    """`[data]` of what is scored: the run's own with what `overrides` changes; of another dataset,
-    the defaults with that."""
-    for key in overrides:
-        flag = "--" + key.replace("_", "-")
-        if section_of(key) != "data":
-            raise UserError(f"{flag} is no key of [data], and only those can be given to evaluate")
-        if key in OF_THE_MODEL:
-            raise UserError(f"{flag} cannot be changed: {run.directory} was trained with its own")
-    keys = run.config.data.model_dump(exclude_none=True)
-    if "dataset" in overrides:
-        # Its classes are named as the run's are, and the network reads what it has learnt to.
-        same = ("case_sensitive_classes", *OF_THE_MODEL)
-        keys = {key: value for key, value in keys.items() if key in same}
-    if not _is_own(overrides):  # nothing is held out from it
-        keys = {key: value for key, value in keys.items() if not isinstance(value, float)}
-    data = load(None, keys | overrides).data
-    for key in ("validation", "test"):
-        if not _is_own(overrides) and isinstance(getattr(data, key), float):
-            raise UserError(
-                f"--{key} {getattr(data, key)}: a share is held out for training; to evaluate, "
-                "give a split, a file or a folder, or leave it out"
-            )
-    return data
-
-
-def _own(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: World) -> Chosen:
-    """A split that the run was trained, validated or tested on, as the run's plan has it; a
-    collective."""
-    plan, split = run.plan, split or "test"
-    dataset = open_dataset(run.config.model_copy(update={"data": data}), bad, world)
-    if dataset.fingerprint != plan.fingerprint:
+def _sureness(run: SavedRun, unknown_class: str | None) -> list[Sureness]:
+    """What remembers how sure the run is, for each label."""
+    if unknown_class is not None and not any(unknown_class in of for _, of in run.heads):
+        names = [name for _, class_names in run.heads for name in class_names]
         raise UserError(
-            f"the data has changed since {run.directory} was trained (fingerprint "
-            f"{plan.fingerprint}, now {dataset.fingerprint}): restore the old data, or give "
-            "--data to score it as another source",
+            f"--unknown-class {unknown_class}: {run.directory} knows no such class: "
+            f"{suggest(unknown_class, names)}",
             shared=True,
         )
-    with world.together():
-        source = _split_of(dataset, split, str(run.directory))
-        if data.hold == "stream":
-            check_stream(dataset)
-    stream = plan.stream if data.hold == "auto" else data.hold == "stream"
-    plan = plan.of_split(split, stream)
-    examples = _examples(dataset, bad)
-    return Chosen(_only(dataset, source), plan, split, split, plan.fingerprint, examples)
-
-
-def _other(run: SavedRun, data: Data, split: str | None, bad: BadExamples, world: World) -> Chosen:
-    """A split of another source, nothing held out, its classes numbered as the run's; a
-    collective."""
-    dataset = open_alike(data, lambda: read_dataset(data, bad), bad, world)
-    if dataset.kind != run.kind:
-        raise UserError(
-            f"{run.directory} reads {run.kind}s, and {dataset.name} holds {dataset.kind}s",
-            shared=True,
-        )
-    number = _examples(dataset, bad)
-    with world.together(), bad.shown_before_errors():
-        whole = len(dataset.splits) == 1
-        split = split or ("train" if whole else "test")
-        source = _renumbered(run, dataset, _split_of(dataset, split, dataset.name), bad)
-    # At once: the labels of the other splits, and of what was left out, are numbered otherwise.
-    chosen = dataclasses.replace(
-        dataset, class_names=tuple(run.class_names), train=source, validation=None, test=None
-    )
-    name = "".join(c if c.isalnum() or c in "-_." else "-" for c in dataset.name)
-    split = "all" if whole else split
-    if not whole or name in ("train", "validation", "test"):
-        name = f"{name}-{split}"
-    return Chosen(chosen, None, name, split, dataset.fingerprint, number)
-
-
-def _examples(dataset: Dataset, bad: BadExamples) -> int:
-    return sum(map(len, dataset.splits.values())) + len(bad.found)
-
-
-def _only(dataset: Dataset, source: Source) -> Dataset:
-    return dataclasses.replace(dataset, train=source, validation=None, test=None)
-
-
-def _split_of(dataset: Dataset, split: str, what: str) -> Source:
-    if split not in dataset.splits:
-        raise UserError(
-            f"{what} has no {split} split: choose another with --split: {', '.join(dataset.splits)}"
-        )
-    if not len(dataset.splits[split]):
-        raise UserError(f"{what} has no good example in its {split} split")
-    return dataset.splits[split]
-
-
-def _renumbered(run: SavedRun, dataset: Dataset, source: Source, bad: BadExamples) -> Source:
-    """The source with the run's class ids: classes are the same if their names are; an example of
-    another class is bad."""
-    numbers = {name: number for number, name in enumerate(run.class_names)}
-    labels = np.array([numbers.get(name, -1) for name in dataset.class_names])[source.labels]
-    unknown = np.flatnonzero(labels < 0).tolist()
-    names = [dataset.class_names[source.labels[row]] for row in unknown]
-    reasons = [
-        f"class '{name}' is none of those that {run.directory} was trained on: "
-        f"{suggest(name, run.class_names)}"
-        for name in names
+    return [
+        Sureness(of.index(unknown_class) if unknown_class in of else None) for _, of in run.heads
     ]
-    renumbered: Any = dataclasses.replace(source, labels=labels)  # type: ignore[type-var]
-    left = leave_out(renumbered, list(zip(unknown, reasons, strict=True)), bad)
-    if not len(left):
-        raise UserError(f"{dataset.name} has no example of a class that the run was trained on")
-    return left
-
-
-def _hold(
-    run: SavedRun, choice: Chosen, data: Data, bad: BadExamples, world: World
-) -> tuple[Split, Source]:
-    """The one split as the network reads it, and its source without what cannot be decoded; a
-    collective."""
-    plan, dataset = choice.plan, choice.dataset
-    if plan is not None:
-        dataset, pixels = follow(plan, data, dataset, bad, world)
-    else:
-        with world.together():
-            dataset = _fitted(run, dataset)
-        plan, dataset, pixels = decide(data, dataset, bad, world, run.plan)
-    check_splits(dataset)
-    with world.together():
-        return hold(plan, data, dataset.splits, pixels)["train"], dataset.train
-
-
-def _fitted(run: SavedRun, dataset: Dataset) -> Dataset:
-    """The dataset; arrays of pixels as images of files if the network reads another shape."""
-    if dataset.train.content != "pixels":
-        return dataset
-    shape = dataset.train.read(np.arange(1)).shape[1:]
-    if shape == run.image_shape:
-        return dataset
-    return dataclasses.replace(_only(dataset, PixelsAsFiles(dataset.train)), image_shape=shape)
 
 
 def _command(
@@ -265,10 +102,12 @@ def _command(
     output: Path | None,
     checkpoint: str,
     weights: str | None,
+    unknown_class: str | None,
 ) -> str:
     """The command line that gives this evaluation again."""
     named = None if checkpoint == "newest" else checkpoint
-    given = {"split": split, "checkpoint": named, "weights": weights, "output": output, **overrides}
+    given = {"split": split, "checkpoint": named, "weights": weights, "output": output}
+    given |= {"unknown_class": unknown_class, **overrides}
     flags = [
         text
         for key, value in given.items()

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,8 +17,8 @@ import tensorflow as tf
 from app.build import build_classifier
 from app.commands.check_export import Samples, check_export, read_samples
 from app.commands.export import NAMES
-from app.commands.model_card import Export, Signature, model_card
-from app.commands.saved_run import SavedRun, open_run
+from app.commands.model_card import Export, Signature, model_card, output_names, prefix_of
+from app.commands.saved_run import SavedRun, calibrated, open_run
 from app.data.batches import padded
 from app.data.images import decode_batch
 from app.errors import UserError
@@ -91,7 +92,7 @@ def export(
         raise UserError(f"cannot write {output}: {error}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{output}: {exported.size_bytes:,} bytes\nchecked: {exported.check}\ncard: {card}")
+    print(f"{output}: {exported.size_bytes:,} bytes\nchecked: {exported.checked}\ncard: {card}")
     return output
 
 
@@ -122,8 +123,8 @@ def _write_and_check(
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     size_bytes = sum(file.stat().st_size for file in files)
     signatures = SIGNATURES[format, run.kind]
-    check = check_export(run, network, samples, path, format, signatures, exact=quantize is None)
-    return Export(output, format, quantize, signatures, size_bytes, check)
+    checks = check_export(run, network, samples, path, format, signatures, exact=quantize is None)
+    return Export(output, format, quantize, signatures, size_bytes, checks)
 
 
 def _float32_network(run: SavedRun) -> keras.Model:
@@ -138,19 +139,29 @@ def _float32_network(run: SavedRun) -> keras.Model:
     return network
 
 
-def _answers(logits: tf.Tensor, class_names: list[str]) -> dict[str, tf.Tensor]:
-    classes = tf.argmax(logits, axis=-1)
-    label = tf.gather(tf.constant(class_names), classes)
-    return {"probabilities": tf.nn.softmax(logits), "class": classes, "label": label}
+def _answers(run: SavedRun, logits: Any) -> dict[str, tf.Tensor]:
+    """The outputs of a signature by name; see `output_names`."""
+    found: dict[str, tf.Tensor] = {}
+    for head, of_head in zip(run.heads, tf.nest.flatten(logits), strict=True):
+        probabilities, class_, label = output_names(run, head)
+        classes = tf.argmax(of_head, axis=-1)
+        found[probabilities] = tf.nn.softmax(calibrated(run, head, of_head))
+        found[class_] = classes
+        found[label] = tf.gather(tf.constant(list(head.class_names)), classes)
+    return found
 
 
 def _write_savedmodel(run: SavedRun, network: keras.Model, path: Path) -> None:
-    """Signatures with one input, `inputs`, and the asset class_names.json."""
-    names_file = path.with_name("class_names.json")
-    names_file.write_text(json.dumps(run.class_names, ensure_ascii=False), encoding="utf-8")
+    """Signatures with one input, `inputs`, and the asset class_names.json, one for each label."""
     module = tf.Module()
     module.weights = [weight.value for weight in network.weights]
-    module.class_names = tf.saved_model.Asset(str(names_file))
+    assets = []
+    for head in run.heads:
+        file = path.with_name(f"{prefix_of(run, head)}class_names.json")
+        names = json.dumps(list(head.class_names), ensure_ascii=False)
+        file.write_text(names, encoding="utf-8")
+        assets.append(tf.saved_model.Asset(str(file)))
+    module.class_names = assets if len(assets) > 1 else assets[0]
     if run.kind == "text":
         signatures = {TEXT.name: _text_signature(run, network, module)}
     else:
@@ -167,7 +178,7 @@ def _text_signature(run: SavedRun, network: keras.Model, module: tf.Module) -> C
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = padded(run.tokenizer.ids_of(inputs))
-        return _answers(network(ids, training=False), run.class_names)
+        return _answers(run, network(ids, training=False))
 
     return serve
 
@@ -178,7 +189,7 @@ def _bytes_signature(run: SavedRun, network: keras.Model) -> Callable:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         images = decode_batch(inputs, spec, (height, width))
-        return _answers(network(tf.cast(images, tf.float32), training=False), run.class_names)
+        return _answers(run, network(tf.cast(images, tf.float32), training=False))
 
     return serve
 
@@ -188,7 +199,7 @@ def _array_signature(run: SavedRun, network: keras.Model) -> Callable:
 
     @tf.function(input_signature=[images], autograph=False)
     def serve(inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _answers(network(tf.cast(inputs, tf.float32), training=False), run.class_names)
+        return _answers(run, network(tf.cast(inputs, tf.float32), training=False))
 
     return serve
 
@@ -204,15 +215,20 @@ def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
     inputs = keras.Input(run.image_shape, dtype="uint8", name="inputs")
     copy = keras.models.clone_model(network, input_tensors=inputs, clone_function=plain)
     copy.set_weights(network.get_weights())
-    classes = keras.ops.cast(keras.ops.argmax(copy.output, axis=-1), "int64")
-    name_of = keras.layers.StringLookup(
-        vocabulary=run.class_names, invert=True, num_oov_indices=0, mask_token=None, name="label"
-    )
-    outputs = {
-        "probabilities": keras.layers.Softmax(dtype="float32", name="probabilities")(copy.output),
-        "class": classes,
-        "label": name_of(classes),
-    }
+    outputs: dict[str, Any] = {}
+    for head, logits in zip(run.heads, copy.outputs, strict=True):
+        probabilities, class_, label = output_names(run, head)
+        classes = keras.ops.cast(keras.ops.argmax(logits, axis=-1), "int64")
+        name_of = keras.layers.StringLookup(
+            vocabulary=list(head.class_names),
+            invert=True,
+            num_oov_indices=0,
+            mask_token=None,
+            name=label,
+        )
+        softmax = keras.layers.Softmax(dtype="float32", name=probabilities)
+        shares = softmax(calibrated(run, head, logits))
+        outputs |= {probabilities: shares, class_: classes, label: name_of(classes)}
     keras.Model(inputs, outputs, name=network.name).save(path)
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from app.commands.saved_run import SavedRun
+from app.data.heads import Head
 from app.evaluation.markdown import code, plain, table
 from app.recipe import to_toml
 from app.run_files import RunFiles
+from models.heads import plain_name
 
 CLASSES_SHOWN = 20
 
@@ -54,7 +56,18 @@ CALLING = {
     "text": 'answer = predict(["a text", "and another"])\n',
     "array": "import numpy as np\n\nanswer = predict(np.zeros({shape}, np.uint8))\n",
 }
-PRINTING = 'print(answer["label"], answer["class"], answer["probabilities"])\n'
+PRINTING = "print({})\n"
+
+
+def prefix_of(run: SavedRun, head: Head) -> str:
+    """What the names of a label's outputs begin with, where there are several."""
+    return f"{plain_name(head.name)}_" if len(run.heads) > 1 else ""
+
+
+def output_names(run: SavedRun, head: Head) -> tuple[str, str, str]:
+    """The names of the probabilities, the class and its name that an export gives for a label."""
+    prefix = prefix_of(run, head)
+    return f"{prefix}probabilities", f"{prefix}class", f"{prefix}label"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +86,8 @@ class Check:
     """What a fresh process found when it loaded an export and compared it with the run.
 
     `rows` were compared. The first `scored` of them, from `split` (of `split_examples`), give the
-    accuracies; `largest_difference` is over all probabilities.
+    accuracies; `largest_difference` is over all probabilities. `label`: of which this is, where
+    there are several; then `scored` have it.
     """
 
     split: str
@@ -84,10 +98,13 @@ class Check:
     same_class: int
     run_accuracy: float
     export_accuracy: float
+    label: str = ""
 
     def __str__(self) -> str:
+        of_label = f"{self.label}: " if self.label else ""
         return (
-            f"{self.rows} rows, largest difference in a probability {self.largest_difference:.1e}, "
+            f"{of_label}{self.rows} rows, "
+            f"largest difference in a probability {self.largest_difference:.1e}, "
             f"{self.same_class} with the same class; accuracy on {self.scored} of "
             f"{self.split_examples} in {self.split}: {self.export_accuracy:.2%}, the run's "
             f"{self.run_accuracy:.2%}"
@@ -96,14 +113,19 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """An export that has passed its check; `path` is its final name."""
+    """An export that has passed its checks, one for each label; `path` is its final name."""
 
     path: Path
     format: str
     quantize: str | None
     signatures: tuple[Signature, ...]
     size_bytes: int
-    check: Check
+    checks: tuple[Check, ...]
+
+    @property
+    def checked(self) -> str:
+        """What the checks found, for people."""
+        return "; ".join(map(str, self.checks))
 
 
 def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
@@ -117,7 +139,10 @@ def model_card(run: SavedRun, export: Export, versions: dict[str, str]) -> str:
         "Training": _training(run, versions),
     }
     about = f"`{run.config.model.model}`, trained with Lockstep on {plain(run.plan.name)}"
-    title = f"# {plain(export.path.name)}: {len(run.class_names)} classes of {run.kind}s"
+    what = f"{len(run.class_names)} classes"
+    if len(run.heads) > 1:
+        what = f"{len(run.heads)} labels"
+    title = f"# {plain(export.path.name)}: {what} of {run.kind}s"
     parts = [title, f"{about}.", *(f"## {name}\n\n{text}" for name, text in sections.items())]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
@@ -135,14 +160,40 @@ def _use(run: SavedRun, export: Export) -> str:
         for s in export.signatures
     ]
     calling = CALLING[export.signatures[0].takes].format(shape=tuple([1, *image]))
-    program = LOADING[export.format].format(path=export.path.name) + "\n\n" + calling + PRINTING
+    program = LOADING[export.format].format(path=export.path.name) + "\n\n" + calling
+    for head in run.heads:
+        shares, number, name = output_names(run, head)
+        program += PRINTING.format(", ".join(f'answer["{one}"]' for one in (name, number, shares)))
     return (
         f"{export.format}, {export.size_bytes:,} bytes. Needs only TensorFlow; preprocessing is "
         f"inside; B is any number.\n\n```python\n{program}```\n\n"
         f"{table(['signature', 'takes'], rows)}\n\n"
-        f"All return `probabilities` float32 (B, {len(run.class_names)}), `class` int64 (B,), the "
-        "most probable class, and `label` string (B,), its name.\n"
+        f"All return {_returned(run)}.\n{_calibration(run)}"
     )
+
+
+def _calibration(run: SavedRun) -> str:
+    """By what the logits were divided, if the run is calibrated."""
+    each = [f"{value:.3f} ({plain(name)})" for name, value in run.temperatures.items()]
+    if not each:
+        return ""
+    by = ", ".join(each) if len(each) > 1 else f"{next(iter(run.temperatures.values())):.3f}"
+    return (
+        f"\nProbabilities are calibrated: logits are divided by {by}, which was found on the "
+        "run's validation split (arXiv:1706.04599).\n"
+    )
+
+
+def _returned(run: SavedRun) -> str:
+    """The outputs, for people."""
+    each = []
+    for head in run.heads:
+        shares, number, name = output_names(run, head)
+        each.append(
+            f"`{shares}` float32 (B, {len(head.class_names)}), `{number}` int64 (B,), the "
+            f"most probable class, and `{name}` string (B,), its name"
+        )
+    return "; ".join(each)
 
 
 def _joined(run: SavedRun) -> str:
@@ -156,28 +207,35 @@ def _check(export: Export) -> str:
     quantized = f" Weights are quantised to {export.quantize}." if export.quantize else ""
     return (
         "Loaded in a fresh process with only TensorFlow and compared with the run's own "
-        f"classifier: {export.check}.{quantized}\n"
+        f"classifier: {export.checked}.{quantized}\n"
     )
 
 
 def _data(run: SavedRun) -> str:
-    names = run.class_names
-    shown = ", ".join(map(plain, names[:CLASSES_SHOWN]))
-    more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
     splits = ", ".join(f"{number:,} {split}" for split, number in run.plan.examples.items())
     option = code(f"--dataset {run.config.data.dataset}")
     return (
         f"- name: {plain(run.plan.name)}, {option}\n"
         f"- fingerprint: {run.plan.fingerprint}\n- examples: {splits}\n"
-        f"- classes: {shown}{more}\n"
+        + "".join(_classes(run, head) for head in run.heads)
         + "".join(f"- read as: {plain(one)}\n" for one in run.plan.read_as)
     )
+
+
+def _classes(run: SavedRun, head: Head) -> str:
+    names = head.class_names
+    shown = ", ".join(map(plain, names[:CLASSES_SHOWN]))
+    more = f" and {len(names) - CLASSES_SHOWN} more" if len(names) > CLASSES_SHOWN else ""
+    of_label = f" of {plain(head.name)}" if len(run.heads) > 1 else ""
+    return f"- classes{of_label}: {shown}{more}\n"
 
 
 def _results(run: SavedRun) -> str:
     metrics = _metrics(run)
     if not metrics:
         return "No metrics.json yet: the run has not ended.\n"
+    for label, found in metrics.pop("test_heads", {}).items():
+        metrics |= {f"test_{name}, {label}": value for name, value in found.items()}
     rows = [[plain(name), plain(_shown(value))] for name, value in metrics.items()]
     shown = table(["metric", "value"], rows) + "\n"
     if metrics.get("step") == run.position["step"]:
@@ -203,8 +261,9 @@ def _shown(value: Any) -> str:
 
 
 def _limitations(run: SavedRun, export: Export) -> list[str]:
+    of_each = ", for each label" if len(run.heads) > 1 else ""
     found = [
-        "Every input gets one of the classes above, even if it belongs to none of them.",
+        f"Every input gets one of the classes above{of_each}, even if it belongs to none of them.",
         "It is only as good as its data: the results above say nothing about other kinds of input.",
     ]
     if run.kind == "text":

@@ -37,6 +37,17 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
+def probability(given: str) -> float:
+    """The `type` of an option that takes a number from 0 to 1."""
+    try:
+        number = float(given)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got '{given}'")
+    return number
+
+
 def add_recipe(parser: argparse.ArgumentParser) -> None:
     """`--recipe`, of commands that take a whole config."""
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="a TOML file with these keys")

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from app.commands.parser import add_checkpoint, add_output, add_run, refuse_launcher, whole_number
+from app.commands.parser import (
+    add_checkpoint,
+    add_output,
+    add_run,
+    probability,
+    refuse_launcher,
+    whole_number,
+)
 from app.errors import UserError
 
 
@@ -26,8 +33,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "input."
     )
     parser.usage = (
-        "python -m app predict RUN INPUT ... [--top K] [--batch-size N] [--checkpoint NAME] "
-        "[--weights ema|last] [--output FILE]"
+        "python -m app predict RUN INPUT ... [--top K] [--abstain-below P] [--batch-size N] "
+        "[--checkpoint NAME] [--weights ema|last] [--output FILE]"
     )
     add_run(parser)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="files, folders, or -")
@@ -37,6 +44,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--top", type=number, metavar="K", help="probabilities of the first K classes [all]"
+    )
+    parser.add_argument(
+        "--abstain-below",
+        type=probability,
+        metavar="P",
+        help="the class is null where its probability is lower; calibrate the run first",
     )
     add_checkpoint(parser)
     add_output(parser, "FILE", "where to write [standard output]")
@@ -53,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
         options.output,
         options.checkpoint,
         options.weights,
+        options.abstain_below,
     )
 
 
@@ -64,12 +78,14 @@ def predict(
     output: Path | None,
     checkpoint: str = "newest",
     weights: str | None = None,
+    abstain_below: float | None = None,
 ) -> int:
     """Predict every input with a run's weights and write one JSON object per line.
 
     `{"input": ..., "class": name, "probability": p, "probabilities": {name: p, ...}}`, the most
     probable class first, or `{"input": ..., "error": reason}`; in the order of the inputs, written
-    whenever a batch is done.
+    whenever a batch is done. Of several labels `{"input": ..., "heads": {label: {"class": ...,
+    ...}, ...}}`.
 
     Args:
         run_dir: the directory of a run.
@@ -83,6 +99,7 @@ def predict(
         output: a file to write to; None for standard output.
         checkpoint: "newest", "best", or the name of one.
         weights: "ema", "last", or None for the moving average if the run keeps one.
+        abstain_below: the class is null where its probability is lower; None for never.
 
     Returns:
         The exit code: 0 if all were predicted, 1 if some were not.
@@ -100,7 +117,7 @@ def predict(
         print(
             "with the moving average of the weights; for the last: --weights last", file=sys.stderr
         )
-    answer, items = Predictor(opened, top), read_items(opened, inputs)
+    answer, items = Predictor(opened, top, abstain_below), read_items(opened, inputs)
     done = failed = 0
     try:
         with _opened(output) as file:

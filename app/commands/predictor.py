@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from app.commands.predict_inputs import Item
-from app.commands.saved_run import SavedRun
+from app.commands.saved_run import SavedRun, calibrated
 from app.data.batches import padded
 from app.data.images import decode_images
 from app.data.sources.image_files import read_header
@@ -18,13 +18,18 @@ from app.data.sources.image_files import read_header
 class Predictor:
     """Answers batches of inputs with the classes of a run."""
 
-    def __init__(self, run: SavedRun, top: int | None = None):
+    def __init__(self, run: SavedRun, top: int | None = None, abstain_below: float | None = None):
         self.run = run
         self.top = top
+        self.abstain_below = abstain_below
 
         def forward(inputs):
-            logits = tf.cast(run.classifier(inputs, training=False), tf.float32)
-            return logits, tf.nn.softmax(logits)
+            logits = run.classifier(inputs, training=False)
+            of_heads = [tf.cast(one, tf.float32) for one in tf.nest.flatten(logits)]
+            return [
+                (one, tf.nn.softmax(calibrated(run, head, one)))
+                for head, one in zip(run.heads, of_heads, strict=True)
+            ]
 
         # Traced once, whatever the number and length of the inputs.
         def spec(given: Any) -> tf.TensorSpec:
@@ -63,18 +68,30 @@ class Predictor:
         return images, reasons | {places[index]: reason for index, reason in undecoded}
 
     def _classes(self, inputs: Any) -> Iterator[dict[str, Any]]:
-        """The class, its probability and those of the `top` classes, of each row."""
-        names = self.run.class_names
-        both = (tensor.numpy() for tensor in self._forward(inputs))
-        for logits, probabilities in zip(*both, strict=True):
-            if not np.isfinite(probabilities).all():
+        """What is said of each row; of several labels, of each in "heads"."""
+        found = [(logits.numpy(), shares.numpy()) for logits, shares in self._forward(inputs)]
+        heads = self.run.heads
+        for row in range(len(found[0][0])):
+            if not all(np.isfinite(shares[row]).all() for _, shares in found):
                 yield {"error": "the model gives no finite numbers: has its training diverged?"}
                 continue
-            # By logits: probabilities may round to the same number. Among equals, the first class.
-            order = np.argsort(-logits, kind="stable")[: self.top]
-            found = {names[label]: float(probabilities[label]) for label in order}
-            best = names[order[0]]
-            yield {"class": best, "probability": found[best], "probabilities": found}
+            answers = {
+                head.name: self._answer(head.class_names, logits[row], shares[row])
+                for head, (logits, shares) in zip(heads, found, strict=True)
+            }
+            yield {"heads": answers} if len(heads) > 1 else answers[heads[0].name]
+
+    def _answer(
+        self, names: Sequence[str], logits: np.ndarray, probabilities: np.ndarray
+    ) -> dict[str, Any]:
+        """The class, its probability and those of the `top` classes, of one label."""
+        # By logits: probabilities may round to the same number. Among equals, the first class.
+        order = np.argsort(-logits, kind="stable")[: self.top]
+        found = {names[label]: float(probabilities[label]) for label in order}
+        best = names[order[0]]
+        abstains = self.abstain_below is not None and found[best] < self.abstain_below
+        answer = None if abstains else best
+        return {"class": answer, "probability": found[best], "probabilities": found}
 
 
 def _load_image(path: str, size: tuple[int, int] | None) -> bytes | str:

@@ -2,17 +2,21 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from app import rundir
 from app.build import build_classifier
 from app.checkpoints.checkpoint import Checkpoints
 from app.classifier import Classifier
 from app.config import Config
+from app.data.heads import Head
 from app.data.images import ImageSpec, spec_of
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import Tokenizer, tokenizer_from
 from app.errors import UserError
+from app.evaluation.calibration import read_temperatures
 from app.recipe import load
 from app.run_files import RunFiles
 
@@ -22,7 +26,8 @@ class SavedRun:
     """A run directory's config, what was decided about its data, and the weights of a checkpoint.
 
     `position`: seed, step, epoch and examples_seen of the checkpoint; `weights`: the SHA-256 of its
-    arrays; `uses`: of a run with a moving average of the weights "ema" or "last", "" of others.
+    arrays; `temperatures`: by the name of each label, empty if `calibrate` has not found any;
+    `uses`: of a run with a moving average of the weights "ema" or "last", "" of others.
     """
 
     directory: Path
@@ -32,7 +37,13 @@ class SavedRun:
     checkpoint: Path
     position: dict[str, int]
     weights: str
+    temperatures: Mapping[str, float]
     uses: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What tells these weights from all others."""
+        return _identity(self.weights, self.uses)
 
     @property
     def kind(self) -> str:
@@ -41,8 +52,13 @@ class SavedRun:
 
     @property
     def class_names(self) -> list[str]:
-        """The name of each class id."""
+        """The name of each class id of the first label."""
         return list(self.plan.class_names)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The labels that it has learned; one where there is one."""
+        return self.plan.heads
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -65,6 +81,13 @@ class SavedRun:
         return spec_of(self.config.data, self.image_shape)
 
 
+def calibrated(run: SavedRun, head: Head, logits: Any) -> Any:
+    """Logits (n, classes) of a label, from which `softmax` makes probabilities that can be relied
+    on, if the run is calibrated."""
+    temperature = run.temperatures.get(head.name)
+    return logits if temperature is None else logits / temperature
+
+
 def open_run(directory: Path, checkpoint: str = "newest", weights: str | None = None) -> SavedRun:
     """The run in `directory`, with the weights of a checkpoint: "newest", "best", or its name.
 
@@ -85,9 +108,16 @@ def open_run(directory: Path, checkpoint: str = "newest", weights: str | None = 
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{files.data_plan} cannot be read: {error!r}") from None
     kept = Checkpoints(files.checkpoints, config.run.keep_checkpoints, config.run.keep_best)
-    opened = kept.restore_model(classifier, checkpoint)
-    uses = _choose_weights(classifier, weights, opened.path)
-    return SavedRun(directory, config, plan, classifier, *opened, uses)
+    path, position, digest = kept.restore_model(classifier, checkpoint)
+    uses = _choose_weights(classifier, weights, path)
+    temperatures = read_temperatures(
+        files.calibration(path.name), _identity(digest, uses), plan.heads
+    )
+    return SavedRun(directory, config, plan, classifier, path, position, digest, temperatures, uses)
+
+
+def _identity(digest: str, uses: str) -> str:
+    return f"{digest} {uses}".strip()
 
 
 def _choose_weights(classifier: Classifier, wanted: str | None, path: Path) -> str:

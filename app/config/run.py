@@ -33,5 +33,7 @@ class Run(Section):
     )
     keep_checkpoints: Positive = Field(2, description="how many of the newest to keep")
     keep_best: Literal["none", "loss", "accuracy"] = Field(
-        "none", description="keep also the one of the epoch with the best validation of this kind"
+        "none",
+        description="keep also the one of the epoch with the best validation of this kind; with "
+        "several labels the loss of all, or the accuracy of the first",
     )

@@ -2,19 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from app.evaluation.scores import Scores
+from app.data.heads import Head
+from app.evaluation.scores import Scores, finite
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
     """The scores of each head, by its name, in order; with one label there is one.
 
-    Each counts only examples that have its label. `weights`: how much the loss of each counts.
+    Each counts only examples that have its label. `weights`: how much the loss of each counts;
+    `raw`: the scores of each head before calibration, empty if it is not calibrated.
     """
 
     heads: Mapping[str, Scores]
     weights: Sequence[float] = (1.0,)
+    raw: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
 
     @property
     def first(self) -> Scores:
@@ -39,3 +43,34 @@ class Results:
     def accuracy(self) -> float:
         """Of the first label."""
         return self.first.accuracy
+
+    def __str__(self) -> str:
+        """The accuracy, for people; of several labels that of each."""
+        each = [f"{name} {scores.accuracy:.2%}" for name, scores in self.several.items()]
+        return ", ".join(each) or f"{self.accuracy:.2%}"
+
+    def of_test(self, heads: Sequence[Head]) -> dict[str, Any]:
+        """What metrics.json says of the test split; of several labels "test_heads" too, with
+        accuracy, loss, examples and recall of each."""
+        first = self.first
+        found: dict[str, Any] = {
+            "test_accuracy": first.accuracy,
+            "test_loss": self.loss,
+            "test_examples": first.examples,
+            "test_recall": _recall(first, heads[0]),
+        }
+        if self.several:
+            found["test_heads"] = {
+                head.name: {
+                    "accuracy": finite(scores.accuracy),
+                    "loss": finite(scores.loss),
+                    "examples": scores.examples,
+                    "recall": _recall(scores, head),
+                }
+                for head, scores in zip(heads, self.heads.values(), strict=True)
+            }
+        return found
+
+
+def _recall(scores: Scores, head: Head) -> dict[str, float | None]:
+    return dict(zip(head.class_names, scores.recall, strict=True))

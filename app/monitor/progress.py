@@ -53,6 +53,16 @@ class Progress:
         """Where training is; at the end of an epoch, which is finished."""
         return Place(self.step, self.epoch, self.examples)
 
+    @property
+    def shown(self) -> str:
+        """The metrics, for a line; of several labels the loss of all and the accuracy of each."""
+        end = "_accuracy"
+        each = {name.removesuffix(end): name for name in self.metrics if name.endswith(end)}
+        if not each:
+            return "  ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
+        accuracies = ", ".join(f"{head} {self.metrics[name]:.4f}" for head, name in each.items())
+        return f"loss {self.metrics['loss']:.4f}  accuracy {accuracies}"
+
 
 class Show:
     """Something that shows a run, with values of all ranks; it calls no collective.
@@ -117,7 +127,13 @@ class Show:
         before `epoch_ended`."""
 
     def reported(
-        self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None
+        self,
+        split: str,
+        step: int,
+        result: Mapping[str, Any],
+        scores: Scores,
+        images: Any = None,
+        head: str = "",
     ) -> None:
         """What an evaluation says about classes and mistakes; see `TensorBoard.reported`."""
 

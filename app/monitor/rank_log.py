@@ -62,7 +62,7 @@ class RankLog(Show):
         now = time.monotonic()
         line = f"epoch {progress.epoch} in {now - self._last_epoch:.2f} s  {_values(progress)}"
         if validation:
-            line += f"  validation {validation.accuracy:.2%}"
+            line += f"  validation {validation}"
         STORY.info(line)
         self._last_epoch = now
 

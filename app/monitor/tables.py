@@ -7,9 +7,10 @@ from typing import Any
 
 from app.build import parameters
 from app.config import Config, Distribution
+from app.data.heads import labelled
 from app.distributed import devices
 from app.distributed.world import World
-from app.evaluation.report import HARDEST
+from app.evaluation.report import hardest, share
 from app.load import LoadedData
 from app.monitor.goodput import GoodputSummary
 from app.monitor.stragglers import described
@@ -32,8 +33,11 @@ def plan_of_run(
     batch = training.examples_per_step(world.size)
     if data.bad:
         sizes += f", {len(data.bad)} bad left out (bad_examples.jsonl)"
+    if len(data.dataset.heads) == 1:
+        sizes += f", {len(data.dataset.class_names)} classes"
     return {
-        "data": f"{data.dataset.name}: {sizes}, {len(data.dataset.class_names)} classes",
+        "data": f"{data.dataset.name}: {sizes}",
+        **_labels(data, state),
         **({"read as": "; ".join(data.dataset.notes)} if data.dataset.notes else {}),
         **data.notes,
         "model": f"{config.model.model}, {parameters(state.model):,} parameters to learn",
@@ -54,6 +58,21 @@ def _ema(examples: int | None) -> dict[str, str]:
     if examples is None:
         return {}
     return {"ema": f"the weights are averaged over about {examples:,} examples"}
+
+
+def _labels(data: LoadedData, state: TrainState) -> dict[str, str]:
+    """What there is to learn, where there are several labels."""
+    heads, train, found = data.dataset.heads, data.splits["train"], []
+    if len(heads) == 1:
+        return {}
+    for head, task, known in zip(heads, state.model.tasks, labelled(train.labels), strict=True):
+        facts = [f"{len(head.class_names)} classes"]
+        if task.weight != 1:
+            facts.append(f"weight {task.weight:g}")
+        if known < len(train):
+            facts.append(f"known for {known:,} of {len(train):,} in train")
+        found.append(f"{head.name} ({', '.join(facts)})")
+    return {"labels": ", ".join(found)}
 
 
 def _fine_tuning(config: Config, schedule: Schedule) -> dict[str, str]:
@@ -91,15 +110,21 @@ def _already(state: TrainState) -> str:
 
 def result_of_run(metrics: dict[str, Any], directory: Path, checkpoint: str) -> dict[str, str]:
     """How the run ended, for people."""
-    recall = {name: share for name, share in metrics["test_recall"].items() if share is not None}
     goodput, stragglers = metrics["goodput"], metrics["stragglers"]
-    hardest = sorted(recall, key=recall.__getitem__)[:HARDEST]
+    accuracy = f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}"
+    hardest_classes = hardest(metrics["test_recall"])
+    if heads := metrics.get("test_heads"):
+        accuracy = ", ".join(
+            f"{name} {share(one['accuracy'])} of {one['examples']:,}" for name, one in heads.items()
+        )
+        hardest_classes = "; ".join(
+            f"{name}: {hardest(one['recall'])}" for name, one in heads.items()
+        )
     return {
-        "test accuracy": f"{metrics['test_accuracy']:.2%} of {metrics['test_examples']:,}, "
-        f"loss {metrics['test_loss']:.4f}",
+        "test accuracy": f"{accuracy}, loss {metrics['test_loss']:.4f}",
         **_of_average(metrics),
         **_early_stopping(metrics),
-        "hardest": ", ".join(f"{name} {recall[name]:.0%}" for name in hardest),
+        "hardest": hardest_classes,
         "examples/s": f"{metrics['examples_per_second']:,.0f}",
         "input": f"{metrics['input_wait_share']:.1%} of the time waited for, "
         f"{metrics['input_wait_share_slowest']:.1%} on the slowest rank",

@@ -84,7 +84,8 @@ class TensorBoard(Show):
             keep_only(directory / run, lambda tag, step: is_kept(tag, step, place))
         for run in ("test", "test_ema"):  # final results, written anew
             keep_only(directory / run, lambda tag, step: False)
-        for summary in (layout_summary(), *hparams_summaries(config, world_size)):
+        labels = [name for name, _ in about.get("heads", ())]
+        for summary in (layout_summary(labels), *hparams_summaries(config, world_size, labels)):
             self._write("", place.step, summary)
         self._text("train", "config", place.step, f"```toml\n{to_toml(config)}```")
         self.marked(place.step, "resumed" if place.step else "started", f"{world_size} rank(s)")
@@ -134,37 +135,47 @@ class TensorBoard(Show):
     def evaluated(self, split: str, place: Place, results: Results) -> None:
         """Exact results on a split."""
         metrics = {"loss": results.loss, "accuracy": results.accuracy}
+        for name, scores in results.several.items():
+            if scores.examples:
+                metrics |= {f"{name}_loss": scores.loss, f"{name}_accuracy": scores.accuracy}
         self._scalars(split, place.step, _learning(metrics))
         self._by_other_axes(split, place, metrics)
-        self.marked(place.step, "evaluated", f"accuracy {results.accuracy:.2%}", split)
+        self.marked(place.step, "evaluated", f"accuracy {results}", split)
 
     def averaged(self, split: str, place: Place, scores: Results) -> None:
         """Exact results on a split, as a run of its own."""
         self.evaluated(f"{split}_ema", place, scores)
 
     def reported(
-        self, split: str, step: int, result: Mapping[str, Any], scores: Scores, images: Any = None
+        self,
+        split: str,
+        step: int,
+        result: Mapping[str, Any],
+        scores: Scores,
+        images: Any = None,
+        head: str = "",
     ) -> None:
         """What an evaluation says about classes and mistakes.
 
         `result`: as in `Scores.to_json`, with `mistakes`; `images`: uint8 (n, height, width,
-        channels) of the mistakes, if they are images.
+        channels) of the mistakes, if they are images; `head`: the label, where there are several.
         """
         from app.evaluation import figures  # Matplotlib takes a while
 
-        names = self._about["class_names"]
+        names = [row["class"] for row in result["classes"]]
         bins = (scores.bin_examples, scores.bin_hits, scores.bin_confidence)
+        group = f"report/{head}" if head else "report"
         self._figure(
-            split, "report/confusion", step, figures.confusion_figure(scores.confusion, names)
+            split, f"{group}/confusion", step, figures.confusion_figure(scores.confusion, names)
         )
-        self._figure(split, "report/reliability", step, figures.reliability_figure(*bins))
-        self._text(split, "report/classes", step, class_table(result))
-        self._text(split, "report/most_confident_mistakes", step, mistake_table(result))
+        self._figure(split, f"{group}/reliability", step, figures.reliability_figure(*bins))
+        self._text(split, f"{group}/classes", step, class_table(result))
+        self._text(split, f"{group}/most_confident_mistakes", step, mistake_table(result))
         if images is not None and len(images):
             captions = [f"{row['true']}, not {row['predicted']}" for row in result["mistakes"]]
             sheet = contact_sheet(images, captions)
             with self._writer(split).as_default(step=step):
-                tf.summary.image("report/images_most_confidently_mistaken", sheet[None])
+                tf.summary.image(f"{group}/images_most_confidently_mistaken", sheet[None])
 
     def marked(self, step: int, event: str, text: str, run: str = "train") -> None:
         """Something happened: a point in the row of its kind, and a line of text."""

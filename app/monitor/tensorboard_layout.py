@@ -1,5 +1,6 @@
 """How TensorBoard groups what a run writes: the layout of its custom scalars, and HParams."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from tensorboard.plugins.custom_scalar import layout_pb2
@@ -37,6 +38,11 @@ CHARTS = {
         "events": "timeline/.*",
     },
 }
+LEARNING = next(iter(CHARTS))
+OF_LABELS = {
+    "loss of each label": "learning/.+_loss",
+    "accuracy of each label": "learning/.+_accuracy",
+}
 # What HParams shows beside the config: (folder of the event files, tag, name).
 METRICS = (
     ("test", "learning/accuracy", "test accuracy"),
@@ -52,8 +58,9 @@ FIRST = ("dataset", "learning_rate", "model", "optimizer", "world_size")
 NOT_COMPARED = ("run",)
 
 
-def layout_summary() -> Any:
-    """The layout of the custom scalars."""
+def layout_summary(labels: Sequence[str] = ()) -> Any:
+    """The layout of the custom scalars; `labels`: their names, if there are several."""
+    shown = CHARTS | {LEARNING: CHARTS[LEARNING] | OF_LABELS} if labels else CHARTS
     categories = [
         layout_pb2.Category(
             title=title,
@@ -62,19 +69,25 @@ def layout_summary() -> Any:
                 for name, tags in charts.items()
             ],
         )
-        for title, charts in CHARTS.items()
+        for title, charts in shown.items()
     ]
     return custom_scalar.pb(layout_pb2.Layout(category=categories))
 
 
-def hparams_summaries(config: Config, world_size: int) -> list[Any]:
-    """Makes a run a row of the HParams table, with its config in the columns."""
+def hparams_summaries(config: Config, world_size: int, labels: Sequence[str] = ()) -> list[Any]:
+    """Makes a run a row of the HParams table, with its config in the columns; `labels`: their
+    names, if there are several."""
     values: dict[str, Any] = {"world_size": world_size}
     for name in sections():
         if name not in NOT_COMPARED:
             table = getattr(config, name).model_dump(mode="json")
             values |= {key: _value(value) for key, value in table.items()}
-    metrics = [hp.Metric(tag, group, name) for group, tag, name in METRICS]
+    of_labels = [
+        (split, f"learning/{label}_accuracy", f"{split} accuracy, {label}")
+        for label in labels
+        for split in ("test", "validation")
+    ]
+    metrics = [hp.Metric(tag, group, name) for group, tag, name in (*METRICS, *of_labels)]
     columns = [api_pb2.HParamInfo(name=key, differs=key in FIRST) for key in values]
     infos = [metric.as_proto() for metric in metrics]
     return [

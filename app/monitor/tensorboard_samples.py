@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from app.data.heads import MISSING, by_head
 from app.data.text.tokenizer import tokenizer_from
-from app.evaluation.markdown import cell, table
+from app.evaluation.markdown import cell, plain, table
 
 MOST_SAMPLES = 16
 MOST_TOKENS = 60
@@ -20,27 +21,34 @@ def samples_of(batch: Any, about: Mapping[str, Any]) -> Any:
 
     `batch`: an `app.data.batches.Batch`; `about`: `DataPlan.to_json()`.
     """
-    inputs, labels = batch.inputs[:MOST_SAMPLES].numpy(), batch.labels[:MOST_SAMPLES].numpy()
-    targets = None if batch.targets is None else batch.targets[:MOST_SAMPLES].numpy()
-    names = about["class_names"]
+    inputs = batch.inputs[:MOST_SAMPLES].numpy()
+    heads = about.get("heads") or [("class", about["class_names"])]
+    columns = [
+        _classes(batch, number, class_names) for number, (_, class_names) in enumerate(heads)
+    ]
     if about["kind"] == "text":
         tokenizer = tokenizer_from(about["tokenizer"])
-        rows = [
-            (names[label], " · ".join(tokenizer.tokens_of(ids)[:MOST_TOKENS]))
-            for label, ids in zip(labels, inputs, strict=True)
-        ]
-        return table(["class", "tokens"], [[cell(name), cell(text)] for name, text in rows])
-    if targets is None:
-        captions = [names[label] for label in labels]
-    else:
-        captions = [_mixture(shares, names) for shares in targets]
-    return contact_sheet(inputs, captions)
+        texts = [" · ".join(tokenizer.tokens_of(ids)[:MOST_TOKENS]) for ids in inputs]
+        rows = zip(*columns, texts, strict=True)
+        header = [plain(name) for name, _ in heads]
+        return table([*header, "tokens"], [[cell(one) for one in row] for row in rows])
+    return contact_sheet(inputs, [", ".join(row) for row in zip(*columns, strict=True)])
 
 
-def _mixture(shares: np.ndarray, names: list[str]) -> str:
+def _classes(batch: Any, head: int, names: Sequence[str]) -> list[str]:
+    """The class of each sample; of a blend, those of both images."""
+    targets = batch.targets[head] if isinstance(batch.targets, tuple) else batch.targets
+    if targets is not None:
+        return [_mixture(shares, names) for shares in targets[:MOST_SAMPLES].numpy()]
+    labels = by_head(batch.labels[:MOST_SAMPLES].numpy())[:, head]
+    return ["-" if label == MISSING else names[label] for label in labels]
+
+
+def _mixture(shares: np.ndarray, names: Sequence[str]) -> str:
     """The classes of a blend, the larger share first."""
     order = np.argsort(-shares, kind="stable")[:2]
-    return ", ".join(f"{names[number]} {shares[number]:.0%}" for number in order if shares[number])
+    shown = [f"{names[number]} {shares[number]:.0%}" for number in order if shares[number]]
+    return ", ".join(shown) or "-"
 
 
 def contact_sheet(images: np.ndarray, captions: Sequence[str]) -> np.ndarray:

@@ -86,7 +86,7 @@ class Terminal(Show):
         """Move the bar, or print a line."""
         line = self._line(progress)
         if validation:
-            line += f"  validation {validation.accuracy:.2%}{self._averaged}"
+            line += f"  validation {validation}{self._averaged}"
         self._show(progress, line, 0 if progress.epoch == self._epochs else EPOCH_EVERY_S)
 
     def averaged(self, split: str, place: Place, scores: Results) -> None:
@@ -118,5 +118,4 @@ class Terminal(Show):
 
     def _line(self, progress: Progress) -> str:
         number = f"{progress.epoch:>{len(str(self._epochs))}}/{self._epochs}"
-        values = "  ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-        return f"epoch {number}  {values}  {progress.examples_per_second:,.0f} examples/s"
+        return f"epoch {number}  {progress.shown}  {progress.examples_per_second:,.0f} examples/s"

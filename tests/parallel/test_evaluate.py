@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from app.classifier import Classifier
+from app.commands.calibrate_run import calibrate_run
 from app.commands.evaluate_run import evaluate_run
 from app.data.batches import Loaded
 from app.distributed.world import World
@@ -88,4 +89,26 @@ def test_a_run_is_evaluated_alike_on_all_ranks_and_by_one_process(world, directo
         assert alone["loss"] == pytest.approx(result["loss"], rel=1e-6)
         places = [row["where"] for row in alone["mistakes"]]
         assert places == [row["where"] for row in result["mistakes"]]
+    world.barrier()
+    check_calibrated(world, directory)
+
+
+def check_calibrated(world, directory):
+    """The run's temperature, coverage and unknown class are those that one process finds."""
+    found = calibrate_run(directory / "run", world)
+    assert all(other == found for other in world.gather(found))
+    options = {"unknown_class": "3"}
+    result = evaluate_run(directory / "run", {}, None, directory / "out", world, **options)
+    assert all(other == result for other in world.gather(result))
+    if world.is_chief:
+        again = evaluate_run(directory / "run", {}, None, directory / "alone", World(), **options)
+        assert again["confusion"] == result["confusion"]
+        assert again["uncalibrated"] == pytest.approx(result["uncalibrated"], rel=1e-6)
+        one, other = again["unknown_class"], result["unknown_class"]
+        assert one.pop("class") == other.pop("class") == "3"
+        assert one == pytest.approx(other, rel=1e-6)
+        for one, other in zip(again["coverage"], result["coverage"], strict=True):
+            assert one == pytest.approx(other, rel=1e-5)
+        alone = calibrate_run(directory / "run", World())
+        assert alone["temperatures"] == pytest.approx(found["temperatures"], rel=1e-6)
     world.barrier()

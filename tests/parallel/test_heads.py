@@ -11,7 +11,9 @@ from app.data.batches import Loaded
 from app.data.heads import labelled as labels_of_heads
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
-from app.evaluation.evaluate import evaluate
+from app.evaluation.calibration import fit_temperature
+from app.evaluation.evaluate import evaluate, scored
+from app.evaluation.sureness import Sureness
 from app.load import load_data
 from app.task import Task
 from tests.parallel.runs import EXAMPLES, images, largest_difference, train
@@ -107,6 +109,46 @@ def test_each_head_is_scored_by_its_own_examples(world):
     assert found.accuracy == found.heads["first"].accuracy
     losses = [found.heads[task.name].loss * task.weight for task in TASKS]
     assert found.loss == pytest.approx(sum(losses))
+
+
+def calibrated(classifier, data, world):
+    """(temperatures, results, how sure of each label, gathered)."""
+    parts = list(scored(classifier, data, world))
+    temperatures = {}
+    for head, task in enumerate(TASKS):
+        logits = np.concatenate([np.zeros((0, CLASSES[head])), *(one[2][head] for one in parts)])
+        labels = np.concatenate([np.zeros(0, np.int64), *(one[1][:, head] for one in parts)])
+        known = labels >= 0
+        temperatures[task.name] = fit_temperature(logits[known], labels[known], world.sum)
+    sureness = [Sureness(0) for _ in TASKS]
+    results = evaluate(classifier, data, world, 0, temperatures, sureness)
+    return temperatures, results, [one.gathered(world) for one in sureness]
+
+
+def test_each_head_is_calibrated_by_its_own_examples_as_by_one_process(world):
+    data = labelled()
+    classifier = Classifier(network(), tasks=TASKS)
+    for variable in classifier.variables:
+        variable.assign(world.broadcast(variable.numpy()))
+    # As learned: the largest logit is right more often than not, but not always.
+    pixels = tf.cast(data.everything, tf.float32)
+    rng, labels = np.random.default_rng(2), data.labels.copy()
+    for head, logits in enumerate(classifier.network(pixels)):
+        said = logits.numpy().argmax(1)
+        keeps = (labels[:, head] >= 0) & (rng.random(len(labels)) < 0.6)
+        labels[keeps, head] = said[keeps]
+    data = Loaded(data.everything, labels)
+    temperatures, results, sure = calibrated(classifier, data, world)
+    assert all(other == temperatures for other in world.gather(temperatures))
+    alone = calibrated(classifier, data, World())
+    assert temperatures == pytest.approx(alone[0], rel=1e-6)
+    assert None not in temperatures.values()
+    for task, rows, others in zip(TASKS, sure, alone[2], strict=True):
+        new, old = results.heads[task.name], results.raw[task.name]
+        np.testing.assert_array_equal(new.confusion, old.confusion)
+        assert new.loss < old.loss
+        assert len(rows) == new.examples
+        np.testing.assert_allclose(np.sort(rows, axis=0), np.sort(others, axis=0), rtol=1e-5)
 
 
 def write_table(path) -> None:

@@ -125,7 +125,7 @@ def test_evaluate_leaves_out_a_class_that_the_run_does_not_know_if_asked(
 def test_the_model_card_says_what_a_text_is(run: Path) -> None:
     signature = Signature("serving_default", "text")
     check = Check("test", 20, 20, 20, 0.0, 20, 1.0, 1.0)
-    export = Export(run / "savedmodel", "savedmodel", None, (signature,), 1, check)
+    export = Export(run / "savedmodel", "savedmodel", None, (signature,), 1, (check,))
     card = model_card(open_run(run), export, {})
     assert "UTF-8: `title`, `body` in this order, joined by one space" in card
     assert "- read as: train.csv: separator ';', encoding cp1252, title and body joined" in card

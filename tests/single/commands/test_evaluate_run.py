@@ -32,6 +32,7 @@ from app.evaluation.figures import (
     to_png,
 )
 from app.evaluation.report import to_markdown, write_report
+from app.evaluation.results import Results
 from app.evaluation.scores import Scores
 from app.load import load_data
 from app.recipe import load
@@ -331,7 +332,8 @@ def test_a_text_cannot_break_the_report(tmp_path: Path, pydocs) -> None:
         {"true": "x", "predicted": "y", "confidence": 0.5, "where": "here", "text": text}
         for text in texts
     ]
-    write_report(tmp_path / "out", result, Scores(np.zeros((7, 7), np.int64), 0.0))
+    nothing = Results({"label": Scores(np.zeros((7, 7), np.int64), 0.0)})
+    write_report(tmp_path / "out", result, nothing)
     text = (tmp_path / "out" / "evaluation.md").read_text(encoding="utf-8")
     rows = text.partition("## Most confident mistakes")[2].strip().splitlines()
     assert len(rows) == 2 + len(texts)

@@ -89,6 +89,8 @@ def card_of(folder: Path, name: str) -> str:
         checkpoint=Path("step-00000001"),
         config=config,
         plan=plan,
+        heads=plan.heads,
+        temperatures={},
         kind="image",
         class_names=[name, "fine"],
         image_spec=spec,
@@ -98,7 +100,7 @@ def card_of(folder: Path, name: str) -> str:
     check = Check("test", 1, 1, 1, 0.0, 1, 1.0, 1.0)
     signatures = (Signature("serving_default", "bytes"),)
     path = folder / name.replace("/", "")
-    return model_card(run, Export(path, "keras", None, signatures, 1, check), {})
+    return model_card(run, Export(path, "keras", None, signatures, 1, (check,)), {})
 
 
 @pytest.mark.parametrize("name", NASTY)

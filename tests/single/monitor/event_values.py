@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from app.data.batches import Batch
 from app.distributed.telemetry import StepFacts
+from app.evaluation.results import Results
 from app.evaluation.scores import Mistake, Scores
 from app.monitor.event_files import event_files, events
 from app.monitor.goodput import CAUSES, GoodputSummary
@@ -17,6 +18,7 @@ from app.monitor.progress import Place, Progress
 from app.monitor.timing import RankTimes
 
 SCORES = Scores(np.array([[3, 1], [0, 4]]), 4.0, mistakes=(Mistake(5, 0, 1, 0.75),))
+RESULTS = Results({"label": SCORES})
 ABOUT = {"kind": "image", "class_names": ["cat", "dog"], "tokenizer": None}
 START = Place(0, 0, 0)
 GOODPUT = GoodputSummary(

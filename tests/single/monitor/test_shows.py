@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from app.distributed.world import World
+from app.evaluation.results import Results
 from app.evaluation.scores import Scores
 from app.monitor import logs
 from app.monitor.progress import Progress
@@ -16,7 +17,7 @@ from app.monitor.rank_log import SKIPS_SHOWN, RankLog
 from app.monitor.terminal import Terminal
 from app.monitor.timing import Clock, RankTimes
 
-SCORES = Scores(np.array([[3, 1], [0, 4]]), loss_sum=4.0)
+SCORES = Results({"label": Scores(np.array([[3, 1], [0, 4]]), loss_sum=4.0)})
 
 
 def progress(step: int, epoch: int = 1) -> Progress:

@@ -25,6 +25,7 @@ from app.monitor.timing import RankTimes
 from tests.single.monitor.event_values import (
     ABOUT,
     GOODPUT,
+    RESULTS,
     SCORES,
     START,
     batch,
@@ -46,8 +47,8 @@ def board(tmp_path: Path) -> TensorBoard:
 def test_scalars_carry_the_optimizer_step_and_are_written_once(board, tmp_path: Path) -> None:
     board.trained(progress(20))
     board.trained(progress(40))
-    board.epoch_ended(progress(41), SCORES)
-    board.evaluated("test", Place(41, 1, 410), SCORES)
+    board.epoch_ended(progress(41), RESULTS)
+    board.evaluated("test", Place(41, 1, 410), RESULTS)
     board.ended(41)
     train = scalars(tmp_path / "train")
     assert train["learning/loss"] == [(20, pytest.approx(0.05)), (40, pytest.approx(0.025))]
@@ -215,8 +216,8 @@ def test_every_chart_of_the_layout_and_every_metric_of_hparams_has_data(board, t
     board.checkpointed(20, Path("step-00000001"), 0.1)
     board.agreed(20)
     board.counted(20, GOODPUT)
-    board.epoch_ended(progress(21), SCORES)
-    board.evaluated("test", Place(21, 1, 210), SCORES)
+    board.epoch_ended(progress(21), RESULTS)
+    board.evaluated("test", Place(21, 1, 210), RESULTS)
     board.ended(21)
     written = {run: set(scalars(tmp_path / run)) for run in ("train", "validation", "test")}
     tags = set().union(*written.values())

@@ -8,7 +8,7 @@ from app.config import Config
 from app.monitor.event_files import event_files, keep_only
 from app.monitor.progress import Place
 from app.monitor.tensorboard import TensorBoard, is_kept
-from tests.single.monitor.event_values import ABOUT, SCORES, START, progress, scalars, values
+from tests.single.monitor.event_values import ABOUT, RESULTS, START, progress, scalars, values
 
 
 @pytest.mark.parametrize("checkpoint", [Place(20, 2, 200), Place(25, 2, 250)])
@@ -20,11 +20,11 @@ def test_a_resumed_run_drops_what_came_after_its_checkpoint(
         for step in steps:
             board.trained(progress(step))
             if step % 10 == 0:
-                board.averaged("validation", progress(step, step // 10).place, SCORES)
-                board.epoch_ended(progress(step, step // 10), SCORES)
+                board.averaged("validation", progress(step, step // 10).place, RESULTS)
+                board.epoch_ended(progress(step, step // 10), RESULTS)
                 board.checkpointed(step, Path("epoch"), 0.1)
-        board.evaluated("test", Place(30, 3, 300), SCORES)
-        board.averaged("test", Place(30, 3, 300), SCORES)
+        board.evaluated("test", Place(30, 3, 300), RESULTS)
+        board.averaged("test", Place(30, 3, 300), RESULTS)
         board.ended(30)
 
     train(START, range(1, 28))  # killed in the third epoch
