@@ -4,7 +4,7 @@ Knows neither Horovod nor how many workers there are: the optimizer does.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from app.data.batches import Batch
 from app.early_stopping import EarlyStopping
+from app.objective import Objective
 from app.state import Kind, state_variables
-from app.task import Task, columns, targets_of
+from app.task import Task
 from app.weight_average import WeightAverage
 
 
@@ -53,13 +54,8 @@ class Classifier(keras.Model):
         self.network = network
         weights = None if class_weights is None else tuple(class_weights)
         only = Task(label_smoothing=label_smoothing, class_weights=weights)
-        self.tasks = tuple(tasks) if tasks else (only,)
-        self.normalises = len(self.tasks) > 1 or bool(self.joint)
-        prefixes = [f"{task.name}_" for task in self.tasks] if len(self.tasks) > 1 else [""]
-        self.loss_means = [keras.metrics.Mean(name=f"{one}loss") for one in prefixes]
-        self.accuracies = [
-            keras.metrics.SparseCategoricalAccuracy(name=f"{one}accuracy") for one in prefixes
-        ]
+        self.objective = Objective(tasks or [only])
+        self.normalises = self.objective.has_several or bool(self.joint)
         # Of a run that wants them; whoever builds the classifier sets them.
         self.weight_average: WeightAverage | None = None
         self.early_stopping: EarlyStopping | None = None
@@ -100,7 +96,7 @@ class Classifier(keras.Model):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What `fit()` resets at each epoch."""
-        return [*self.loss_means, *self.accuracies]
+        return [*self.objective.loss_means, *self.objective.accuracies]
 
     @property
     def beside(self) -> list[Any]:
@@ -109,21 +105,8 @@ class Classifier(keras.Model):
 
     def get_metrics_result(self) -> dict[str, Any]:
         """The results of the metrics; with several heads also those of all together."""
-        return self.with_totals({metric.name: metric.result() for metric in self.metrics})
-
-    def with_totals(self, results: Mapping[str, Any]) -> dict[str, Any]:
-        """The results of the metrics, and of several heads `loss`, the weighted sum of theirs, and
-        `accuracy`, that of the first."""
-        if len(self.tasks) == 1:
-            return dict(results)
-        first = results[f"{self.tasks[0].name}_accuracy"]
-        return {"loss": self.total_loss(results), "accuracy": first, **results}
-
-    def total_loss(self, results: Mapping[str, Any]) -> Any:
-        """The weighted sum of the losses of all heads, of the results of their metrics."""
-        if len(self.tasks) == 1:
-            return results["loss"]
-        return sum(task.weight * results[f"{task.name}_loss"] for task in self.tasks)
+        results = {metric.name: metric.result() for metric in self.metrics}
+        return self.objective.with_totals(results)
 
     @property
     def classes(self) -> list[int]:
@@ -148,7 +131,7 @@ class Classifier(keras.Model):
         def learn():
             with tf.GradientTape() as tape:
                 logits = self._logits_of(batch)
-                losses = [weighed(one, weights) for one in self.objectives_of(batch, logits)]
+                losses = [weighed(one, weights) for one in self.objective.losses(batch, logits)]
                 loss = self._loss_of(losses, counts)
                 objective = self.optimizer.scale_loss(loss)
             return loss, losses, logits, tape.gradient(objective, self.trainable_variables)
@@ -165,7 +148,7 @@ class Classifier(keras.Model):
             self.weight_average.follow(self.optimizer.iterations, self.optimizer.are_equal)
         tf.cond(
             tf.math.is_finite(loss),
-            lambda: self._update_metrics(losses, logits, batch.labels, loss),
+            lambda: self._counted(losses, logits, batch.labels),
             self.get_metrics_result,
         )
         return self.get_metrics_result()
@@ -174,28 +157,8 @@ class Classifier(keras.Model):
         """Losses and accuracies of one batch, with what training adds (dropout) turned off."""
         batch, weights = unpacked(data)
         logits = self(batch.inputs, training=False)
-        losses = [
-            weighed(task.losses(tf.maximum(labels, 0), of_head), weights)
-            for task, labels, of_head in self._by_head(batch.labels, logits)
-        ]
-        return self._update_metrics(losses, logits, batch.labels)
-
-    def objectives_of(self, batch: Batch, logits: Any) -> list[tf.Tensor]:
-        """What training minimises, by head, float32 (B,) each; see `Task`.
-
-        The mean of one head is over examples, not over weights, so that the shares of ranks add up
-        to the gradient of the whole global batch.
-        """
-        heads = self._by_head(batch.labels, logits)
-        targets = batch.targets
-        if targets is None:
-            targets = [targets_of(labels, of_head) for _, labels, of_head in heads]
-        elif not isinstance(targets, list | tuple):
-            targets = [targets]
-        return [
-            task.objectives(wanted, of_head)
-            for wanted, (task, _, of_head) in zip(targets, heads, strict=True)
-        ]
+        losses = self.objective.test_losses(batch.labels, logits)
+        return self._counted([weighed(one, weights) for one in losses], logits, batch.labels)
 
     def _logits_of(self, batch: Batch) -> Any:
         """Logits in training. Where layers normalise over all ranks, one without examples takes
@@ -224,19 +187,10 @@ class Classifier(keras.Model):
             with tf.control_dependencies([updated]):
                 layer.end_pass()
 
-    def _by_head(self, labels: tf.Tensor, logits: Any) -> list[tuple[Task, tf.Tensor, tf.Tensor]]:
-        """(task, labels (B,), logits (B, classes)) of each head."""
-        of_heads = logits if isinstance(logits, list | tuple) else [logits]
-        return list(zip(self.tasks, columns(labels), of_heads, strict=True))
-
     def _counts_of(self, batch: Batch) -> tf.Tensor:
         """How many labels of each head count in this step, float32 (heads,): of all ranks, or of
         this one's batch where ranks take steps of their own."""
-        if batch.targets is not None and len(self.tasks) > 1:
-            known = [tf.reduce_sum(targets) for targets in batch.targets]
-        else:
-            known = [tf.math.count_nonzero(one >= 0) for one in columns(batch.labels)]
-        own = tf.stack([tf.cast(one, tf.float32) for one in known])
+        own = self.objective.counts(batch)
         if not self.optimizer.sums_each_step:
             return own
         if batch.counts is not None:
@@ -247,11 +201,7 @@ class Classifier(keras.Model):
         """What this rank minimises, float32 ()."""
         if counts is None:
             return tf.reduce_mean(losses[0])
-        means = [
-            task.weight * tf.math.divide_no_nan(tf.reduce_sum(one), tf.cast(count, one.dtype))
-            for task, one, count in zip(self.tasks, losses, tf.unstack(counts), strict=True)
-        ]
-        loss = tf.add_n(means)
+        loss = self.objective.mean(losses, counts)
         return loss * tf.cast(self.optimizer.shares, loss.dtype)
 
     def _weights_of(self, examples: tf.Tensor, total: Any, counts: Any) -> tuple[Any, Any]:
@@ -261,22 +211,9 @@ class Classifier(keras.Model):
         any_counts = tf.cast(tf.reduce_any(counts > 0), tf.float32)
         return any_counts, any_counts * self.optimizer.ranks
 
-    def _update_metrics(
-        self, losses: Sequence[tf.Tensor], logits: Any, labels: tf.Tensor, mean: Any = None
-    ) -> dict[str, tf.Tensor]:
-        """Count a batch; `mean`: of the losses, where it is known."""
-        for number, (_, of_head, scores) in enumerate(self._by_head(labels, logits)):
-            is_known = tf.cast(of_head >= 0, tf.float32)
-            if len(self.tasks) == 1:
-                examples = tf.shape(of_head)[0]
-                if mean is None or self.normalises:
-                    total = tf.reduce_sum(losses[0])
-                    mean = tf.math.divide_no_nan(total, tf.cast(examples, total.dtype))
-                self.loss_means[0].update_state(mean, tf.cast(examples, tf.float32))
-                self.accuracies[0].update_state(of_head, scores)
-            else:
-                self.loss_means[number].update_state(losses[number], is_known)
-                self.accuracies[number].update_state(tf.maximum(of_head, 0), scores, is_known)
+    def _counted(self, losses: Any, logits: Any, labels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The metrics, this batch included."""
+        self.objective.count(losses, logits, labels)
         return self.get_metrics_result()
 
     def _statistics(self) -> list[tuple[keras.Variable, tf.Tensor]]:
@@ -336,7 +273,7 @@ class Classifier(keras.Model):
                 for gradient, variable in zip(gradients, variables, strict=True)
             ]
         logits = [tf.zeros((0, classes)) for classes in self.classes]
-        none = [tf.zeros((0,)) for _ in self.tasks]
+        none = [tf.zeros((0,)) for _ in self.classes]
         of_heads = logits if isinstance(self.network.output_shape, list) else logits[0]
         return tf.constant(0.0), none, of_heads, [make() for make in self._gradient_kinds]
 

@@ -357,11 +357,16 @@ class Loop:
         if progress is not None:
             loss = progress.metrics["loss"]
         elif commits and self.config.training.on_loss_spike == "go_back":
-            loss = self.classifier.total_loss(sum_metrics(self.world, self.classifier.loss_means))
+            loss = self._running_loss()
         else:
             return False
         seen = self.state.examples_seen
         return self._health.see_loss(self.state.step, loss, seen) and self._go_back()
+
+    def _running_loss(self) -> float:
+        """Of all ranks, over the epoch so far; a collective."""
+        objective = self.classifier.objective
+        return objective.total_loss(sum_metrics(self.world, objective.loss_means))
 
     def _end_soon(self) -> None:
         """A rank has been asked to stop: end at a commit point, one made for it if none is near; at

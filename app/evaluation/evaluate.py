@@ -37,7 +37,7 @@ def evaluate(
     of heads, if the classifier is calibrated; the results then have the `raw` scores too.
     `sureness`: one for each head, which remembers this rank's part; it is not gathered.
     """
-    known_as = [task.name for task in classifier.tasks]
+    known_as = [task.name for task in classifier.objective.tasks]
     temperatures = temperatures or {}
     tallies = [Tally(classes, most_mistakes) for classes in classifier.classes]
     raw = [Tally(classes) for classes in classifier.classes] if temperatures else []
@@ -55,7 +55,7 @@ def evaluate(
     uncalibrated = [_of_all_ranks(tally, world, 0) for tally in raw]
     return Results(
         dict(zip(known_as, found, strict=True)),
-        [task.weight for task in classifier.tasks],
+        [task.weight for task in classifier.objective.tasks],
         dict(zip(known_as, uncalibrated, strict=False)),
     )
 

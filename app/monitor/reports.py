@@ -100,7 +100,9 @@ class Reports:
 
     def _metrics(self) -> dict[str, float]:
         """Of all ranks, over the epoch so far; a collective."""
-        return self._classifier.with_totals(sum_metrics(self._world, self._classifier.metrics))
+        return self._classifier.objective.with_totals(
+            sum_metrics(self._world, self._classifier.metrics)
+        )
 
     def _report(self, passes: int) -> Progress:
         """Show what happened since the last report; a collective."""

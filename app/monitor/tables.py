@@ -65,7 +65,9 @@ def _labels(data: LoadedData, state: TrainState) -> dict[str, str]:
     heads, train, found = data.dataset.heads, data.splits["train"], []
     if len(heads) == 1:
         return {}
-    for head, task, known in zip(heads, state.model.tasks, labelled(train.labels), strict=True):
+    for head, task, known in zip(
+        heads, state.model.objective.tasks, labelled(train.labels), strict=True
+    ):
         facts = [f"{len(head.class_names)} classes"]
         if task.weight != 1:
             facts.append(f"weight {task.weight:g}")

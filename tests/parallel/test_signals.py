@@ -160,7 +160,7 @@ def test_metrics_and_moving_statistics_take_in_no_bad_pass(world):
     run(0.0)
     moving = [norm.moving_mean.numpy(), norm.moving_variance.numpy()]
     weights = [variable.numpy() for variable in classifier.trainable_variables]
-    loss = float(classifier.loss_mean.result())
+    loss = float(classifier.objective.loss_means[0].result())
     is_bad = world.rank == 0
     logs = run(NAN if is_bad else 0.0)
     assert np.isfinite(float(logs["loss"]))

@@ -155,7 +155,7 @@ def test_the_objective_is_that_of_numpy(make_classifier, amount, weights, soft) 
     expected *= 1 if weights is None else targets @ np.array(weights)
     given = None if soft is None else tf.constant(soft, tf.float32)
     batch = Batch(None, tf.constant(LABELS), None, given)
-    (objectives,) = classifier.objectives_of(batch, tf.constant(LOGITS))
+    (objectives,) = classifier.objective.losses(batch, tf.constant(LOGITS))
     np.testing.assert_allclose(objectives, expected, rtol=1e-5)
 
 
@@ -164,7 +164,7 @@ def test_the_loss_of_a_test_has_neither_smoothing_nor_weights(make_classifier, b
     changed = Classifier(plain.network, 0.5, [1.0, 2.0, 3.0])
     expected = {name: float(value) for name, value in plain.test_step(batch).items()}
     assert {name: float(value) for name, value in changed.test_step(batch).items()} == expected
-    losses = changed.tasks[0].losses(tf.constant(LABELS), tf.constant(LOGITS))
+    losses = changed.objective.tasks[0].losses(tf.constant(LABELS), tf.constant(LOGITS))
     np.testing.assert_allclose(losses, -np.log(softmax(LOGITS))[[0, 1], LABELS], rtol=1e-5)
 
 

@@ -170,7 +170,7 @@ def test_the_metrics_of_the_epoch_so_far_go_on(trained, make_state, batch, tmp_p
     Checkpoints(tmp_path, keep=1).restore_latest(fresh)
     ours, theirs = trained.model.get_metrics_result(), fresh.model.get_metrics_result()
     assert float(theirs["loss"]) == float(ours["loss"]) > 0
-    assert float(fresh.model.loss_mean.count) == 6 * 8
+    assert float(fresh.model.objective.loss_means[0].count) == 6 * 8
 
 
 def test_checkpoints_of_an_older_version_are_refused(make_state, tmp_path) -> None:
