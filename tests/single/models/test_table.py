@@ -24,6 +24,7 @@ from tests.single.models.small import (
 
 PARAMETERS = {
     "cnn": 25_578,
+    "airbench": 1_973_944,
     "resnet20": 274_042,
     "resnet18": 11_183_562,
     "resnet50": 23_581_642,
