@@ -136,11 +136,10 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
     )
 
 
-def build_feed(config: Config, classifier: Classifier, train: Split) -> Feed:
+def build_feed(config: Config, classes: int, train: Split) -> Feed:
     """What makes the training batches, augmented if the config asks for it."""
     if not config.augmentation.is_on:
         return Feed(train)
-    classes = classifier.network.output_shape[-1]
     return Feed(train, Augment(config.augmentation, classes, config.training.seed))
 
 

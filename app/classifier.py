@@ -85,17 +85,7 @@ class Classifier(keras.Model):
         self.optimizer.check_settles()
         batch, weights = unpacked(data)
         examples = tf.shape(batch.labels)[0]
-
-        def learn():
-            with tf.GradientTape() as tape:
-                logits = self(batch.inputs, training=True)
-                loss = tf.reduce_mean(weighed(self.objectives_of(batch, logits), weights))
-                objective = self.optimizer.scale_loss(loss)
-            return loss, logits, tape.gradient(objective, self.trainable_variables)
-
-        statistics = self._statistics()
-        loss, logits, gradients = self._unless_empty(learn, batch)
-        self._undo_statistics(statistics, loss)
+        loss, logits, gradients = self.learn(batch, weights)
         self.optimizer.apply(
             gradients,
             self.trainable_variables,
@@ -109,6 +99,26 @@ class Classifier(keras.Model):
             self.get_metrics_result,
         )
         return self.get_metrics_result()
+
+    def learn(self, batch: Batch, weights: Any = None) -> tuple[tf.Tensor, tf.Tensor, list[Any]]:
+        """Forward and backward: (mean loss over the examples, logits, gradients); in the graph of a
+        step. Changes no variable but the moving statistics of BatchNorm, and these not where a
+        number is not finite.
+
+        `weights`: of the examples, or None.
+        """
+
+        def learn():
+            with tf.GradientTape() as tape:
+                logits = self(batch.inputs, training=True)
+                loss = tf.reduce_mean(weighed(self.objectives_of(batch, logits), weights))
+                objective = self.optimizer.scale_loss(loss)
+            return loss, logits, tape.gradient(objective, self.trainable_variables)
+
+        statistics = self._statistics()
+        loss, logits, gradients = self._unless_empty(learn, batch)
+        self._undo_statistics(statistics, loss)
+        return loss, logits, gradients
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Loss and accuracy of one batch, with what training adds (dropout) turned off."""

@@ -205,10 +205,11 @@ class Feed:
         Raises UserError if a file of the split can no longer be read.
         """
 
-        def make(share: Share) -> Batch:
-            return self._batch(share.indices, share.global_indices, share.positions, epoch)
+        return self._ahead(lambda share: self.batch(share, epoch), plan.shares(rank))
 
-        return self._ahead(make, plan.shares(rank))
+    def batch(self, share: Share, epoch: int) -> Batch:
+        """A rank's part of one pass; errors as of `training`."""
+        return self._batch(share.indices, share.global_indices, share.positions, epoch)
 
     def evaluation(self, rank: int, world_size: int, batch_size: int) -> Iterator[Batch]:
         """This rank's part of the split, in the order of the dataset; ranks' parts are disjoint."""

@@ -24,6 +24,7 @@ def evaluate(classifier: Classifier, split: Split, world: World, most_mistakes: 
     one rank, whatever the world size, and integers are summed once. `most_mistakes`: how many of
     the most confident mistakes of all ranks to return.
     """
+    classifier = world.near(classifier)
     tally = Tally(classifier.network.output_shape[-1], most_mistakes)
     own = evaluation_indices(len(split), world.rank, world.size)
     score, done = _scorer(classifier), 0

@@ -97,10 +97,21 @@ def result_of_run(metrics: dict[str, Any], directory: Path, checkpoint: str) -> 
         "time": f"{metrics['seconds']:.1f} s",
         "goodput": str(GoodputSummary(goodput["seconds"], goodput["restarts"])),
         **({"stragglers": described(stragglers)} if stragglers else {}),
+        **_of_workers(metrics.get("parameter_servers")),
         "checkpoint": checkpoint,
         **_left_behind(directory),
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(RunFiles(directory).tensorboard))}",
     }
+
+
+def _of_workers(found: Mapping[str, Any] | None) -> dict[str, str]:
+    """What became of the batches that a coordinator has dealt to its workers, if there was one."""
+    if found is None:
+        return {}
+    batches = ", ".join(f"worker {i} {number:,}" for i, number in enumerate(found["batches"]))
+    again = f"; {found['dealt_again']} dealt again" if found["dealt_again"] else ""
+    stale = f"{found['staleness_mean']:.1f} updates on average, {found['staleness_max']} at most"
+    return {"batches": f"{batches}{again}", "staleness": stale}
 
 
 def _left_behind(directory: Path) -> dict[str, str]:

@@ -1,0 +1,402 @@
+"""Watch coordinator, workers and parameter servers to their end.
+
+A worker that fails is started again: its batch was dealt to another meanwhile. When a server or the
+coordinator fails, all are started again, and go on from the newest commit. The coordinator is the
+run: it is asked to stop, its end is the end of all, and its exit code is ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+from app.checkpoints import mirror
+from app.distributed.launcher import COORDINATOR, SERVER, WORKER, called
+from app.elastic.line import Line
+from app.errors import FAILURE, STOPPED, STUCK, USER_ERROR
+from app.pulse import Reading
+from launch import gloo
+from launch.agents import Agents
+from launch.commands import Placement
+from launch.line import DOOR_VARIABLE, DUMP, FENCE, KILL, LEAVE, LINE_VARIABLE, PING, START, STOP
+from launch.orphans import end_orphans
+from launch.places import FIRST_S, LONGEST_S, STEADY_S
+from launch.report import SSH_LOST, Report, reason
+from launch.restarting import RESTARTS
+from launch.supervise import ASLEEP_S, CLOSE_S, DUMP_S, FAIL_S, LOOK_S, START_S, STOP_S
+from launch.watch import Seen, blame, who
+
+RUNNING, RESTARTING, ENDING = "running", "restarting", "ending"
+LINGER_S = 1.0  # after the coordinator has failed: has a server?
+
+
+class Part:
+    """What is known of a task, and of the process that has it now. `slot`: launch/cluster.py."""
+
+    def __init__(self, number: int, slot: Any):
+        self.number, self.role, self.index, self.host = number, slot.role, slot.index, slot.host
+        self.slot = slot
+        here = f" on {self.host}" if self.host != "localhost" else ""
+        self.name = called(self.role, self.index) + here
+        self.failures = 0
+        self.retry_s = float("inf")  # when to start it again
+        self.begin(0.0)
+
+    def begin(self, now: float) -> None:
+        """Its process starts."""
+        self.started_s = self.heard_s = now
+        self.status: int | None = None
+        self.reading: Reading | None = None
+        self.state = ""
+        self.asked = False
+        self.why: str | None = None  # one sentence, if we end it
+        self.retry_s = float("inf")
+
+    def hear(self, message: dict[str, Any], now: float) -> None:
+        """Note a report of its agent."""
+        self.heard_s = now
+        self.reading = Reading(**message["reading"]) if message.get("reading") else None
+        self.state = str(message.get("state", ""))
+        self.asked = self.asked or bool(message.get("asked"))
+
+    @property
+    def step(self) -> int:
+        """The step that it has reached."""
+        return self.reading.step if self.reading else 0
+
+    def fail(self, now: float) -> float:
+        """It has failed: when it is started again, in s from now; later each time, unless it went
+        well for a while."""
+        if now - self.started_s >= STEADY_S:
+            self.failures = 0
+        wait_s = min(FIRST_S * 2.0 ** min(self.failures - 1, 20), LONGEST_S) if self.failures else 0
+        self.failures += 1
+        self.retry_s = now + wait_s
+        return wait_s
+
+
+class Tasks(Agents):
+    """The tasks of one launch. `environ`: of every process; `told`: of each of them."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        slots: Sequence[Any],
+        environ: Mapping[str, str],
+        told: Sequence[Mapping[str, str]],
+        heartbeat_s: float,
+    ):
+        super().__init__([slot.host for slot in slots], gloo.own_address(placement.interface))
+        import sys
+
+        self._parts = [Part(number, slot) for number, slot in enumerate(slots)]
+        names = [called(slot.role, slot.index) for slot in slots]
+        self.report = Report([slot.host for slot in slots], sys.stderr.buffer, names)
+        self._placement, self._environ, self._told = placement, environ, told
+        self._heartbeat_s = heartbeat_s
+        self._events: queue.SimpleQueue[tuple[int, Line, dict | None]] = queue.SimpleQueue()
+        self._lines: dict[int, Line] = {}
+        self._mode = RUNNING
+        self._directory: str | None = None  # of the run, once it trains
+        self._stopping = self._killing = False
+        self._by = ""  # what asked for a stop
+        self._why: str | None = None  # one sentence, if all are ended for it
+        self._first: Part | None = None  # whose end is the end of all
+        self._kill_s = self._restart_s = float("inf")
+        self._restart_why = ""
+        self._restarts = self._fruitless = self._best_before = self._best = 0
+        self._looked_s = self._pinged_s = time.monotonic()
+
+    @property
+    def _coordinator(self) -> Part:
+        return self._parts[0]
+
+    def _of(self, role: str) -> list[Part]:
+        return [part for part in self._parts if part.role == role]
+
+    def run(self) -> int:
+        """Until the end of all; returns the exit code for the user."""
+        self._listen()
+        self._start_all(time.monotonic())
+        while self._mode != ENDING:
+            with contextlib.suppress(queue.Empty):
+                self._take(*self._events.get(timeout=LOOK_S))
+                while True:
+                    self._take(*self._events.get_nowait())
+            now = time.monotonic()
+            self._note_lost(now)
+            self._look(now)
+            self._ping(now)
+        self._close()
+        return self._judge()
+
+    # What happens.
+
+    def _expected(self) -> int:
+        return len(self._parts)
+
+    def _greet(self, number: int, line: Line) -> None:
+        self._events.put((number, line, {}))
+
+    def _heard(self, number: int, line: Line, message: dict[str, Any]) -> None:
+        self._events.put((number, line, message))
+
+    def _broken(self, number: int, line: Line) -> None:
+        self._events.put((number, line, None))
+
+    def _take(self, number: int, line: Line, message: dict[str, Any] | None) -> None:
+        part, now = self._parts[number], time.monotonic()
+        if message == {}:
+            self._lines[number] = line
+            part.heard_s = now
+        elif self._lines.get(number) is not line:
+            return
+        elif message is None:
+            del self._lines[number]
+            if gloo.is_local(part.host) and number in self._processes:
+                self._processes[number].kill()  # its child ends with it
+        elif "ended" in message:
+            self._ended(part, int(message["ended"]), now)
+        elif "said" in message:
+            if member := message["said"].get("member"):
+                self._directory = str(member["run"])
+        else:
+            part.hear(message, now)
+            if part is self._coordinator:
+                self._best = max(self._best, part.step)
+
+    def _note_lost(self, now: float) -> None:
+        """Agents that are gone, both process and line, or out of reach."""
+        if now - self._looked_s > ASLEEP_S:  # we were stopped ourselves
+            for part in self._parts:
+                part.heard_s = now
+        self._looked_s = now
+        for part in self._parts:
+            process, line = self._processes.get(part.number), self._lines.get(part.number)
+            if line and part.status is None and now - part.heard_s > self._heartbeat_s:
+                part.why = f"{part.name}: no word from its host for {now - part.heard_s:.0f} s"
+                self._abandon(part)
+                self._ended(part, SSH_LOST, now)
+            elif line is None and process and process.poll() is not None:
+                del self._processes[part.number]
+                code = process.returncode
+                if part.status is None:
+                    self._ended(part, 128 - code if code < 0 else code or SSH_LOST, now)
+            elif line is None and process and now - part.started_s > START_S:
+                part.why = f"{part.name} did not start within {START_S:.0f} s"
+                self._abandon(part)
+                self._ended(part, FAILURE, now)
+
+    def _ended(self, part: Part, status: int, now: float) -> None:
+        """The process of a task has ended."""
+        part.status = status
+        if self._mode != RUNNING:
+            return
+        text = part.why or f"{part.name} {reason(status)}"
+        is_early = self._directory is None and status == FAILURE
+        if part.role == COORDINATOR and status in (0, STOPPED):
+            self._end(part)
+        elif status == USER_ERROR or is_early or self._killing:
+            self._end(part, part.why)
+        elif part.role == WORKER:
+            self._worker_ended(part, status, text, now)
+        elif self._stopping:
+            self._end(part, part.why)
+        elif part.role == SERVER:
+            self._restart(text, now)
+        else:
+            self._restart_s, self._restart_why = now + LINGER_S, text
+
+    def _worker_ended(self, part: Part, status: int, text: str, now: float) -> None:
+        if status == STOPPED and part.asked:
+            self.report.tell(f"{part.name} has left, since it was asked to")
+            if all(one.status is not None and one.asked for one in self._of(WORKER)):
+                self._stop("a signal to every worker", now)
+        elif not self._stopping:
+            wait_s = part.fail(now)
+            when = f"in {wait_s:.0f} s" if wait_s else "now"
+            self.report.tell(f"{text}: it is started again {when}")
+
+    def _look(self, now: float) -> None:
+        """Do what is due now."""
+        if self._mode == ENDING:
+            return
+        if len(self._signals) > 1 or now > self._kill_s:
+            self._kill(now)
+        if self._signals:
+            self._stop(Signals(self._signals[0]).name, now)
+        for part in (self._coordinator, *self._of(SERVER)):
+            if part.asked:
+                self._stop(f"a signal to {part.name}", now)
+        if now > self._restart_s:
+            self._restart(self._restart_why, now)
+        if self._mode == RESTARTING:
+            if all(part.status is not None for part in self._parts):
+                self._start_all(now)
+            elif now > self._kill_s:
+                for part in self._parts:
+                    if part.status is None:
+                        self._abandon(part)
+                        part.status = SSH_LOST
+            return
+        for part in self._parts:
+            if part.retry_s <= now and not self._stopping:
+                self._begin(part, now)
+            self._look_at(part, now)
+
+    def _look_at(self, part: Part, now: float) -> None:
+        """End a process that is stuck."""
+        if part.status is not None or part.number not in self._lines or part.why:
+            return
+        seen = Seen(part.number, "localhost", part.reading, part.state, now - part.heard_s)
+        found = blame([seen])
+        if found is None:
+            return
+        part.why = found.why.replace(who(seen), part.name, 1)
+        if part.role == WORKER:
+            self._send(part, {"do": DUMP})
+            time.sleep(DUMP_S)
+            self._send(part, {"do": KILL})
+            return
+        part.why += "; every log shows what it was doing (RUN/logs/rank-*.log)"
+        for one in self._parts:
+            self._send(one, {"do": DUMP})
+        time.sleep(DUMP_S)
+        self._end(part, part.why, STUCK)
+
+    # What is done.
+
+    def _stop(self, by: str, now: float) -> None:
+        """Have the coordinator end the run at a commit point."""
+        if self._stopping:
+            return
+        self._stopping, self._by = True, by
+        if self._mode == RESTARTING:
+            self._end(self._coordinator)
+            return
+        self._kill_s = now + STOP_S
+        self._send(self._coordinator, {"do": STOP})
+
+    def _kill(self, now: float) -> None:
+        if self._mode == RUNNING and not self._killing:
+            self._killing = True
+            self._kill_s = now + FAIL_S
+            self._send(self._coordinator, {"do": KILL})
+        elif self._mode == RUNNING and now > self._kill_s:
+            self._end(self._coordinator)
+
+    def _restart(self, why: str, now: float) -> None:
+        """End all, to start them again; end the run if that has not helped before."""
+        self._restart_s = float("inf")
+        if self._best > self._best_before:
+            self._fruitless = 0
+        if self._directory is None or self._fruitless == RESTARTS:
+            times = f": {RESTARTS} restarts have not passed step {self._best}"
+            self._end(self._coordinator, why + (times if self._fruitless else ""), FAILURE)
+            return
+        self._restarts, self._fruitless = self._restarts + 1, self._fruitless + 1
+        self._best_before = self._best
+        times = {1: "1st", 2: "2nd", 3: "3rd"}.get(self._restarts, f"{self._restarts}th")
+        self.report.tell(f"restarting all after step {self._best} ({times} time): {why}")
+        self._mode, self._kill_s = RESTARTING, now + self._heartbeat_s + FAIL_S
+        for part in self._parts:
+            if part.status is None and part.number in self._lines:
+                self._send(part, {"do": KILL})
+            elif part.status is None:
+                self._abandon(part)
+                part.status = SSH_LOST
+
+    def _start_all(self, now: float) -> None:
+        with self._lock:
+            self.report.recovered()
+        self._mode, self._kill_s = RUNNING, float("inf")
+        for part in reversed(self._parts):
+            self._begin(part, now)
+
+    def _begin(self, part: Part, now: float) -> None:
+        """Start the process of a task, by its agent if that is there."""
+        part.begin(now)
+        door = {
+            "place": part.number,
+            "fence_s": FENCE * self._heartbeat_s,
+            "run": self._directory,
+            "joins": False,
+            "slot": part.slot.number,
+            "slots": part.slot.of,
+            "grows": False,
+        }
+        told = {DOOR_VARIABLE: json.dumps(door)}
+        if part.number in self._lines:
+            environ = {**self._told[part.number], **told}
+            self._send(part, {"do": START, "environ": environ})
+            return
+        self._abandon(part)
+        told[LINE_VARIABLE] = self.line
+        environ = {**self._environ, **self._told[part.number]}
+        command, own, given = gloo.agent(self._placement, part.host, environ, told)
+        self.start(part.number, command, own, given)
+
+    def _send(self, part: Part, message: dict[str, Any]) -> None:
+        if part.number in self._lines:
+            self._lines[part.number].send(message)
+
+    def _ping(self, now: float) -> None:
+        if now - self._pinged_s >= min(1.0, self._heartbeat_s / 6):
+            self._pinged_s = now
+            for line in list(self._lines.values()):
+                line.send({"do": PING})
+
+    def _abandon(self, part: Part) -> None:
+        """End an agent, if there is one. That on another host ends by itself, in time."""
+        if line := self._lines.pop(part.number, None):
+            line.close()
+        if process := self._processes.pop(part.number, None):
+            process.kill()
+            with contextlib.suppress(Exception):
+                process.wait(CLOSE_S)
+
+    def _end(self, first: Part, why: str | None = None, code: int | None = None) -> None:
+        """It is over. `first`: whose end counts; `why`, `code`: if there is more to say."""
+        self._mode, self._first, self._why = ENDING, first, why
+        self._code = code if code is not None else FAILURE
+
+    def _close(self) -> None:
+        """End the others, workers first, and read what they still say."""
+        for role in (COORDINATOR, WORKER, SERVER):
+            parts = self._of(role)
+            for part in parts:
+                self._send(part, {"do": LEAVE})
+            own = [self._processes[part.number] for part in parts if part.number in self._processes]
+            deadline = time.monotonic() + CLOSE_S
+            while time.monotonic() < deadline and any(one.poll() is None for one in own):
+                time.sleep(LOOK_S / 4)
+            for one in own:
+                if one.poll() is None:
+                    one.kill()
+        end_orphans()
+        if self._directory:
+            mirror.clear(Path(self._directory))
+        for reader in self._readers:
+            reader.join(CLOSE_S)
+
+    def _judge(self) -> int:
+        """What the user is told at the end, and the exit code."""
+        first = self._first
+        assert first is not None
+        if self._why:
+            return self.report.stuck(self._why, self._code)
+        status = first.status
+        if first is self._coordinator and status == 0:
+            return self.report.ended(0)
+        if first is self._coordinator and status == STOPPED:
+            return self.report.stopped_well(self._by or "a signal to the coordinator")
+        if self._signals:
+            return self.report.stopped(self._signals[0])
+        self.report.exited(first.number, status if status is not None else FAILURE)
+        return self.report.ended(FAILURE)
