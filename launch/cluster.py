@@ -15,7 +15,6 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from app.commands.doctor import add_host_options, ends_what_it_started, hosts_of
 from app.commands.parser import Parser, whole_number
@@ -24,21 +23,12 @@ from app.doctor.hosts import BY_CONFIGURATION, Host, make_ssh
 from app.errors import INTERRUPTED, USER_ERROR, UserError
 from launch import commands, gloo, pod, reach
 from launch.commands import Placement
+from launch.parts import Slot
 from launch.tasks import Tasks
 
 WORKERS, SERVERS = 2, 1
 # On other hosts, where we cannot look for free ones; below those that the kernel gives out.
 FIRST_PORT = 23400
-
-
-class Slot(NamedTuple):
-    """Where a task runs. `number`, `of`: which of the workers of its host, of how many."""
-
-    role: str
-    index: int
-    host: str
-    number: int = 0
-    of: int = 1
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,13 +21,12 @@ from app.checkpoints import mirror
 from app.distributed.launcher import COORDINATOR, SERVER, WORKER, called
 from app.elastic.line import Line
 from app.errors import FAILURE, STOPPED, STUCK, USER_ERROR
-from app.pulse import Reading
 from launch import gloo
 from launch.agents import Agents
 from launch.commands import Placement
 from launch.line import DOOR_VARIABLE, DUMP, FENCE, KILL, LEAVE, LINE_VARIABLE, PING, START, STOP
 from launch.orphans import end_orphans
-from launch.places import FIRST_S, LONGEST_S, STEADY_S
+from launch.parts import Part, Slot
 from launch.report import SSH_LOST, Report, reason
 from launch.restarting import RESTARTS
 from launch.supervise import ASLEEP_S, CLOSE_S, DUMP_S, FAIL_S, LOOK_S, START_S, STOP_S
@@ -36,65 +36,18 @@ RUNNING, RESTARTING, ENDING = "running", "restarting", "ending"
 LINGER_S = 1.0  # after the coordinator has failed: has a server?
 
 
-class Part:
-    """What is known of a task, and of the process that has it now. `slot`: launch/cluster.py."""
-
-    def __init__(self, number: int, slot: Any):
-        self.number, self.role, self.index, self.host = number, slot.role, slot.index, slot.host
-        self.slot = slot
-        here = f" on {self.host}" if self.host != "localhost" else ""
-        self.name = called(self.role, self.index) + here
-        self.failures = 0
-        self.retry_s = float("inf")  # when to start it again
-        self.begin(0.0)
-
-    def begin(self, now: float) -> None:
-        """Its process starts."""
-        self.started_s = self.heard_s = now
-        self.status: int | None = None
-        self.reading: Reading | None = None
-        self.state = ""
-        self.asked = False
-        self.why: str | None = None  # one sentence, if we end it
-        self.retry_s = float("inf")
-
-    def hear(self, message: dict[str, Any], now: float) -> None:
-        """Note a report of its agent."""
-        self.heard_s = now
-        self.reading = Reading(**message["reading"]) if message.get("reading") else None
-        self.state = str(message.get("state", ""))
-        self.asked = self.asked or bool(message.get("asked"))
-
-    @property
-    def step(self) -> int:
-        """The step that it has reached."""
-        return self.reading.step if self.reading else 0
-
-    def fail(self, now: float) -> float:
-        """It has failed: when it is started again, in s from now; later each time, unless it went
-        well for a while."""
-        if now - self.started_s >= STEADY_S:
-            self.failures = 0
-        wait_s = min(FIRST_S * 2.0 ** min(self.failures - 1, 20), LONGEST_S) if self.failures else 0
-        self.failures += 1
-        self.retry_s = now + wait_s
-        return wait_s
-
-
 class Tasks(Agents):
     """The tasks of one launch. `environ`: of every process; `told`: of each of them."""
 
     def __init__(
         self,
         placement: Placement,
-        slots: Sequence[Any],
+        slots: Sequence[Slot],
         environ: Mapping[str, str],
         told: Sequence[Mapping[str, str]],
         heartbeat_s: float,
     ):
         super().__init__([slot.host for slot in slots], gloo.own_address(placement.interface))
-        import sys
-
         self._parts = [Part(number, slot) for number, slot in enumerate(slots)]
         names = [called(slot.role, slot.index) for slot in slots]
         self.report = Report([slot.host for slot in slots], sys.stderr.buffer, names)

@@ -5,7 +5,7 @@ it before all are done. Between commit points `state.examples_seen` counts the e
 done, in whatever order.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,9 @@ class DealtLoop(Loop):
         )
         self._about = ""  # what workers know of the run
         self._batches_of: Counter[int] = Counter()  # by worker
+        self._seconds_of: dict[int, float] = defaultdict(
+            float
+        )  # the same, without the first of each
         self._dealt_again = 0
         self._sums = np.zeros((2, 2))  # of loss and hits: (total, examples), in this epoch
         self._bad: tuple[str | None, str | None] = (None, None)  # of the step before, of this one
@@ -97,12 +100,14 @@ class DealtLoop(Loop):
 
     def results(self) -> dict[str, Any]:
         """What became of the batches."""
-        dealer = self._dealer
+        dealer, workers = self._dealer, range(self.world.workers)
+        timed = [max(1, self._batches_of[one] - 1) for one in workers]
         return {
             "parameter_servers": {
                 "workers": self.world.workers,
                 "servers": self.world.servers,
-                "batches": [self._batches_of[one] for one in range(self.world.workers)],
+                "batches": [self._batches_of[one] for one in workers],
+                "seconds_per_batch": [self._seconds_of[one] / timed[one] for one in workers],
                 "dealt_again": self._dealt_again,
                 "staleness_mean": dealer.staleness_sum / max(1, dealer.results),
                 "staleness_max": dealer.staleness_max,
@@ -158,6 +163,7 @@ class DealtLoop(Loop):
         is_first = not self._batches_of[result.worker]  # it had to make its graph first
         waited_s = result.input_s / self.world.workers
         self.clock.tick(result.examples, is_first, waited_s)
+        self._seconds_of[result.worker] += 0.0 if is_first else result.seconds
         self._batches_of[result.worker] += 1
         self._own_examples += result.examples
         self._reports.note(result)

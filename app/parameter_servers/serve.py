@@ -89,6 +89,8 @@ class Worker:
     def __init__(self, task: Task):
         self._task = task
         self._feed: Feed | None = None
+        self._run: Path | None = None  # whose data that is
+        self._about = b""  # what the coordinator said of it
         self._opening = threading.Lock()
         self._input_s = self._began_s = 0.0
         self.is_busy = False
@@ -101,8 +103,9 @@ class Worker:
         Raises UserError if it is not the data of the plan, or the run cannot be read here.
         """
         with self._opening, PULSE.during("preparation"):
-            if self._feed is not None:
+            if self._run == run:
                 return
+            self._run = self._feed = None
             logs.keep(run, self._task.number)
             files = RunFiles(run)
             if not files.config.is_file():
@@ -113,6 +116,7 @@ class Worker:
             config = load(files.config, {}).in_directory(run)
             data = load_data(config, World(), rundir.saved_plan(run))
             self._feed = build_feed(config, len(data.plan.class_names), data.splits["train"])
+            self._run = run
 
     def prepare(self, about: Any) -> bytes:
         """Be ready for the run that `about`, JSON, describes; returns why that is not possible, or
@@ -125,6 +129,7 @@ class Worker:
 
     def _open(self, about: Any) -> None:
         told = json.loads(bytes(about))
+        self._about = b""
         own = code_version()
         for name in sorted(own.keys() | told["code"].keys()):
             if own.get(name) != told["code"].get(name):
@@ -133,6 +138,7 @@ class Worker:
                     f"{told['code'].get(name)!r}. Start all with the same code and package versions"
                 )
         self.open(Path(told["run"]))
+        self._about = bytes(about)
 
     def batch(self, about: Any, rows: Any, places: Any, epoch: Any) -> list[Any]:
         """The tensors of a batch, in the order of `tf.nest.flatten(Batch)`, without what is None.
@@ -143,7 +149,7 @@ class Worker:
         began = time.perf_counter()
         try:
             PULSE.enter("input")
-            if self._feed is None:  # started anew, by nobody who told it the run
+            if bytes(about) != self._about:  # started anew, or of another run
                 self._open(about)
             assert self._feed is not None
             share = Share(rows, places, rows, True)
