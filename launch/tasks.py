@@ -12,7 +12,7 @@ import json
 import queue
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -25,6 +25,7 @@ from launch import gloo
 from launch.agents import Agents
 from launch.commands import Placement
 from launch.line import DOOR_VARIABLE, DUMP, FENCE, KILL, LEAVE, LINE_VARIABLE, PING, START, STOP
+from launch.noise import Noise
 from launch.orphans import end_orphans
 from launch.parts import Part, Slot
 from launch.report import SSH_LOST, Report, reason
@@ -93,6 +94,11 @@ class Tasks(Agents):
 
     def _expected(self) -> int:
         return len(self._parts)
+
+    def _read(self, number: int | None, stream: Iterable[bytes], is_error: bool) -> None:
+        noise = Noise()
+        told = (line for line in stream if not (is_error and noise.is_in(line)))
+        super()._read(number, told, is_error)
 
     def _greet(self, number: int, line: Line) -> None:
         self._events.put((number, line, {}))

@@ -46,7 +46,7 @@ class Dealer:
         self._most = workers + min(max_staleness, workers)
         self._limit_s = limit_s
         self._pool = concurrent.futures.ThreadPoolExecutor(self._most, "results")
-        self._under_way: dict[concurrent.futures.Future[Any], tuple[int, Share]] = {}
+        self._under_way: dict[concurrent.futures.Future[Any], tuple[int, Share, float]] = {}
         self._number = 0  # of the next batch
         self._ends: deque[float] = deque(maxlen=COMPLETIONS)
         self.staleness_sum = self.staleness_max = self.results = 0
@@ -62,7 +62,7 @@ class Dealer:
     @property
     def has_room(self) -> bool:
         """Whether another batch may be dealt now."""
-        oldest = min((number for number, _ in self._under_way.values()), default=self._number)
+        oldest = min((one[0] for one in self._under_way.values()), default=self._number)
         return self.in_flight < self._most and self._number - oldest < self._window
 
     def deal(self, step: Any, share: Share, epoch: int, rate: float) -> None:
@@ -75,7 +75,8 @@ class Dealer:
             remote = self._cluster.schedule(step, args=(rows, places, *at))
         except (tf.errors.OpError, RuntimeError) as error:
             raise _explained(error) from error
-        self._under_way[self._pool.submit(remote.fetch)] = (self._number, share)
+        under_way = (self._number, share, time.monotonic())
+        self._under_way[self._pool.submit(remote.fetch)] = under_way
         self._number += 1
 
     def next(self) -> Result:
@@ -97,21 +98,22 @@ class Dealer:
                 )
         # Of several, in the order in which they were dealt.
         first = min(done, key=lambda one: self._under_way[one][0])
-        _, share = self._under_way.pop(first)
+        _, share, dealt_s = self._under_way.pop(first)
         try:
-            result = Result.of(first.result().numpy())
+            result = Result.of(first.result())
         except (tf.errors.OpError, RuntimeError) as error:
             raise _explained(error) from error
         if result.examples != len(share.indices) or result.places != int(share.positions.sum()):
             name = called(WORKER, result.worker)
             raise RuntimeError(f"{name} trained on another batch than it was given: {result}")
-        self._count(result)
+        self._count(result, dealt_s)
         PULSE.beat()
         return result
 
-    def _count(self, result: Result) -> None:
+    def _count(self, result: Result, dealt_s: float) -> None:
         now = time.monotonic()
-        stale = len(self._ends) - bisect.bisect(self._ends, now - (result.seconds - result.input_s))
+        began_s = max(dealt_s, now - (result.seconds - result.input_s))
+        stale = len(self._ends) - bisect.bisect(self._ends, began_s)
         self._ends.append(now)
         self.results += 1
         self.staleness_sum += stale

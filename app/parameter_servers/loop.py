@@ -77,9 +77,7 @@ class DealtLoop(Loop):
         )
         self._about = ""  # what workers know of the run
         self._batches_of: Counter[int] = Counter()  # by worker
-        self._seconds_of: dict[int, float] = defaultdict(
-            float
-        )  # the same, without the first of each
+        self._seconds_of: dict[int, float] = defaultdict(float)  # without the first of each
         self._dealt_again = 0
         self._sums = np.zeros((2, 2))  # of loss and hits: (total, examples), in this epoch
         self._bad: tuple[str | None, str | None] = (None, None)  # of the step before, of this one

@@ -1,7 +1,8 @@
 """Runs with parameter servers whose workers are watched, and slowed down, by the test.
 
 `SITE`, as sitecustomize.py on PYTHONPATH, has `change` change `Worker` as soon as that is imported,
-and `Loop`, so that ranks over Horovod can be slowed down in the same way. The tests here and in tests/cluster, and the benchmark tests/benchmarks/asynchronous.py, share this.
+and `Loop`, so that ranks over Horovod can be slowed down in the same way. The tests here and in
+tests/cluster, and the benchmark tests/benchmarks/asynchronous.py, share this.
 """
 
 import os

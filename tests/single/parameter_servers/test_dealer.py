@@ -25,7 +25,7 @@ class Remote:
         self._done.wait(20)
         if isinstance(self._outcome, Exception):
             raise self._outcome
-        return tf.constant(self._outcome, tf.float64)
+        return np.array(self._outcome, np.float64)
 
 
 class Queue:
@@ -51,7 +51,7 @@ class Cluster:
 
     def finish(self, number, worker=0, examples=2, outcome=None):
         remote, (_, places, *_) = self.dealt[number]
-        whole = [worker, 0.001, 0.002, 0.5, 1.0, examples, places.sum(), -1]
+        whole = [worker, 0.0, 0.0, 0.5, 1.0, examples, places.sum(), -1]
         remote.finish(whole if outcome is None else outcome)
 
 
