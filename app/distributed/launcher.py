@@ -83,10 +83,14 @@ def address_of(where: str) -> tuple[str, int]:
 
 
 def read_task(environ: Mapping[str, str] = os.environ) -> Task | None:
-    """What TF_CONFIG says; None if it names no parameter servers, or there is none.
+    """What TF_CONFIG says; None if it names no parameter servers, or if horovodrun's variables are
+    there, which are set for this process alone.
 
     Raises UserError if it names some, and is wrong.
     """
+    _, rank, size = LAUNCHERS[0]
+    if rank in environ and size in environ:
+        return None
     try:
         found = json.loads(environ.get(TF_CONFIG, "{}"))
         if SERVER not in found.get("cluster", {}):
@@ -112,11 +116,13 @@ def read_task(environ: Mapping[str, str] = os.environ) -> Task | None:
 
 def read_launcher(environ: Mapping[str, str] = os.environ) -> Launched:
     """The launcher, this process's rank and the number of ranks that it started."""
-    for launcher, rank, size in LAUNCHERS:
-        if rank in environ and size in environ:
-            return Launched(launcher, int(environ[rank]), int(environ[size]))
     try:
         task = read_task(environ)
     except UserError:
         task = None  # whoever trains says so
-    return Launched(PARAMETER_SERVERS, task.number, task.size) if task else Launched(None, 0, 1)
+    if task:
+        return Launched(PARAMETER_SERVERS, task.number, task.size)
+    for launcher, rank, size in LAUNCHERS:
+        if rank in environ and size in environ:
+            return Launched(launcher, int(environ[rank]), int(environ[size]))
+    return Launched(None, 0, 1)

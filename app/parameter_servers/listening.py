@@ -6,6 +6,8 @@ does not come to the one address that was meant. The kernel runs it, and accepte
 it too; no privilege is needed. See socket(7), SO_ATTACH_FILTER, and bpf(4).
 """
 
+from __future__ import annotations  # the doctor reads this too
+
 import ctypes
 import os
 import socket
@@ -59,6 +61,16 @@ def listen_only_at(address: str, port: int) -> None:
     finally:
         for one in found:
             one.close()
+
+
+def why_not() -> str | None:
+    """Why a socket cannot be limited to one address on this machine; None if it can."""
+    with socket.socket() as one:
+        try:
+            _attach(one, "127.0.0.1")
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
 
 
 def _sockets() -> list[socket.socket]:

@@ -28,6 +28,7 @@ class WorkerReports(Reports):
     """Reports whose times are those of the workers."""
 
     skipped = 0
+    _world: Coordinator
 
     def __init__(self, *arguments: Any):
         self._results: list[Result] = []
@@ -47,7 +48,7 @@ class WorkerReports(Reports):
     def _measured(self, passes: int, held_up_s: float) -> dict[str, Any]:
         wall = self._clock.since(self._reported).seconds
         rows = []
-        for worker in sorted({result.worker for result in self._results}):
+        for worker in range(self._world.workers):
             own = [result for result in self._results if result.worker == worker]
             waited = sum(result.input_s for result in own)
             worked = sum(result.seconds for result in own) - waited
@@ -55,7 +56,7 @@ class WorkerReports(Reports):
         self._results.clear()
         measured = super()._measured(passes, held_up_s)
         del measured["facts"], measured["bytes_sent"], measured["bytes_uncompressed"]
-        return measured | {"times": RankTimes.of(np.array(rows)) if rows else None}
+        return measured | {"times": RankTimes.of(np.array(rows))}
 
 
 class DealtLoop(Loop):

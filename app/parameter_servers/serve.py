@@ -37,6 +37,8 @@ from app.version import code_version
 PREPARE, BATCH, DONE = "lockstep.prepare", "lockstep.batch", "lockstep.done"
 IDLE = "idle"  # a phase: nothing to do until the coordinator deals something
 LOOK_S = 0.05
+# One waits in Python while a batch is made; with one alone a step never ends.
+FEWEST_THREADS = 4
 FINISH_S = 10.0  # for the batch in hand, when this worker is asked to leave
 # How a mistake of the user's looks in the middle of TensorFlow's error.
 MARKS = "<<lockstep: ", " :lockstep>>"
@@ -70,11 +72,15 @@ def _start(task: Task) -> tf.distribute.Server:
     host, port = task.address
     address = address_of_host(host)
     check_free(task.name, port)
-    options = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
-    if task.role == WORKER and DOOR.place and DOOR.place[1] > 1:
-        cores = choose_cores(sorted(os.sched_getaffinity(0)), *DOOR.place)
+    cores = sorted(os.sched_getaffinity(0))
+    if task.role == WORKER and DOOR.place:
+        cores = choose_cores(cores, *DOOR.place)
         os.sched_setaffinity(0, cores)
-        options.intra_op_parallelism_threads = len(cores)
+    options = tf.compat.v1.ConfigProto(
+        device_count={"GPU": 0},
+        intra_op_parallelism_threads=len(cores),
+        inter_op_parallelism_threads=max(FEWEST_THREADS, len(cores)),
+    )
     server = tf.distribute.Server(
         tf.train.ClusterSpec(task.cluster), task.role, task.index, "grpc", options, start=False
     )

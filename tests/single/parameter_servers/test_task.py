@@ -45,9 +45,11 @@ def test_without_parameter_servers_there_is_no_task(given):
     assert read_launcher(given) == Launched(None, 0, 1)
 
 
-def test_a_launcher_of_ranks_comes_first():
+def test_horovodrun_comes_first_and_the_batch_system_last():
     given = environ() | {"HOROVOD_RANK": "0", "HOROVOD_SIZE": "3"}
-    assert read_launcher(given) == Launched("horovodrun", 0, 3)
+    assert read_launcher(given) == Launched("horovodrun", 0, 3) and read_task(given) is None
+    given = environ() | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+    assert read_launcher(given) == Launched(PARAMETER_SERVERS, 2, 4)
 
 
 @pytest.mark.parametrize(
