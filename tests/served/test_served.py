@@ -46,7 +46,7 @@ WAYS = {
         "epochs": "1",
         "per_rank_batch_size": "512",
         "optimizer": "sgd",
-    },  # fmt: skip
+    },
     "dropout": {"dropout": "0.3"},
     "augmented": {"crop_padding": "1", "mixup": "0.2", "epochs": "1"},
     "texts": {"dataset": "pydocs", "model": "bag", "width": "8", "epochs": "1"},
