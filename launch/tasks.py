@@ -8,27 +8,22 @@ run: it is asked to stop, its end is the end of all, and its exit code is ours.
 from __future__ import annotations
 
 import contextlib
-import json
 import queue
-import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 from app.checkpoints import mirror
-from app.distributed.launcher import COORDINATOR, SERVER, WORKER, called
+from app.distributed.launcher import COORDINATOR, SERVER, WORKER
 from app.elastic.line import Line
 from app.errors import FAILURE, STOPPED, STUCK, USER_ERROR
 from launch import gloo
-from launch.agents import Agents
-from launch.commands import Placement
-from launch.line import DOOR_VARIABLE, DUMP, FENCE, KILL, LEAVE, LINE_VARIABLE, PING, START, STOP
-from launch.noise import Noise
+from launch.line import DUMP, KILL, LEAVE, STOP
 from launch.orphans import end_orphans
-from launch.parts import Part, Slot
-from launch.report import SSH_LOST, Report, reason
+from launch.part_agents import PartAgents
+from launch.parts import Part
+from launch.report import SSH_LOST, reason
 from launch.restarting import RESTARTS
 from launch.supervise import ASLEEP_S, CLOSE_S, DUMP_S, FAIL_S, LOOK_S, START_S, STOP_S
 from launch.watch import Seen, blame, who
@@ -37,35 +32,21 @@ RUNNING, RESTARTING, ENDING = "running", "restarting", "ending"
 LINGER_S = 1.0  # after the coordinator has failed: has a server?
 
 
-class Tasks(Agents):
-    """The tasks of one launch. `environ`: of every process; `told`: of each of them."""
+class Tasks(PartAgents):
+    """The tasks of one launch; arguments as of `PartAgents`."""
 
-    def __init__(
-        self,
-        placement: Placement,
-        slots: Sequence[Slot],
-        environ: Mapping[str, str],
-        told: Sequence[Mapping[str, str]],
-        heartbeat_s: float,
-    ):
-        super().__init__([slot.host for slot in slots], gloo.own_address(placement.interface))
-        self._parts = [Part(number, slot) for number, slot in enumerate(slots)]
-        names = [called(slot.role, slot.index) for slot in slots]
-        self.report = Report([slot.host for slot in slots], sys.stderr.buffer, names)
-        self._placement, self._environ, self._told = placement, environ, told
-        self._heartbeat_s = heartbeat_s
-        self._events: queue.SimpleQueue[tuple[int, Line, dict | None]] = queue.SimpleQueue()
-        self._lines: dict[int, Line] = {}
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
         self._mode = RUNNING
-        self._directory: str | None = None  # of the run, once it trains
         self._stopping = self._killing = False
         self._by = ""  # what asked for a stop
         self._why: str | None = None  # one sentence, if all are ended for it
         self._first: Part | None = None  # whose end is the end of all
+        self._code = FAILURE
         self._kill_s = self._restart_s = float("inf")
         self._restart_why = ""
         self._restarts = self._fruitless = self._best_before = self._best = 0
-        self._looked_s = self._pinged_s = time.monotonic()
+        self._looked_s = time.monotonic()
 
     @property
     def _coordinator(self) -> Part:
@@ -91,23 +72,6 @@ class Tasks(Agents):
         return self._judge()
 
     # What happens.
-
-    def _expected(self) -> int:
-        return len(self._parts)
-
-    def _read(self, number: int | None, stream: Iterable[bytes], is_error: bool) -> None:
-        noise = Noise()
-        told = (line for line in stream if not (is_error and noise.is_in(line)))
-        super()._read(number, told, is_error)
-
-    def _greet(self, number: int, line: Line) -> None:
-        self._events.put((number, line, {}))
-
-    def _heard(self, number: int, line: Line, message: dict[str, Any]) -> None:
-        self._events.put((number, line, message))
-
-    def _broken(self, number: int, line: Line) -> None:
-        self._events.put((number, line, None))
 
     def _take(self, number: int, line: Line, message: dict[str, Any] | None) -> None:
         part, now = self._parts[number], time.monotonic()
@@ -173,7 +137,8 @@ class Tasks(Agents):
             self._restart_s, self._restart_why = now + LINGER_S, text
 
     def _worker_ended(self, part: Part, status: int, text: str, now: float) -> None:
-        if status == STOPPED and part.asked:
+        if status == STOPPED:
+            part.asked = True
             self.report.tell(f"{part.name} has left, since it was asked to")
             if all(one.status is not None and one.asked for one in self._of(WORKER)):
                 self._stop("a signal to every worker", now)
@@ -278,52 +243,10 @@ class Tasks(Agents):
         for part in reversed(self._parts):
             self._begin(part, now)
 
-    def _begin(self, part: Part, now: float) -> None:
-        """Start the process of a task, by its agent if that is there."""
-        part.begin(now)
-        door = {
-            "place": part.number,
-            "fence_s": FENCE * self._heartbeat_s,
-            "run": self._directory,
-            "joins": False,
-            "slot": part.slot.number,
-            "slots": part.slot.of,
-            "grows": False,
-        }
-        told = {DOOR_VARIABLE: json.dumps(door)}
-        if part.number in self._lines:
-            environ = {**self._told[part.number], **told}
-            self._send(part, {"do": START, "environ": environ})
-            return
-        self._abandon(part)
-        told[LINE_VARIABLE] = self.line
-        environ = {**self._environ, **self._told[part.number]}
-        command, own, given = gloo.agent(self._placement, part.host, environ, told)
-        self.start(part.number, command, own, given)
-
-    def _send(self, part: Part, message: dict[str, Any]) -> None:
-        if part.number in self._lines:
-            self._lines[part.number].send(message)
-
-    def _ping(self, now: float) -> None:
-        if now - self._pinged_s >= min(1.0, self._heartbeat_s / 6):
-            self._pinged_s = now
-            for line in list(self._lines.values()):
-                line.send({"do": PING})
-
-    def _abandon(self, part: Part) -> None:
-        """End an agent, if there is one. That on another host ends by itself, in time."""
-        if line := self._lines.pop(part.number, None):
-            line.close()
-        if process := self._processes.pop(part.number, None):
-            process.kill()
-            with contextlib.suppress(Exception):
-                process.wait(CLOSE_S)
-
     def _end(self, first: Part, why: str | None = None, code: int | None = None) -> None:
         """It is over. `first`: whose end counts; `why`, `code`: if there is more to say."""
         self._mode, self._first, self._why = ENDING, first, why
-        self._code = code if code is not None else FAILURE
+        self._code = FAILURE if code is None else code
 
     def _close(self) -> None:
         """End the others, workers first, and read what they still say."""

@@ -32,7 +32,10 @@ def environment(**more):
 
 
 @pytest.mark.timeout(400)
-def test_the_served_tests_pass(tmp_path):
+@pytest.mark.parametrize(
+    "which", ["not full_matrix", pytest.param("full_matrix", marks=pytest.mark.full_matrix)]
+)
+def test_the_served_tests_pass(tmp_path, which):
     """Two workers and two servers for all of them, and pytest as the coordinator."""
     from app.doctor.hosts import Host
 
@@ -52,9 +55,10 @@ def test_the_served_tests_pass(tmp_path):
             running.callback(process.kill)
         pytest_here = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"]
         pytest_here += ["--timeout=120", "--timeout-method=thread", "-o", "addopts="]
-        done = run([*pytest_here, "tests/served"], timeout_s=360, TF_CONFIG=told[0])
+        done = run([*pytest_here, "-m", which, "tests/served"], timeout_s=360, TF_CONFIG=told[0])
         output = "".join(path.read_text() for path in sorted(tmp_path.glob("task-*")))
-    assert re.search(r"^\d+ passed in", done.out, re.MULTILINE), done.all + output
+    assert done.code == 0, done.all + output
+    assert re.search(r"^\d+ passed\b.* in ", done.out, re.MULTILINE), done.all
 
 
 class Launched:
@@ -114,7 +118,7 @@ def launched(tmp_path):
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_worker_is_replaced_and_a_stop_is_kept(launched):
+def test_a_killed_worker_is_replaced_another_leaves_and_a_stop_is_kept(launched):
     run = launched("-w", "2", "-s", "1", *DIGITS, "--epochs", "100000")
     run.waits_for(run.kept)
     before = run.room.pid(1)
@@ -124,15 +128,21 @@ def test_a_killed_worker_is_replaced_and_a_stop_is_kept(launched):
     step = run.kept()[-1]
     run.waits_for(lambda: run.kept()[-1] > step)
     time.sleep(3)  # the new one takes part again
+    leaver = run.room.pid(0)
+    os.kill(leaver, signal.SIGTERM)
+    run.waits_for(lambda: not psutil.pid_exists(leaver))
+    step = run.kept()[-1]
+    run.waits_for(lambda: run.kept()[-1] > step)  # by the other one alone
     run.process.send_signal(signal.SIGTERM)
     code, out, err = run.end()
     assert code == STOPPED, out + err
     assert "worker 1 was killed by SIGKILL" in err and "it is started again now" in err, err
+    assert "worker 0 has left, since it was asked to" in err, err
     assert "stopped by SIGTERM at step" in err and "--resume goes on from there" in err, err
     assert "2 worker(s), 1 server(s)" in out, out
     assert "Traceback" not in err, err
-    again = re.findall(r"worker 1 was lost: (\d+) batch", log.read_text())
-    assert len(again) <= 1 and all(int(one) == 1 for one in again)
+    lost = re.findall(r"worker (\d) was lost: 1 batch\(es\) dealt again", log.read_text())
+    assert len(lost) == len(set(lost))
     meta = json.loads((run.kept()[-1] / "state.json").read_text())
     assert f"at step {meta['step']}, " in err
 

@@ -53,7 +53,13 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+QUICK = ("adam", "sgd", "dropout")
+
+
+@pytest.mark.parametrize(
+    "way",
+    [way if way in QUICK else pytest.param(way, marks=pytest.mark.full_matrix) for way in WAYS],
+)
 def test_one_worker_without_staleness_is_the_synchronous_run(
     coordinator, one_at_a_time, tmp_path, way
 ):
