@@ -11,11 +11,13 @@ from app.commands.evaluate_run import evaluate_run
 from app.commit import Commits
 from app.distributed.world import World
 from app.errors import UserError
+from app.health import Health
 from app.parameter_servers import coordinator as coordinators
 from app.parameter_servers.dealer import Dealer
 from app.recipe import load
 from app.run_files import RunFiles, list_checkpoints
 from app.train import train
+from tests.integration.bad_input import picture
 
 DIGITS = {"dataset": "digits", "width": "4", "per_rank_batch_size": "128", "epochs": "2"}
 EXAMPLES, BATCHES = 1294, 11  # of digits, and of an epoch
@@ -195,3 +197,50 @@ def test_numbers_that_are_not_finite_are_left_out_and_end_the_run(coordinator, t
 def test_a_refused_key_is_refused_here_too(coordinator, tmp_path):
     with pytest.raises(UserError, match="compression = 'fp16'"):
         run(coordinator, tmp_path, compression="fp16")
+
+
+def test_half_precision_histograms_and_the_best_checkpoint(coordinator, tmp_path):
+    keys = {"precision": "mixed_bfloat16", "histograms": "true", "keep_best": "accuracy"}
+    found = run(coordinator, tmp_path, epochs="1", learning_rate="0.01", **keys)
+    assert np.isfinite(found["test_loss"]) and found["step"] == BATCHES
+
+
+def test_after_a_jump_of_the_loss_it_goes_on_from_the_newest_checkpoint(
+    coordinator, tmp_path, monkeypatch
+):
+    seen, see_loss = [], Health.see_loss
+
+    def jumps_once(self, step, mean, examples):
+        see_loss(self, step, mean, examples)
+        seen.append(step)
+        return seen.count(8) == 1 and step == 8
+
+    monkeypatch.setattr(Health, "see_loss", jumps_once)
+    keys = {"on_loss_spike": "go_back", "commit_every_steps": "4", "checkpoint_every_commits": "1"}
+    found = run(coordinator, tmp_path, **keys)
+    assert seen.count(8) == 2 and found["step"] == 2 * BATCHES
+    _, meta = arrays(tmp_path)
+    assert meta["halvings"] == 1
+
+
+class Removes(keras.callbacks.Callback):
+    """Removes files once training has begun."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self._folder = folder
+
+    def on_train_batch_end(self, batch, logs=None):
+        for file in self._folder.rglob("*.png"):
+            file.unlink()
+
+
+def test_a_file_that_a_worker_can_no_longer_read_is_named(coordinator, tmp_path):
+    for number in range(40):
+        folder = tmp_path / "photos" / ("cat" if number % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:02}.png").write_bytes(picture(number))
+    removes = Removes(tmp_path / "photos")
+    keys = {"dataset": str(tmp_path / "photos"), "hold": "stream", "per_rank_batch_size": "4"}
+    with pytest.raises(UserError, match=r"^worker \d: .*\.png"):
+        run(coordinator, tmp_path / "run", callbacks=[removes], **keys)
