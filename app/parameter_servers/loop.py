@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from app.config import Config
 from app.loop import Loop
 from app.monitor.progress import Progress
 from app.monitor.reports import Reports
@@ -66,9 +67,9 @@ class DealtLoop(Loop):
     world: Coordinator
     _reports: WorkerReports
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        check(self.config)
+    def __init__(self, config: Config, *arguments: Any, **options: Any):
+        check(config)  # perhaps of a run that ranks have begun
+        super().__init__(config, *arguments, **options)
         wire = self.config.distribution
         self._dealer = Dealer(
             self.world.cluster,

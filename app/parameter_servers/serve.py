@@ -50,6 +50,7 @@ def serve(task: Task) -> NoReturn:
     Raises UserError for a port that is taken, or data that cannot be loaded.
     """
     logs.STORY.info("%s of a cluster with parameter servers, process %d", task.name, os.getpid())
+    tf.config.set_visible_devices([], "GPU")
     worker = Worker(task) if task.role == WORKER else None
     with STOP.deferred():
         if worker and DOOR.run is not None:  # training goes on already: come with everything ready

@@ -194,9 +194,13 @@ def test_numbers_that_are_not_finite_are_left_out_and_end_the_run(coordinator, t
         run(coordinator, tmp_path, **keys)
 
 
-def test_a_refused_key_is_refused_here_too(coordinator, tmp_path):
+def test_a_run_of_ranks_with_what_is_refused_does_not_go_on_here(coordinator, tmp_path):
+    keys = {"compression": "fp16", "commit_every_steps": "4"}
+    run(World(), tmp_path, callbacks=[StopAt(1)], **keys)
     with pytest.raises(UserError, match="compression = 'fp16'"):
-        run(coordinator, tmp_path, compression="fp16")
+        run(coordinator, tmp_path, resume=True)
+    found = run(coordinator, tmp_path, resume=True, callbacks=[StopAt(5)], compression="none")
+    assert found["step"] == 8
 
 
 def test_half_precision_histograms_and_the_best_checkpoint(coordinator, tmp_path):
