@@ -88,8 +88,8 @@ class Started:
         return code if code >= 0 else 128 - code
 
     def report(self, asked: bool) -> dict[str, Any]:
-        """What it does now. `asked`: its agent got a signal."""
-        reading = read(self._page)
+        """What it does now: nothing, once it has ended. `asked`: its agent got a signal."""
+        reading = None if self.told else read(self._page)
         said: dict[str, Any] = reading._asdict() if reading else {}
         asked = asked or bool(reading and reading.wants_stop)
         return {"reading": said, "state": state(self.child.pid), "asked": asked}

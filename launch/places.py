@@ -37,6 +37,7 @@ class Place:
     def begin(self, stage: str, rank: int | None, now: float) -> None:
         """A rank starts here, in the first world (`rank`) or as a newcomer (None)."""
         self.stage, self.rank, self.started_s, self.heard_s = stage, rank, now, now
+        self._fresh_s = now  # what was before says nothing of how it does
         self.reading: Reading | None = None
         self.state, self.code = "", ""
         self.asked = self.recovers = False
@@ -62,6 +63,8 @@ class Place:
         """Note a report of the agent."""
         self.heard_s = now
         self.reading = Reading(**message["reading"]) if message.get("reading") else None
+        if self.reading and self.reading.age_s > now - self._fresh_s:
+            self.reading = self.reading._replace(age_s=now - self._fresh_s)
         self.asked = self.asked or bool(message.get("asked"))
         self.state = str(message.get("state", ""))
         if self.state != STOPPED:
@@ -69,8 +72,10 @@ class Place:
         elif self.stopped_s is None:
             self.stopped_s = now
 
-    def speaks(self) -> None:
-        """Its rank has said something, so it goes on, whatever the last report was."""
+    def freshen(self, now: float) -> None:
+        """From now on its rank is to go on, whatever kept it before: it has said something, or
+        whom it waited for is gone."""
+        self._fresh_s = now
         if self.reading:
             self.reading = self.reading._replace(age_s=0.0)
         if self.kill_s < float("inf"):

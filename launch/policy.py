@@ -73,7 +73,7 @@ class Policy:
     def said(self, number: int, message: dict[str, Any], now: float) -> None:
         """A rank says something through its door."""
         place = self.run.places[number]
-        place.speaks()
+        place.freshen(now)
         if "member" in message:
             self._member(place, message["member"], now)
         elif "waits" in message:
@@ -205,8 +205,9 @@ class Policy:
             self.ending.fail(now, place, place.why, code)
         elif run.mode == RUNNING and run.recovers and not run.trained:
             run.enter(RECOVERING, now)
-            self._why = [text]
+            self._why, self._restart_s = [text], float("inf")
             for survivor in run.live:
+                survivor.freshen(now)
                 if survivor.stage == TRAINS:
                     run.tell(survivor, CUT)
             self._regroup(now)

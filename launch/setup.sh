@@ -28,6 +28,15 @@ ready() { [[ -x $venv/bin/python && $(cat "$venv/lockstep-ready" 2>/dev/null) ==
 
 if ready; then exit 0; fi
 
+# What is there is deleted below.
+if [[ -n $(ls -A "$venv" 2>/dev/null) && ! -f $venv/pyvenv.cfg ]]; then
+  fail "$venv is not a virtual environment: name another place in LOCKSTEP_VENV, or remove it"
+fi
+owner=$(cat "$venv/lockstep-clone" 2>/dev/null || true)
+if [[ -n $owner && $owner != "$PWD" && -d $owner ]]; then
+  fail "$venv is that of the clone in $owner: unset LOCKSTEP_VENV, or name another place in it"
+fi
+
 missing=()
 command -v "${CXX:-g++}" >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
@@ -48,6 +57,7 @@ if ready; then exit 0; fi
 printf 'set-up: a virtual environment in %s, once (about 5 minutes) ...\n' "$venv" >&2
 rm -rf "$venv"
 "$python" -m venv "$venv"
+pwd >"$venv/lockstep-clone"
 log=$venv/setup.log
 pip() {
   "$venv/bin/python" -m pip "$@" >>"$log" 2>&1 9>&- ||

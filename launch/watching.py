@@ -5,7 +5,7 @@ from __future__ import annotations
 from launch.places import STARTS, WAITS, Place
 from launch.state import Run
 from launch.supervise import ASLEEP_S, START_S
-from launch.watch import blame
+from launch.watch import blame, who
 
 
 class Watching:
@@ -43,6 +43,9 @@ class Watching:
         for group in [world, *alone]:
             seen = {place.seen(now): place for place in group if place.has_agent}
             found = blame(list(seen))
+            if found and found.seen:
+                place = seen[found.seen]
+                return place, found.why.replace(who(found.seen), place.who, 1)
             if found:
-                return (seen[found.seen] if found.seen else None), found.why
+                return None, found.why
         return None

@@ -11,7 +11,7 @@ from tests.integration.launching import ROOT, run
 # Answers what setup.sh asks of a Python; `-m venv DIR` makes one whose pip does as PIP says.
 PYTHON = """#!/bin/bash
 case "$*" in
-  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+  "-m venv "*) mkdir -p "$3/bin"; touch "$3/pyvenv.cfg"; cp "$0" "$3/bin/python" ;;
   *"-m pip"*) echo "pip $*" >>"$CALLS"; [[ $PIP == works ]] || exit 1 ;;
   *check.py*) echo check >>"$CALLS" ;;
   *) exit 0 ;;
@@ -50,8 +50,7 @@ def setup(checkout, pip="works", **environ):
         PYTHON=str(place / "python"),
         CALLS=str(place / "calls"),
         PIP=pip,
-        LOCKSTEP_VENV=".venv",
-        **environ,
+        **{"LOCKSTEP_VENV": ".venv", **environ},
     )
 
 
@@ -107,3 +106,24 @@ def test_a_missing_python_is_named(checkout):
     )
     assert done.code == 2, done.all
     assert "no no-such-python: install Python 3.11 to 3.13" in done.err
+
+
+def test_a_folder_that_is_no_virtual_environment_is_left_alone(checkout):
+    mine = checkout / ".venv" / "notes.txt"
+    mine.parent.mkdir()
+    mine.write_text("a year's work")
+    refused = setup(checkout)
+    assert refused.code == 2 and ".venv is not a virtual environment" in refused.err, refused.all
+    assert mine.read_text() == "a year's work" and calls(checkout) == []
+
+
+def test_the_virtual_environment_of_another_clone_is_left_alone(checkout):
+    assert setup(checkout).code == 0
+    other = checkout.parent / "other"
+    shutil.copytree(checkout / "launch", other / "launch")
+    shutil.copy(checkout / "requirements.txt", other)
+    calls(checkout)
+    refused = setup(other, LOCKSTEP_VENV=str(checkout / ".venv"))
+    assert refused.code == 2, refused.all
+    assert f"is that of the clone in {checkout}: unset LOCKSTEP_VENV" in refused.err
+    assert setup(checkout).code == 0 and calls(checkout) == []  # and it is ready as ever

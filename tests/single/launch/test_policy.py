@@ -99,7 +99,7 @@ class Game:
         self.call()
         self.member()
         self.step = step
-        self.pass_(0.5)
+        self.pass_(10)
         assert self.mode == "running"
         self.take()
         return self
@@ -317,6 +317,50 @@ def test_a_report_from_before_a_new_world_blames_nobody(three):
     three.take()
     three.policy.tick(three.now)
     assert three.told(DUMP) == []
+
+
+def test_those_that_waited_for_a_stuck_rank_are_not_stuck_when_it_is_gone(three):
+    late = {"waits": False, "wants_stop": False, "age_s": 6.0, "limit_s": 5.0, "step": 9}
+    phases = {0: "step", 1: "callbacks", 2: "step"}
+    three.phase = {n: {"reading": {**late, "phase": phase}} for n, phase in phases.items()}
+    three.pass_(2)
+    three.end(1)
+    three.pass_(2)  # reports of what they did before they were cut
+    three.waits(0, 2)
+    three.member()
+    assert three.mode == "running"
+    three.phase.clear()
+    three.pass_(2)
+    three.take()
+    assert not any("restarting" in text for text in three.said)
+
+
+def test_survivors_that_do_not_come_to_the_door_are_stuck_in_the_end(three):
+    late = {"waits": False, "wants_stop": False, "limit_s": 5.0, "step": 9}
+    three.end(1)
+    three.phase = {0: {"reading": {**late, "phase": "callbacks", "age_s": 3.0}}}
+    three.pass_(2)
+    three.take()
+    three.phase = {0: {"reading": {**late, "phase": "callbacks", "age_s": 9.0}}}
+    three.pass_(2)
+    assert three.told(DUMP) == []
+    three.pass_(2)
+    assert three.told(DUMP) == [0]
+
+
+def test_a_newcomer_is_not_judged_by_the_rank_that_was_there_before(three):
+    without(three, 1)
+    three.pass_(0.5)
+    assert newcomers(three) == [1]
+    late = {"waits": False, "wants_stop": False, "age_s": 20.0, "limit_s": 5.0, "step": 9}
+    three.phase[1] = {"reading": {**late, "phase": "agreement"}}
+    three.pass_(0.5)
+    assert three.told(DUMP) == []
+    three.pass_(6)
+    three.take()
+    three.end(1)
+    three.take()
+    assert "newcomer 1 on h1: no progress" in three.said[-1]
 
 
 def test_a_rank_that_goes_on_after_all_is_not_killed(three):
