@@ -10,6 +10,7 @@ from app.checkpoints.init_from import load_weights
 from app.checkpoints.keeper import Keeper
 from app.checkpoints.mirror import mirror_of
 from app.config import Config
+from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.replicas import broadcast_state
 from app.distributed.world import World
 from app.elastic.door import DOOR
@@ -55,13 +56,18 @@ def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
 
 def initial_state(config: Config, data: LoadedData, schedule: Schedule, world: World) -> TrainState:
     """A built model and optimizer, from the seed; nothing is written yet."""
-    classifier = build_classifier(config, data.plan, data.splits["train"].labels, world)
+    labels = data.splits["train"].labels
+    classifier = world.place(lambda: build_classifier(config, data.plan, labels, world))
+
+    def optimizer() -> DistributedOptimizer:
+        made = build_optimizer(config, schedule, world)
+        classifier.compile(made)
+        made.build(classifier.trainable_variables)
+        return made
 
     def renew(state: TrainState) -> None:
         freeze(config, classifier.network, unfrozen=bool(state.unfrozen_at))
-        state.optimizer = build_optimizer(config, schedule, world)
-        classifier.compile(state.optimizer)
-        state.optimizer.build(classifier.trainable_variables)
+        state.optimizer = world.place(optimizer)
 
     state = TrainState(classifier, None, config.training.seed, renew=renew)
     renew(state)

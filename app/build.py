@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -160,19 +161,23 @@ def build_optimizer(config: Config, schedule: Schedule, world: World) -> Distrib
     )
 
 
-def build_feed(config: Config, classifier: Classifier, train: Split) -> Feed:
-    """What makes the training batches, augmented if the config asks for it."""
-    has_several = len(classifier.classes) > 1
+def build_feed(config: Config, classes: Sequence[int], train: Split, counts: bool = False) -> Feed:
+    """What makes the training batches, augmented if the config asks for it.
+
+    `classes`: of each head; `counts`: whether batches say how many labels their step has. Raises
+    UserError if blends of several labels cannot be counted.
+    """
+    seed = config.training.seed
     if not config.augmentation.is_on:
-        return Feed(train, counts=classifier.normalises)
-    classes: Any = classifier.classes if has_several else classifier.classes[0]
-    augment = Augment(config.augmentation, classes, config.training.seed)
+        return Feed(train, counts=counts)
+    has_several = len(classes) > 1
+    augment = Augment(config.augmentation, classes if has_several else classes[0], seed)
     if has_several and augment.soft and config.training.backward_passes_per_step > 1:
         raise UserError(
             "mixup and cutmix with several labels do not go with backward_passes_per_step > 1: "
             "what is left of labels that are missing is counted in each pass alone"
         )
-    return Feed(train, augment, counts=classifier.normalises and not (has_several and augment.soft))
+    return Feed(train, augment, counts=counts and not (has_several and augment.soft))
 
 
 def owners_of_run(config: Config, world: World, train: Split) -> np.ndarray | None:

@@ -127,18 +127,7 @@ class Classifier(keras.Model):
         batch, weights = unpacked(data)
         examples = tf.shape(batch.labels)[0]
         counts = self._counts_of(batch) if self.normalises else None
-
-        def learn():
-            with tf.GradientTape() as tape:
-                logits = self._logits_of(batch)
-                losses = [weighed(one, weights) for one in self.objective.losses(batch, logits)]
-                loss = self._loss_of(losses, counts)
-                objective = self.optimizer.scale_loss(loss)
-            return loss, losses, logits, tape.gradient(objective, self.trainable_variables)
-
-        statistics = self._statistics()
-        loss, losses, logits, gradients = self._unless_empty(learn, batch)
-        self._undo_statistics(statistics, loss)
+        loss, losses, logits, gradients = self.learn(batch, weights, counts)
         weight, total = self._weights_of(examples, batch.total, counts)
         self.optimizer.apply(
             gradients, self.trainable_variables, weight=weight, total_weight=total, loss=loss
@@ -152,6 +141,30 @@ class Classifier(keras.Model):
             self.get_metrics_result,
         )
         return self.get_metrics_result()
+
+    def learn(
+        self, batch: Batch, weights: Any = None, counts: Any = None
+    ) -> tuple[tf.Tensor, list[tf.Tensor], Any, list[Any]]:
+        """Forward and backward: (what this rank minimises, the losses of examples by head, logits,
+        gradients); in the graph of a step. Changes no variable but the moving statistics of
+        BatchNorm, and these not where a number is not finite.
+
+        `weights`: of the examples, or None; `counts`: of the labels of each head in the whole step,
+        float32 (heads,); None for the mean over these examples.
+        """
+
+        def learn():
+            with tf.GradientTape() as tape:
+                logits = self._logits_of(batch)
+                losses = [weighed(one, weights) for one in self.objective.losses(batch, logits)]
+                loss = self._loss_of(losses, counts)
+                objective = self.optimizer.scale_loss(loss)
+            return loss, losses, logits, tape.gradient(objective, self.trainable_variables)
+
+        statistics = self._statistics()
+        loss, losses, logits, gradients = self._unless_empty(learn, batch)
+        self._undo_statistics(statistics, loss)
+        return loss, losses, logits, gradients
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Losses and accuracies of one batch, with what training adds (dropout) turned off."""

@@ -21,6 +21,10 @@ class UserError(Exception):
         self.shared = shared
 
 
+class ServerLost(RuntimeError):  # noqa: N818 (an event)
+    """A process that held a part of the run's state is gone. The message is all there is to say."""
+
+
 def suggest(given: str, valid: Iterable[str]) -> str:
     """`did you mean 'cifar10'? Valid: ...`, for the end of a message about an unknown name."""
     names = sorted(valid)

@@ -60,6 +60,8 @@ class Loop:
         on_landing: called when the world has become another one; see `Lead.land`.
     """
 
+    reports_of: type[Reports] = Reports
+
     def __init__(
         self,
         config: Config,
@@ -86,8 +88,10 @@ class Loop:
             list(callbacks), add_history=True, add_progbar=False, model=self.classifier
         )
         self.clock = Clock()
-        every = config.run.log_every_steps
-        self._reports = Reports(world, state, self.clock, shows, self._examples, every)
+        self._log_every = config.run.log_every_steps
+        self._reports = self.reports_of(
+            world, state, self.clock, shows, self._examples, self._log_every
+        )
         self.goodput = goodput or Goodput(None)
         self.member = Member(config, world, state)
         self._on_landing = on_landing
@@ -111,7 +115,8 @@ class Loop:
         self._begins_anew = False  # at another place than the end of this epoch
         self._own_examples = 0  # trained on since the last commit point
         self._pending: Progress | None = None  # an epoch whose end is not over
-        self._feed = build_feed(config, self.classifier, splits["train"])
+        counts = self.classifier.normalises
+        self._feed = build_feed(config, self.classifier.classes, splits["train"], counts)
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(strata(splits["train"].labels), splits["train"].files_of, balanced)
         self._round = config.distribution.sync_every_steps  # steps; None: there are no rounds
@@ -344,12 +349,16 @@ class Loop:
         said = heard.numpy()
         if said[0] < 0:  # inside a round
             return False
-        first_bad = self.state.optimizer.signals.first_bad() if said[1:].any() else None
+        first_bad = self._first_bad() if said[1:].any() else None
         if not self._health.see_step(self.state.step - 1, said, first_bad):
             return False
         if not self._go_back():
             raise self._health.too_many()
         return True
+
+    def _first_bad(self) -> str | None:
+        """Where this rank's numbers went bad in the newest step that was bad on any rank."""
+        return self.state.optimizer.signals.first_bad()
 
     def _jumps(self, progress: Progress | None, commits: bool) -> bool:
         """Whether training has gone back, since its loss has jumped; a collective. What a commit
@@ -451,6 +460,14 @@ class Loop:
         batches = self._feed.training(plan, self.world.rank, state.epoch)
         for number, batch in enumerate(batches):
             yield batch, (number + 1) % self.passes == 0
+
+    def notes(self) -> dict[str, str]:
+        """What is to be said of this loop before it trains, beside what is said of every run."""
+        return {}
+
+    def results(self) -> dict[str, Any]:
+        """The same, after it: plain JSON values."""
+        return {}
 
     @property
     def stragglers(self) -> list[dict[str, Any]]:

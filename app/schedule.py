@@ -5,8 +5,9 @@ a step is a different part of an epoch at another world size or batch size, and 
 with either.
 """
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
@@ -64,6 +65,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         self.boundaries = list(boundaries)
         self.factor = factor
         self.restart = restart
+        self._given: tf.Tensor | None = None
         # Not a Keras variable: it follows from the place in the run, so it is not saved state.
         with tf.init_scope(), tf.device("CPU"):
             self._now = tf.Variable(float(peak), trainable=False)
@@ -92,9 +94,18 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         # Not as Python's float: TensorFlow keeps every one that it has met for ever.
         self._now.assign(np.array(self.rate(done, after), np.float32))
 
+    @contextlib.contextmanager
+    def given(self, rate: tf.Tensor) -> Iterator[None]:
+        """What is traced in the block learns at this rate, float32 (), wherever training is."""
+        self._given = rate
+        try:
+            yield
+        finally:
+            self._given = None
+
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         """The rate for the place that `move_to` named, float32 (); `step` does not matter."""
-        return tf.identity(self._now)
+        return tf.identity(self._now if self._given is None else self._given)
 
     def get_config(self) -> dict:
         """Keras' serialisation."""

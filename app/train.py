@@ -35,6 +35,8 @@ from app.monitor.profiler import Profiler
 from app.monitor.progress import Show
 from app.monitor.rank_log import keep_logs
 from app.monitor.tables import plan_of_run, result_of_run
+from app.parameter_servers import coordinator as parameter_servers
+from app.parameter_servers.loop import DealtLoop
 from app.preflight import with_fitting_batch
 from app.pulse import PULSE
 from app.run_files import RunFiles
@@ -80,11 +82,15 @@ def _run(
     began = time.monotonic()
     wire = config.distribution
     PULSE.limits(wire.step_timeout_s, wire.phase_timeout_s)
-    world = world or devices.connect_configured(
-        monitoring.timeline,
-        stall_timeout_s=wire.phase_timeout_s + wire.step_timeout_s,
-        knobs=Knobs(wire.cycle_time_ms, wire.fusion_mb, wire.nccl_streams, wire.autotune_log),
-        by_host=wire.sync == "hierarchical",
+    world = (
+        world
+        or parameter_servers.connect(config)
+        or devices.connect_configured(
+            monitoring.timeline,
+            stall_timeout_s=wire.phase_timeout_s + wire.step_timeout_s,
+            knobs=Knobs(wire.cycle_time_ms, wire.fusion_mb, wire.nccl_streams, wire.autotune_log),
+            by_host=wire.sync == "hierarchical",
+        )
     )
     STOP.speaks = world.is_chief and not DOOR.joins
     PULSE.enter("preparation")
@@ -132,7 +138,8 @@ def _train(
         notes |= open_run(given, data, state, goes_on, keeper, world)
         keep_logs(directory, world)
     lead = Lead(config, data, state, world, keeper, lock, monitoring, DOOR.joins)
-    loop = Loop(
+    kind = DealtLoop if isinstance(world, parameter_servers.Coordinator) else Loop
+    loop = kind(
         given,  # which fits its batches to each world
         world,
         state,
@@ -145,7 +152,9 @@ def _train(
         lead.goodput,
         lead.land,
     )
-    lead.terminal.table("Lockstep trains", plan_of_run(config, data, state, schedule, notes, world))
+    lead.terminal.table(
+        "Lockstep trains", plan_of_run(config, data, state, schedule, notes | loop.notes(), world)
+    )
     if DOOR.joins:
         loop.join()
     timeline = world.timeline(RunFiles(directory).timeline) if monitoring.timeline else None
@@ -240,6 +249,7 @@ def _conclude(loop: Loop, data: LoadedData, board: Show) -> dict[str, Any]:
         "epoch": state.epoch,
         "examples_trained_on": loop.place.examples,
         **also,
+        **loop.results(),
     }
 
 

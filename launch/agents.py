@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import IO, Any
 
@@ -122,7 +122,7 @@ class Agents:
         thread.start()
         self._readers.append(thread)
 
-    def _read(self, number: int | None, stream: IO[bytes], is_error: bool) -> None:
+    def _read(self, number: int | None, stream: Iterable[bytes], is_error: bool) -> None:
         for line in stream:
             speaker, text = split(line) if number is None else (number, line)
             with self._lock:

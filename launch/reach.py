@@ -22,12 +22,21 @@ from app.doctor.probe import OK, PROBLEM, Pending, Result
 from app.errors import UserError
 from launch import pod
 
+LOOPBACK_ADDRESS = "127.0.0.1"
 LOOK_EVERY_S = 2.0
 FIND_TIMEOUT_S = 2.0 * CONNECT_TIMEOUT_S + 10.0  # ssh -G, the name service, a connection
 
 
 def check(hosts: Sequence[Host], ssh: Ssh, interface: str | None, wait_s: float) -> str | None:
-    """Return the network interface to use, if every host can run ranks; print warnings.
+    """Return the network interface to use, if every host can run ranks; see `addresses`."""
+    return addresses(hosts, ssh, interface, wait_s)[0]
+
+
+def addresses(
+    hosts: Sequence[Host], ssh: Ssh, interface: str | None, wait_s: float
+) -> tuple[str | None, dict[str, str]]:
+    """(the network interface to use, the IPv4 address of each host there), if every host can run
+    ranks; prints warnings. None, and 127.0.0.1, if all of them are this host.
 
     `wait_s`: how long to wait until the hosts' names resolve and their ssh ports are open. Raises
     UserError with a line for every problem.
@@ -46,7 +55,11 @@ def check(hosts: Sequence[Host], ssh: Ssh, interface: str | None, wait_s: float)
         problems = [_with_advice(result) for result in problems]
         told = "\n".join(line for result in problems for line in lines(result))
         raise UserError(f"no rank was started: {len(problems)} problem(s) with the hosts\n{told}")
-    return interface or _choose(here, answers)
+    chosen = interface or _choose(here, answers)
+    found = {answer.host.name: answer.facts["interfaces"] for answer in answers}
+    return chosen, {
+        name: of_host[chosen] if chosen else LOOPBACK_ADDRESS for name, of_host in found.items()
+    }
 
 
 def _with_advice(problem: Result) -> Result:

@@ -32,11 +32,12 @@ class Report:
     """Takes every line of a launcher, shows those meant for the user, and reports what failed.
 
     `hosts`: the host name of each rank. Where ranks come and go, this is about places; `named`
-    tells which rank is at one.
+    tells which rank is at one. `called`: what people call them, if not rank 1, 2, ...
     """
 
-    def __init__(self, hosts: Sequence[str], errors: BinaryIO):
+    def __init__(self, hosts: Sequence[str], errors: BinaryIO, called: Sequence[str] = ()):
         self._hosts = dict(enumerate(hosts))
+        self._called = dict(enumerate(called))
         self._errors = errors
         self._speaker: int | None = None
         self._spoke: set[int] = set()
@@ -167,12 +168,14 @@ class Report:
     def _who(self, rank: int) -> str:
         many = len(set(self._hosts.values())) > 1 and rank in self._hosts
         name = self._names.get(rank, rank)
-        told = f"newcomer {rank}" if name is None else f"rank {name}"
+        told = f"newcomer {rank}" if name is None else self._called.get(rank, f"rank {name}")
         return told + (f" on host {self._hosts[rank]}" if many else "")
 
     def _show(self, rank: int, text: bytes, screen: BinaryIO) -> None:
         name = self._names.get(rank, rank)
         prefix = b"[+%d] " % rank if name is None else b"[%d] " % name if name else b""
+        if prefix and rank in self._called:
+            prefix = f"[{self._called[rank]}] ".encode()
         screen.write(prefix + text)
         screen.flush()
 

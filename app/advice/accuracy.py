@@ -33,6 +33,11 @@ NOTES = {
     "terngrad": "loses to int8 above 8 ranks",
 }
 
+ASYNCHRONOUS = (
+    "where workers are uneven, or come and go: launch/parameter_servers.sh, in which nobody waits "
+    "for a slow one (not tried here; what it costs: NOTES.md)"
+)
+
 
 class Cost(NamedTuple):
     """Points of accuracy that were lost (0 if none, None if never measured), and in words."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.advice.accuracy import SOURCE, cost_of
+from app.advice.accuracy import ASYNCHRONOUS, SOURCE, cost_of
 from app.advice.model import Cluster, Line
 from app.advice.output import line_text
 from app.advice.predict import Prediction, Workload, predict
@@ -119,7 +119,11 @@ def algorithms(work: Workload, cluster: Cluster) -> str:
 def recommendation(best: Tried, reasons: Sequence[str]) -> str:
     """What to write into a recipe, and why."""
     return "\n".join(
-        ["Recommended:", *(f"  {line}" for line in keys(best)), *(f"- {one}" for one in reasons)]
+        [
+            "Recommended:",
+            *(f"  {line}" for line in keys(best)),
+            *(f"- {one}" for one in (*reasons, ASYNCHRONOUS)),
+        ]
     )
 
 

@@ -107,7 +107,9 @@ def _first_batches(config: Config, data: LoadedData, world: World, classifier: A
     plan = epochs.plan(config.training.seed, 0, 0)
     passes = config.training.backward_passes_per_step
     whole = max(1, min(MOST_BATCHES // passes, len(train) // epochs.batch_size))
-    feed = build_feed(config, classifier, train).training(plan, world.rank)
+    feed = build_feed(config, classifier.classes, train, classifier.normalises).training(
+        plan, world.rank
+    )
     batches = [batch for _, batch in zip(range(whole * passes), feed, strict=False)]
     feed.close()  # type: ignore[attr-defined]
     return batches

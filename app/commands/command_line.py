@@ -21,10 +21,18 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from app.commands.parser import Parser
-from app.distributed.launcher import read_launcher
+from app.distributed.launcher import PARAMETER_SERVERS, read_launcher
 from app.elastic.door import DOOR
 from app.elastic.forks import serve
-from app.errors import FAILURE, INTERRUPTED, STOPPED, USER_ERROR, UserError, suggest
+from app.errors import (
+    FAILURE,
+    INTERRUPTED,
+    STOPPED,
+    USER_ERROR,
+    ServerLost,
+    UserError,
+    suggest,
+)
 from app.monitor import logs
 from app.stop import STOP, Stopped
 
@@ -57,7 +65,10 @@ def run(arguments: Sequence[str]) -> int:
         command, options = _parsed(arguments)
         # A newcomer has no rank among the others yet, and so nothing to say on the screen.
         _prepare(1 if DOOR.is_outside else read_launcher().rank, getattr(options, "quiet", False))
-        return command(options) or 0
+        code = command(options) or 0
+        if read_launcher().launcher == PARAMETER_SERVERS:
+            _leave(code)  # TensorFlow would wait for threads that wait for its servers
+        return code
     except UserError as error:
         return _stop(f"error: {error}", USER_ERROR, speaks=not error.shared)
     except BrokenPipeError:  # the reader of our output has seen enough: | head
@@ -67,6 +78,8 @@ def run(arguments: Sequence[str]) -> int:
         return _stopped(str(message))
     except KeyboardInterrupt:
         return _stop("interrupted", INTERRUPTED, speaks=False)
+    except ServerLost as error:
+        return _stop(f"error: {error}", FAILURE, speaks=True)
     except Exception as error:
         return _failed(error)
 

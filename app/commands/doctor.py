@@ -32,10 +32,17 @@ from app.doctor.hosts import (
     parse_hostfile,
     parse_hosts,
 )
-from app.doctor.machine import check_disk, check_limits, judge_name, judge_own_interfaces
+from app.doctor.machine import (
+    check_disk,
+    check_limits,
+    judge_listening,
+    judge_name,
+    judge_own_interfaces,
+)
 from app.doctor.probe import PROBLEM, WARNING, Pending, Result, attempt, stop_all
 from app.doctor.software import check_allreduce, check_imports, start_probes
 from app.doctor.versions import check_versions, package_names, read_pins
+from app.parameter_servers.listening import why_not
 
 QUICK_TIMEOUT_S = 30.0
 ALL_IMPORTS_TIMEOUT_S = 200.0
@@ -108,6 +115,7 @@ def check(
     yield from attempt("disk", disk, QUICK_TIMEOUT_S)
     yield judge_name(facts["hostname"], facts["addresses"], len(hosts) > 1)
     yield judge_own_interfaces(facts["interfaces"], network_interface)
+    yield judge_listening(why_not())
     if others:
         yield from attempt("hosts", others, hosts_timeout_s(len(hosts)))
     imports = Pending(check_imports, probes, facts["gpus"])

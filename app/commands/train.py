@@ -3,10 +3,11 @@
 import argparse
 
 from app.commands.parser import add_json, add_recipe, results
-from app.distributed.launcher import read_launcher
+from app.distributed.launcher import read_launcher, read_task
 from app.elastic.door import DOOR
 from app.errors import UserError
 from app.monitor.options import Monitoring, ProfiledSteps
+from app.parameter_servers.check import check as check_parameter_servers
 from app.recipe import add_flags, given_keys, load
 from app.stop import STOP
 
@@ -52,12 +53,18 @@ def run(options: argparse.Namespace) -> None:
             config, options.resume = config.in_directory(DOOR.run), True
         if options.resume and config.run.run_dir is None:
             raise UserError("--resume needs --run-dir, the directory of the run to continue")
-        launched = read_launcher()
+        launched, task = read_launcher(), read_task()
+        monitoring = Monitoring(options.quiet, options.profile, options.timeline)
+        if task is not None and not task.leads:
+            from app.parameter_servers.serve import serve
+
+            serve(task)
         if launched.rank == 0 and not DOOR.joins:
             from app.preflight import check
 
-            check(config, options.resume, launched.size)
+            check(config, options.resume, launched.size if task is None else 1)
+            if task is not None:
+                check_parameter_servers(config, monitoring)
         from app.train import train
 
-        monitoring = Monitoring(options.quiet, options.profile, options.timeline)
         found.append(train(config, resume=options.resume, monitoring=monitoring))

@@ -104,6 +104,11 @@ class Distribution(Section):
         description="when ranks differ: end the run, or give all the variables of the majority "
         "(without one, as with 2 ranks, the run ends)",
     )
+    max_staleness: Annotated[int, Field(ge=0)] = Field(
+        16,
+        description="parameter servers (launch/parameter_servers.sh): how many batches beyond one "
+        "per worker are dealt after one that is not done; 0: nobody gets ahead",
+    )
     step_timeout_s: Annotated[float, Field(gt=0)] = Field(
         120.0,
         description="seconds without progress, in a step or at a commit point, after which a "

@@ -221,11 +221,16 @@ class Feed:
         Raises UserError if a file of the split can no longer be read.
         """
 
-        def make(part: tuple[Share, np.ndarray | None]) -> Batch:
-            share, counts = part
-            return self._batch(share.indices, share.global_indices, share.positions, epoch, counts)
+        return self._ahead(
+            lambda part: self._of_share(part[0], epoch, part[1]), self._counted(plan.shares(rank))
+        )
 
-        return self._ahead(make, self._counted(plan.shares(rank)))
+    def batch(self, share: Share, epoch: int) -> Batch:
+        """A rank's part of one pass, without counts; errors as of `training`."""
+        return self._of_share(share, epoch)
+
+    def _of_share(self, share: Share, epoch: int, counts: np.ndarray | None = None) -> Batch:
+        return self._batch(share.indices, share.global_indices, share.positions, epoch, counts)
 
     def _counted(self, shares: Iterable[Share]) -> Iterator[tuple[Share, np.ndarray | None]]:
         """Each share with the labels of each head in its whole step, int64 (heads,)."""

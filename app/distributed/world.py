@@ -91,6 +91,14 @@ class World:
         """
         return self, self
 
+    def place(self, make: Callable[[], Any]) -> Any:
+        """`make()`, whose variables will be where training has them."""
+        return make()
+
+    def near(self, classifier: Any) -> Any:
+        """A classifier with the present weights of this one, and with variables of this process."""
+        return classifier
+
     @property
     def may_change(self) -> bool:
         """Whether `move_out` and `move_into` work."""

@@ -182,6 +182,20 @@ def judge_own_interfaces(interfaces: Mapping[str, str], wanted: str | None) -> R
     return Result(OK, "interfaces", found)
 
 
+def judge_listening(why_not: str | None) -> Result:
+    """Whether parameter servers can be kept to one interface; `why_not`: the reason if not."""
+    name = "servers' ports"
+    if why_not is None:
+        found = "launch/parameter_servers.sh can keep TensorFlow's servers, which ask for no "
+        return Result(OK, name, found + "password, to loopback or one interface")
+    return Result(
+        WARNING,
+        name,
+        f"a socket cannot be limited to one address here ({why_not})",
+        "launch/parameter_servers.sh will not start: use launch/local.sh or launch/hosts.sh",
+    )
+
+
 def check_limits(cores: int, gpus: int) -> list[Result]:
     """Cores, threads, memory and shared memory."""
     import resource

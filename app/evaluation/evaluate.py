@@ -37,6 +37,7 @@ def evaluate(
     of heads, if the classifier is calibrated; the results then have the `raw` scores too.
     `sureness`: one for each head, which remembers this rank's part; it is not gathered.
     """
+    classifier = world.near(classifier)
     known_as = [task.name for task in classifier.objective.tasks]
     temperatures = temperatures or {}
     tallies = [Tally(classes, most_mistakes) for classes in classifier.classes]

@@ -109,31 +109,41 @@ class Reports:
         held_up_s, asked = self._held_up_s, time.perf_counter()
         metrics = self._metrics()
         self._held_up_s = time.perf_counter() - asked  # by the others; it counts from here on
-        progress = self._progress(metrics, self._reported)
+        measured = self._measured(passes, held_up_s)
+        progress = dataclasses.replace(self._progress(metrics, self._reported), **measured)
+        steps = self._state.step - self._reported_step
+        for text in self.stragglers.see(progress.times, steps) if progress.times else ():
+            for show in self._shows:
+                show.straggles(progress.step, text)
+        self._reported = self._clock.mark
+        self._reported_step = self._state.step
+        for show in self._shows:
+            show.trained(progress)
+        return progress
+
+    def _measured(self, passes: int, held_up_s: float) -> dict[str, Any]:
+        """What of a `Progress` was measured since the last report; a collective."""
         passed, sent = self._clock.since(self._reported), self._telemetry.totals
         exposed_s, in_bytes, uncompressed = np.subtract(sent, self._sent).tolist()
+        self._sent = sent
         used = psutil.Process().memory_info().rss
         timed_steps = passed.passes / passes
         stepped, exchange = passed.stepped + held_up_s, exposed_s + held_up_s
         row = (timed_steps, passed.seconds, passed.waited, stepped, exchange, used)
         table = self._world.allgather(tf.constant([row], tf.float64), "loop.times").numpy()
-        times, steps = RankTimes.of(table[:, :5]), self._state.step - self._reported_step
-        for text in self.stragglers.see(times, steps):
-            for show in self._shows:
-                show.straggles(progress.step, text)
-        progress = dataclasses.replace(
-            progress,
-            times=times,
-            memory_bytes=table[:, 5],
-            facts=self._telemetry.facts,
-            bytes_sent=in_bytes / steps,
-            bytes_uncompressed=uncompressed / steps,
-        )
-        self._reported, self._sent = self._clock.mark, sent
-        self._reported_step = self._state.step
-        for show in self._shows:
-            show.trained(progress)
-        return progress
+        steps = self._state.step - self._reported_step
+        return {
+            "times": RankTimes.of(table[:, :5]),
+            "memory_bytes": table[:, 5],
+            "facts": self._telemetry.facts,
+            "bytes_sent": in_bytes / steps,
+            "bytes_uncompressed": uncompressed / steps,
+        }
+
+    def _skipped_steps(self) -> int:
+        """Steps since the beginning that changed nothing."""
+        state = self._state
+        return state.step - state.unfrozen_at - int(state.optimizer.iterations)
 
     def _progress(self, metrics: dict[str, float], since: Mark) -> Progress:
         state, optimizer = self._state, self._state.optimizer
@@ -145,7 +155,7 @@ class Reports:
             examples_per_second=self._clock.since(since).examples_per_second,
             learning_rate=float(optimizer.learning_rate),
             examples=place_of(state, self._examples).examples,
-            skipped_steps=state.step - state.unfrozen_at - int(optimizer.iterations),
+            skipped_steps=self._skipped_steps(),
             loss_scale=None if scale is None else float(scale),
         )
 

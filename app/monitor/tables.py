@@ -133,6 +133,7 @@ def result_of_run(metrics: dict[str, Any], directory: Path, checkpoint: str) -> 
         "time": f"{metrics['seconds']:.1f} s",
         "goodput": str(GoodputSummary(goodput["seconds"], goodput["restarts"])),
         **({"stragglers": described(stragglers)} if stragglers else {}),
+        **_of_workers(metrics.get("parameter_servers")),
         "checkpoint": checkpoint,
         **_left_behind(directory),
         "TensorBoard": f"tensorboard --logdir {shlex.quote(str(RunFiles(directory).tensorboard))}",
@@ -156,6 +157,16 @@ def _early_stopping(metrics: dict[str, Any]) -> dict[str, str]:
     after = f"after epoch {metrics['epoch']}" if seen["ended_the_run"] else "not needed"
     best = f"the best validation {seen['watches']} was {seen['best']:.4f}"
     return {"early stop": f"{after}; {best}, in epoch {seen['best_epoch']}"}
+
+
+def _of_workers(found: Mapping[str, Any] | None) -> dict[str, str]:
+    """What became of the batches that a coordinator has dealt to its workers, if there was one."""
+    if found is None:
+        return {}
+    batches = ", ".join(f"worker {i} {number:,}" for i, number in enumerate(found["batches"]))
+    again = f"; {found['dealt_again']} dealt again" if found["dealt_again"] else ""
+    stale = f"{found['staleness_mean']:.1f} updates on average, {found['staleness_max']} at most"
+    return {"batches": f"{batches}{again}", "staleness": stale}
 
 
 def _left_behind(directory: Path) -> dict[str, str]:

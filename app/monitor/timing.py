@@ -45,13 +45,14 @@ class Clock:
             self._waited_now += self._given - asked
             yield batch
 
-    def tick(self, examples: int, compiled: bool) -> None:
-        """A pass over `examples` has been started; `compiled`: it was compiled first."""
+    def tick(self, examples: int, compiled: bool, waited_s: float | None = None) -> None:
+        """A pass over `examples` has been started; `compiled`: it was compiled first. `waited_s`:
+        for its input, where `waits_for` does not know."""
         now = time.perf_counter()
         if self._last is not None and not compiled:
             self.examples += examples
             self.passes += 1
-            self.waited += self._waited_now
+            self.waited += self._waited_now if waited_s is None else waited_s
             self.stepped += now - self._given if self._given is not None else 0.0
             self.seconds += now - self._last
         self._last = now

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from app.doctor.hosts import Host
 from launch.commands import RANK, Placement, mpi_command
-from launch.gloo import rank_variables
+from launch.worlds import Worlds
 from tests.cluster.namespaces import Network, why_not
 
 UNSHAPED = "10gbit"  # about what the bridge carries between two processes
@@ -94,9 +94,10 @@ def _placement(slots: dict[str, int]) -> Placement:
 def _start_gloo(slots: dict[str, int], enter: dict[str, list[str]], command: list[str]) -> int:
     """On the first host: start the ranks, and end all of them if one fails; returns its code."""
     placement = _placement(slots)
+    told = Worlds(placement.interface).open(placement.host_of_rank)
     ranks = [
         subprocess.Popen([*enter[host], *command], env={**os.environ, **variables})
-        for host, variables in zip(placement.host_of_rank, rank_variables(placement), strict=True)
+        for host, variables in zip(placement.host_of_rank, told, strict=True)
     ]
     try:
         while True:

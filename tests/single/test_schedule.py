@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
+import tensorflow as tf
 
 from app.build import build_schedule
 from app.config import Optimizer
@@ -164,3 +165,21 @@ def test_one_cycle_is_the_same_at_every_number_of_workers(before: int, now: int)
     undisturbed = Schedule(1.0, "one_cycle", 0, EPOCHS)
     for done, (share, _) in resumed.items():
         assert share == pytest.approx(undisturbed.rate(done, done)) and share > 0
+
+
+def test_a_step_may_be_given_its_rate_wherever_training_is() -> None:
+    schedule = Schedule(0.1, "constant", warmup_epochs=0, epochs=10)
+    optimizer = keras.optimizers.SGD(schedule)
+    variable = keras.Variable(np.zeros(1), dtype="float32")
+    optimizer.build([variable])
+
+    @tf.function(autograph=False)
+    def step(rate: tf.Tensor) -> None:
+        with schedule.given(rate):
+            optimizer.apply([tf.ones(1)], [variable])
+
+    for rate in (0.5, 0.25):
+        step(tf.constant(rate))
+    assert variable.numpy() == pytest.approx([-0.75])
+    optimizer.apply([tf.ones(1)], [variable])  # outside, that of the place
+    assert variable.numpy() == pytest.approx([-0.85])

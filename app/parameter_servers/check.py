@@ -1,0 +1,40 @@
+"""What does not go with parameter servers, refused by name. Loads no TensorFlow."""
+
+from app.config import Config, Distribution
+from app.errors import UserError
+from app.monitor.options import Monitoring
+
+MEANT_FOR_BOTH = ("max_staleness", "step_timeout_s", "phase_timeout_s")
+
+
+def check(config: Config, monitoring: Monitoring | None = None) -> None:
+    """Raise UserError for a key that parameter servers cannot honour."""
+    for key, field in Distribution.model_fields.items():
+        value = getattr(config.distribution, key)
+        if key not in MEANT_FOR_BOTH and value != field.default:
+            raise UserError(
+                f"{key} = {value!r} is about ranks that exchange through Horovod, and parameter "
+                "servers have none: leave it out, or train with launch/local.sh or launch/hosts.sh"
+            )
+    training = config.training
+    if training.backward_passes_per_step > 1:
+        raise UserError(
+            f"backward_passes_per_step = {training.backward_passes_per_step}: with parameter "
+            "servers every batch is an update of its own: leave it out, and make batches larger"
+        )
+    if training.ema_examples:
+        raise UserError(
+            f"ema_examples = {training.ema_examples}: with parameter servers nobody holds the "
+            "weights of one step, whose average this is: leave it out"
+        )
+    if training.precision == "mixed_float16":
+        raise UserError(
+            "precision = 'mixed_float16' needs a loss scale that all agree on, and workers on "
+            "parameter servers do not wait for each other: use mixed_bfloat16 or float32"
+        )
+    if monitoring and (monitoring.timeline or monitoring.profile):
+        flag = "--timeline" if monitoring.timeline else "--profile"
+        raise UserError(
+            f"{flag} records what ranks do, and a coordinator of parameter servers computes "
+            "nothing: leave it out"
+        )
