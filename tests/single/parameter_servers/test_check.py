@@ -20,6 +20,7 @@ OTHERS = {
     "outer_learning_rate": "0.5",
     "outer_momentum": "0.5",
     "aggregation": "average",
+    "sync_batch_norm": "true",
     "sparse_as_dense": "false",
     "bucket_mb": "1",
     "cycle_time_ms": "2",
@@ -47,6 +48,7 @@ def test_a_key_about_ranks_is_refused(key):
     ("given", "message"),
     [
         ({"backward_passes_per_step": "2"}, "backward_passes_per_step = 2"),
+        ({"ema_examples": "100"}, "ema_examples = 100"),
         ({"precision": "mixed_float16"}, "use mixed_bfloat16 or float32"),
     ],
 )
