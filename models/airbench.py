@@ -35,7 +35,7 @@ def build_airbench(
     x = layers.GlobalMaxPooling2D(name="strongest")(x)  # (B, 4 * width)
     x = Dropout(dropout, name="head_dropout")(x)
     x = layers.Rescaling(LOGIT_SCALE, dtype="float32", name="logit_scale")(x)
-    outputs = logits_of(x, classes, use_bias=False)
+    outputs = logits_of(x, classes)
     heads = outputs if isinstance(outputs, list) else [outputs]
     means = [
         MeanOfMirrored(dtype="float32", name=f"mean_{number}")(one)

@@ -53,7 +53,7 @@ class Scored:
 
 class _Result:
     def __init__(self, loss: float):
-        self.loss, self.accuracy = loss, 1 - loss
+        self.loss, self.accuracy, self.several = loss, 1 - loss, {}
 
 
 LOSSES = [0.5, 0.4, 0.45, 0.41, 0.3]

@@ -92,7 +92,7 @@ def test_an_augmentation_gets_the_places_of_the_examples_in_the_epoch() -> None:
     images = Loaded(tf.zeros((10, 1, 1, 1), tf.uint8), np.arange(10))
     plan = EpochPlan(Shuffled(10, 0, 0), 4, 2, examples_seen=4)
 
-    def note(inputs, labels, positions, epoch):
+    def note(inputs, labels, positions, epoch, examples):
         return tf.cast(positions, tf.uint8), tf.one_hot(labels, 10)
 
     for rank in range(2):
@@ -167,7 +167,7 @@ def test_batches_are_copied_to_the_gpu_of_the_rank_before_they_are_asked_for(
             copied.append((value.shape, threading.current_thread() is threading.main_thread()))
         return identity(value)
 
-    def mix(inputs, labels, positions, epoch):
+    def mix(inputs, labels, positions, epoch, examples):
         return inputs, tf.one_hot(labels, 10)
 
     images = Loaded(tf.zeros((10, 1, 1, 1), tf.uint8), np.arange(10))

@@ -91,6 +91,7 @@ def card_of(folder: Path, name: str) -> str:
         plan=plan,
         heads=plan.heads,
         temperatures={},
+        uses="",
         kind="image",
         class_names=[name, "fine"],
         image_spec=spec,

@@ -24,7 +24,9 @@ def small_model(name, dropout=0.1):
         own = {"pretrained": ENCODER} if MODELS[name].needs_pretrained else {"width": 8}
         sizes = {"max_tokens": MAX_TOKENS, **own}
         return build_text_model(name, VOCABULARY_SIZE, CLASSES, dropout=dropout, **sizes)
-    return build_image_model(name, (8, 8, 3), CLASSES, width=NARROW_IMAGE[name], dropout=dropout)
+    pixels = max(8, MODELS[name].smallest_image_pixels)
+    width = NARROW_IMAGE.get(name, 4)
+    return build_image_model(name, (pixels, pixels, 3), CLASSES, width=width, dropout=dropout)
 
 
 def random_images(count, pixels=8):

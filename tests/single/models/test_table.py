@@ -24,7 +24,7 @@ from tests.single.models.small import (
 
 PARAMETERS = {
     "cnn": 25_578,
-    "airbench": 1_973_944,
+    "airbench": 1_973_954,
     "resnet20": 274_042,
     "resnet18": 11_183_562,
     "resnet50": 23_581_642,
@@ -152,7 +152,8 @@ def test_the_stages_of_an_encoder_are_all_but_its_head(name, deep):
 
 
 def test_models_import_neither_the_application_nor_horovod():
-    allowed = {"collections", "importlib", "re", "typing", "keras", "tensorflow", "models"}
+    allowed = {"collections", "importlib", "re", "typing"}
+    allowed |= {"numpy", "keras", "tensorflow", "models"}
     for file in Path(models.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import):
