@@ -1,11 +1,19 @@
-"""What TensorFlow's servers write to standard error at any log level, and nobody wants to read."""
+"""What TensorFlow's servers write to standard error at any log level, and nobody wants to read.
+
+What they call an error is a worker that was lost, which the launcher says; all else comes as an
+exception of Python too. What is fatal is shown.
+"""
 
 import re
 
 # I0000 00:00:1795721874.088324   22904 grpc_server_lib.cc:466] Started server ...
-NOTE = re.compile(rb"[IW]\d{4} \d\d:\d\d:\d+\.\d+ +\d+ \S+\.cc:\d+\] ")
+NOTE = re.compile(rb"[IWE]\d{4} \d\d:\d\d:\d+\.\d+ +\d+ \S+\.(?:cc|h):\d+\] ")
 HEADING = b"WARNING: All log messages before absl::InitializeLog()"
-FOLLOWS = (b"Additional GRPC error information", b":UNKNOWN:Error received from peer")
+FOLLOWS = (
+    b"Additional GRPC error information",
+    b":UNKNOWN:Error received from peer",
+    b"This could happen if the remote target has been disconnected",
+)
 OPENS = b"SessionOptions: "  # the last words of a note that goes on until an empty line
 
 
