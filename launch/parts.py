@@ -7,7 +7,10 @@ from typing import Any
 
 from app.distributed.launcher import called
 from app.pulse import Reading
-from launch.places import FIRST_S, LONGEST_S, STEADY_S
+
+# Between starts of a worker that fails again and again; the others go on meanwhile. After so long
+# at work, earlier failures are forgotten.
+FIRST_S, LONGEST_S, STEADY_S = 2.0, 60.0, 15.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from app.distributed.launcher import (
 )
 from app.distributed.world import World
 from app.errors import ServerLost, UserError
+from app.monitor.logs import STORY
 from app.parameter_servers.calls import call
 from app.parameter_servers.listening import address_of_host, check_free, listen_only_at
 from app.parameter_servers.serve import PREPARE
@@ -124,6 +125,7 @@ def connect(config: Config) -> Coordinator | None:
     if tf.config.get_visible_devices("GPU"):
         LOG.warning("parameter servers train on CPUs here: GPUs are left alone")
         tf.config.set_visible_devices([], "GPU")
+    logging.getLogger("tensorflow").addFilter(_only_in_the_log)
     _wait_for_all(task)
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec(task.cluster), task_type=COORDINATOR, task_id=0, rpc_layer="grpc"
@@ -132,6 +134,13 @@ def connect(config: Config) -> Coordinator | None:
         strategy = tf.distribute.ParameterServerStrategy(resolver)
     listen_only_at(address, port)
     return Coordinator(task, strategy)
+
+
+def _only_in_the_log(record: logging.LogRecord) -> bool:
+    """TensorFlow calls each worker that is lost an error. Whoever started it says so, and what is
+    wrong in earnest comes as an exception."""
+    STORY.info("TensorFlow: %s", record.getMessage())
+    return False
 
 
 def _wait_for_all(task: Task) -> None:

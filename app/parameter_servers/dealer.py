@@ -20,6 +20,7 @@ from app.parameter_servers.step import Result
 from app.pulse import PULSE
 
 BEAT_S = 5.0
+RETRY_S = 0.1
 DRAIN_S = 10.0  # for what is under way when training fails
 COMPLETIONS = 10_000  # of which the times are kept, to count those during a step
 
@@ -76,7 +77,7 @@ class Dealer:
         except (tf.errors.OpError, RuntimeError) as error:
             raise _explained(error) from error
         under_way = (self._number, share, time.monotonic())
-        self._under_way[self._pool.submit(remote.fetch)] = under_way
+        self._under_way[self._pool.submit(_fetched, remote)] = under_way
         self._number += 1
 
     def next(self) -> Result:
@@ -143,6 +144,18 @@ class Dealer:
             put_back(closure)
 
         queue.put_back = noted
+
+
+def _fetched(remote: Any) -> np.ndarray:
+    """The result of a batch. Its worker may be lost after the step and before the result is here:
+    then the batch is dealt again, as it is while the step runs, and there will be another one."""
+    while True:
+        try:
+            return remote.fetch()
+        except tf.errors.OpError:
+            if remote._error is not None:  # what TensorFlow does not try again
+                raise
+            time.sleep(RETRY_S)
 
 
 def _explained(error: Exception) -> Exception:

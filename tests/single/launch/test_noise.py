@@ -11,9 +11,13 @@ allow_soft_placement: true
 
 error: worker 0: port 1 of h is taken
 W0000 00:00:1795721969.334674   23199 grpc_worker_service.cc:536] RecvTensor cancelled for -45
-E0000 00:00:1795721969.334674   23199 x.cc:1] it is broken
+Additional GRPC error information from remote target /job:worker/replica:0/task:0 while
+:UNKNOWN:Error received from peer  {created_time:"2026-11-26T20:46:55.667943731+00:00"}
+E0000 00:00:1795721969.334674   23199 x.h:1] Failed to register function remotely
+This could happen if the remote target has been disconnected from the client.
 F0000 00:00:1795721969.334674   23199 x.cc:1] Check failed
 
+Additional GRPC error information that belongs to an error
 Traceback (most recent call last):
 """
 
@@ -22,5 +26,5 @@ def test_only_notes_are_left_out():
     noise = Noise()
     told = [line for line in TEXT.splitlines(keepends=True) if not noise.is_in(line)]
     assert [line.split()[0] for line in told if line.strip()] == [
-        b"error:", b"E0000", b"F0000", b"Traceback",
+        b"error:", b"F0000", b"Additional", b"Traceback",
     ]  # fmt: skip

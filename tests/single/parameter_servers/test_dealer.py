@@ -17,9 +17,13 @@ class Remote:
         self._done = threading.Event()
         self._outcome = None
 
-    def finish(self, outcome):
-        self._outcome = outcome
+    def finish(self, outcome, is_final=True):
+        self._outcome, self._is_final = outcome, is_final
         self._done.set()
+
+    @property
+    def _error(self):
+        return self._outcome if self._is_final else None
 
     def fetch(self):
         self._done.wait(20)
@@ -160,6 +164,16 @@ def test_a_lost_server_is_told_from_another_error(cluster):
     cluster.finish(1, outcome=tf.errors.InvalidArgumentError(None, None, "shapes"))
     with pytest.raises(tf.errors.InvalidArgumentError, match="shapes"):
         dealer.next()
+
+
+def test_a_result_that_is_lost_with_its_worker_comes_from_another(cluster):
+    dealer = Dealer(cluster, 2, 0, 5)
+    deal(dealer, cluster)
+    text = "failed to connect to all addresses: /job:worker/replica:0/task:0"
+    lost = tf.errors.UnavailableError(None, None, text)
+    cluster.dealt[0][0].finish(lost, is_final=False)
+    threading.Timer(0.3, lambda: cluster.finish(0, worker=1)).start()
+    assert dealer.next().worker == 1
 
 
 def test_nothing_done_for_too_long_is_an_error(cluster, monkeypatch):
