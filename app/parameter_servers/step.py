@@ -58,7 +58,7 @@ def build_step(classifier: Classifier, schedule: Schedule, like: Batch, about: s
         like: any batch of the run.
         about: what a worker must know of the run, JSON; see `serve.Worker.prepare`.
     """
-    specs = tf.nest.map_structure(lambda one: spec_of(one, None), like._replace(total=None))
+    specs = spec_of(like._replace(total=None), None)
     flat = [spec for spec in tf.nest.flatten(specs) if spec is not None]
 
     def read(rows: tf.Tensor, places: tf.Tensor, epoch: tf.Tensor) -> Batch:

@@ -175,7 +175,7 @@ def test_help_names_every_key_with_its_default():
 
 def commands() -> list[str]:
     done = run(app("--help"), timeout_s=30)
-    return re.findall(r"^    (\w+)  ", done.out, re.MULTILINE)
+    return re.findall(r"^    (\w+)(?:  |$)", done.out, re.MULTILINE)
 
 
 def test_the_readme_names_every_command_and_no_other():
