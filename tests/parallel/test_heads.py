@@ -55,9 +55,16 @@ CASES = {
     "two passes": {"counts": True, "passes": 2},
     "overlapped": {"counts": True, "strategy": "overlapped"},
 }
+IN_QUICK = ("counted by the plan", "two passes")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        case if case in IN_QUICK else pytest.param(case, marks=pytest.mark.full_matrix)
+        for case in CASES
+    ],
+)
 def test_n_ranks_end_where_one_ends(world, case):
     data, options = labelled(), {"tasks": TASKS, **CASES[case]}
     weights = train(world, network(), data, sgd(), **options)
