@@ -45,7 +45,7 @@ esac || {{ echo "docker $*" >>"$HOME/complaints"; exit 1; }}
 """
 LAUNCH = """\
 #!/bin/bash
-parse='import sys; from launch.start import parse; parse("{kind}", sys.argv[1:])'
+parse='import sys; from launch.{module} import parse; parse({first}sys.argv[1:])'
 {python} -c "$parse" "$@" 2>"$HOME/told" ||
   {{ printf '{kind}.sh %s: %s\\n' "$*" "$(cat "$HOME/told")" >>"$HOME/complaints"; exit 1; }}
 """
@@ -70,12 +70,22 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: x\n"
     )
     words = {"kubectl": shutil.which("kubectl"), "python": sys.executable}
+    of_ranks, served = {"module": "start"}, {"module": "cluster", "first": ""}
     for path, text in (
         ("bin/kubectl", KUBECTL.format(**words)),
         ("bin/docker", DOCKER),
         ("bin/python", PYTHON.format(**words)),
-        ("launch/local.sh", LAUNCH.format(kind="local", **words)),
-        ("launch/hosts.sh", LAUNCH.format(kind="hosts", **words)),
+        *(
+            (
+                f"launch/{kind}.sh",
+                LAUNCH.format(kind=kind, first=f'"{kind}", ', **of_ranks, **words),
+            )
+            for kind in ("local", "hosts")
+        ),
+        (
+            "launch/parameter_servers.sh",
+            LAUNCH.format(kind="parameter_servers", **served, **words),
+        ),
     ):
         (home / path).parent.mkdir(exist_ok=True)
         (home / path).write_text(text)
