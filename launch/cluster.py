@@ -154,7 +154,9 @@ def run(options: argparse.Namespace) -> int:
 def main(arguments: Sequence[str]) -> int:
     """`run`; returns the exit code."""
     try:
-        return run(parse(arguments))
+        options = parse(arguments)
+        commands.check_directory()
+        return run(options)
     except UserError as error:
         pod.leave(f"error: {error}")
         print(f"error: {error}", file=sys.stderr)

@@ -161,13 +161,6 @@ def hosts(options: argparse.Namespace) -> int:
     return _run(placement, environ, options.mpi)
 
 
-def _check_directory() -> None:
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise UserError(f"the working directory is gone ({error.strerror}): cd elsewhere") from None
-
-
 def _say_starting(placement: Placement, arguments: Sequence[str]) -> None:
     """Fills the seconds until the first rank can print; not needed in a log."""
     if sys.stderr.isatty() and "--quiet" not in arguments:
@@ -213,7 +206,7 @@ def main(arguments: Sequence[str]) -> int:
     kind, *rest = arguments
     try:
         options = parse(kind, rest)
-        _check_directory()
+        commands.check_directory()
         return local(options) if kind == "local" else hosts(options)
     except UserError as error:
         pod.leave(f"error: {error}")
