@@ -19,6 +19,7 @@ from launch.cluster import configs, deal, free_ports
 from launch.gloo import HOME
 from tests.integration.launching import BIN, LAUNCHER_VARIABLES, ROOT, app, run
 from tests.integration.serving import Room
+from tests.processes import has_ended
 
 DIGITS = ["train", "--dataset", "digits", "--width", "4", "--per-rank-batch-size", "64"]
 WAIT_S = 90.0
@@ -130,7 +131,7 @@ def test_a_killed_worker_is_replaced_another_leaves_and_a_stop_is_kept(launched)
     time.sleep(3)  # the new one takes part again
     leaver = run.room.pid(0)
     os.kill(leaver, signal.SIGTERM)
-    run.waits_for(lambda: not psutil.pid_exists(leaver))
+    run.waits_for(lambda: has_ended(leaver))
     step = run.kept()[-1]
     run.waits_for(lambda: run.kept()[-1] > step)  # by the other one alone
     run.process.send_signal(signal.SIGTERM)

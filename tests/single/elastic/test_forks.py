@@ -14,6 +14,7 @@ import pytest
 
 from app.elastic.door import DOOR_VARIABLE
 from launch.forks import Forked, Forks
+from tests.processes import has_ended
 
 # What is imported is light here; a child tells what it has become, and waits.
 PROGRAM = """
@@ -91,9 +92,9 @@ def test_a_child_ends_with_the_process_that_it_was_forked_from() -> None:
         forks.end()
         assert child.wait() == -signal.SIGKILL and not child.is_refused
         deadline = time.monotonic() + 10
-        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        while not has_ended(pid) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not Path(f"/proc/{pid}").exists()
+        assert has_ended(pid)
 
 
 def test_a_child_that_is_killed_before_it_is_there_has_ended() -> None:

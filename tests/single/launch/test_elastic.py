@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import has_ended
+
 ROOT = Path(__file__).resolve().parents[3]
 # In place of the application, in the process that an agent starts. Files stand for collectives.
 RANK = """
@@ -245,7 +247,7 @@ def test_ranks_end_with_their_supervisor(launch):
     run.process.kill()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        if not any(Path(f"/proc/{note['pid']}").exists() for note in run.members):
+        if all(has_ended(note["pid"]) for note in run.members):
             return
         time.sleep(0.1)
     pytest.fail("a rank is left")

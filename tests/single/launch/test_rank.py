@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from app.elastic.line import Line
-from launch.child import state
 from launch.line import DUMP, KILL, LEAVE, PING, START, STOP, TELL, call, greeting
+from tests.processes import has_ended
 
 ROOT = Path(__file__).resolve().parents[3]
 # Runs an agent whose application is the program in its last argument.
@@ -161,7 +161,7 @@ def test_an_agent_without_a_word_ends_its_rank(agent):
     started_s = time.monotonic()
     process.wait(10)
     assert time.monotonic() - started_s < 4
-    assert not Path(f"/proc/{child}").exists() or state(child) == "Z"
+    assert has_ended(child)
 
 
 def test_a_rank_that_does_not_listen_does_not_keep_its_agent(agent):
