@@ -47,28 +47,30 @@ class Cost(NamedTuple):
 
 
 def is_exact(name: str) -> bool:
-    """Whether a compression or sync leaves the update what it is on one worker."""
+    """Whether a compression or sync leaves the update what it is on one worker, at every step."""
     return name in EXACT
 
 
-def steps_from_exact(compression: str, sync: str) -> int:
-    """How many of the two change what is learned: 0, 1 or 2."""
-    return (not is_exact(compression)) + (not is_exact(sync))
+def inexact(compression: str, sync: str, steps: int = 1) -> list[str]:
+    """Which of the two change what is learned, by their names in `SEEN`; `steps`: of a round."""
+    if sync == "hierarchical" and steps > 1:
+        sync = "local"  # between hosts, which take steps of their own
+    return [name for name in (compression, sync) if not is_exact(name)]
 
 
-def cost_of(compression: str, sync: str, optimizer: str) -> Cost:
+def cost_of(compression: str, sync: str, optimizer: str, steps: int = 1) -> Cost:
     """What is known of a combination under an optimizer, "sgd" or another; AdamW counts as Adam.
 
     A combination of two that both change what is learned is taken for the sum of them, which
     nobody has measured.
     """
-    inexact = [name for name in (compression, sync) if not is_exact(name)]
-    if not inexact:
+    names = inexact(compression, sync, steps)
+    if not names:
         return Cost(0.0, "none: the update of one worker")
     optimizer = "adam" if optimizer == "adamw" else optimizer
     base, lost, texts = BASE.get(optimizer, 0.0), 0.0, []
     unknown = False
-    for name in inexact:
+    for name in names:
         seen = SEEN.get(name, {}).get(optimizer)
         if seen is None:
             unknown = True

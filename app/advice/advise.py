@@ -15,9 +15,11 @@ from app.advice.predict import Prediction, Workload, predict, predict_all
 from app.advice.recommend import Tried, recommend, to_try
 from app.advice.trial import (
     LIMITS,
+    Computing,
     codec_seconds,
     make_reducers,
     shapes_of,
+    time_computing,
     time_steps,
     with_choice,
 )
@@ -53,7 +55,8 @@ def advise_here(config: Config, world: World, wanted: Wanted) -> dict[str, Any]:
     """
     data, config = _prepared(config, world)
     plain = with_choice(config, "none", "every_step", 1)
-    compute = time_steps(plain, data, world, World(), COMPUTE_S).seconds
+    rounds = (1, config.distribution.sync_every_steps or ROUND)
+    compute = time_computing(plain, data, world, COMPUTE_S, rounds)
     work = _workload(config, data, world, compute, [world.size], wanted.overlap)
     found = measure(world, MOST_BYTES, NETWORK_S)
     predictions = predict_all(work, found.network)
@@ -61,14 +64,15 @@ def advise_here(config: Config, world: World, wanted: Wanted) -> dict[str, Any]:
         print(show.measured(config, work, found.parts[0].lines, world), "\n", sep="\n", flush=True)
         print(show.matrix(predictions), flush=True)
     tried, refused = _try(config, data, world, to_try(predictions, wanted.tries), wanted.seconds)
-    after = time_steps(plain, data, world, World(), COMPUTE_S).seconds
+    after = time_computing(plain, data, world, COMPUTE_S).seconds
     best, reasons = recommend(tried, config.optimizer.optimizer)
     result = show.to_json(work, predictions, tried, best, reasons, refused)
     result["compute_after_s"] = after
     if world.is_chief:
         print("\n" + show.tried(tried, config, wanted.seconds, refused), flush=True)
-        if max(after, compute) > STEADY * min(after, compute):
-            LOG.warning(show.UNSTEADY, 1e3 * compute, 1e3 * after)
+        before = compute.seconds
+        if max(after, before) > STEADY * min(after, before):
+            LOG.warning(show.UNSTEADY, 1e3 * before, 1e3 * after)
         print("\n" + show.recommendation(best, reasons), flush=True)
     if wanted.output:
         directory = wanted.output
@@ -89,7 +93,7 @@ def _workload(
     config: Config,
     data: LoadedData,
     world: World,
-    compute_s: float,
+    compute: Computing,
     ranks: Sequence[int],
     overlap: float,
 ) -> Workload:
@@ -97,7 +101,8 @@ def _workload(
     codecs = codec_seconds(config, shapes, world, ranks)
     rounds = config.distribution.sync_every_steps or ROUND
     reducers, joint = make_reducers(config), config.distribution.sync_batch_norm
-    return Workload(shapes, compute_s, reducers, codecs, LIMITS, rounds, overlap, joint)
+    seconds, waits = compute
+    return Workload(shapes, seconds, reducers, codecs, LIMITS, rounds, overlap, joint, waits)
 
 
 def _try(
@@ -108,7 +113,7 @@ def _try(
     for one in chosen:
         changed = with_choice(config, one.compression, one.sync, one.round)
         try:
-            timed = time_steps(changed, data, world, world, seconds)
+            timed = time_steps(changed, data, world, seconds)
         except (UserError, ValueError) as error:
             if one is chosen[0]:
                 raise
@@ -136,8 +141,9 @@ def advise_cluster(
     given = compute_s is not None
     if compute_s is None:
         plain = with_choice(config, "none", "every_step", 1)
-        compute_s = time_steps(plain, data, world, world, COMPUTE_S).seconds
-    work = _workload(config, data, world, compute_s, CODEC_RANKS, wanted.overlap)
+        compute_s = time_computing(plain, data, world, COMPUTE_S).seconds
+    computing = Computing(compute_s, {})
+    work = _workload(config, data, world, computing, CODEC_RANKS, wanted.overlap)
     predictions = predict_all(work, cluster)
     possible = [Tried(one, one.step_s) for one in predictions if not one.refused]
     best, reasons = recommend(possible, config.optimizer.optimizer)

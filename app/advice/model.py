@@ -218,12 +218,16 @@ def _every_step(step: Step) -> float:
     return step.compute + step.codec + max(0.0, step.exchange - step.overlap * step.compute)
 
 
+def _in_rounds(step: Step) -> float:
+    return step.compute + (step.codec + step.exchange) / step.round
+
+
 # Seconds of a step by the name of the strategy.
 STEP_SECONDS: dict[str, Callable[[Step], float]] = {
     "every_step": _every_step,
-    "hierarchical": _every_step,
+    "hierarchical": lambda s: _every_step(s) if s.round == 1 else _in_rounds(s),
     "overlapped": lambda s: max(s.compute + s.codec + s.busy, s.exchange),
-    "local": lambda s: s.compute + (s.codec + s.exchange) / s.round,
+    "local": _in_rounds,
     "delayed": lambda s: (
         max(s.compute + s.busy / s.round, s.exchange / s.round) + s.codec / s.round
     ),

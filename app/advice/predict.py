@@ -11,6 +11,8 @@ from app.distributed.reducers.by_host import shape_of_piece
 from app.distributed.strategies import STRATEGIES, WITH_ROUNDS
 
 HIERARCHICAL = "hierarchical"
+# Strategies that exchange at every step, or in rounds if asked to.
+EITHER_WAY = (HIERARCHICAL,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Workload:
     reducers: by compression, each with `collectives`; codecs: the seconds of each beside sending
     nothing, by the number of ranks; most_ranks: of those compressions that have a limit; round:
     steps of a round; overlap: the share of `compute_s` that an exchange may run beside; joint:
-    whether ranks normalise together (sync_batch_norm), so that there can be no rounds.
+    whether ranks normalise together (sync_batch_norm), so that there can be no rounds; waits_s: by
+    the number of steps after which ranks wait for each other, the seconds of a step that they wait
+    for whichever is the slowest just then (nothing, where that is not given).
     """
 
     shapes: Sequence[tuple[int, ...]]
@@ -32,6 +36,7 @@ class Workload:
     round: int = 8
     overlap: float = 0.0
     joint: bool = False
+    waits_s: Mapping[int, float] = dataclasses.field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -69,32 +74,26 @@ class Prediction:
         return f"{self.compression}, {self.sync}{rounds}"
 
 
-def predict(work: Workload, network: Network, compression: str, sync: str) -> Prediction:
-    """The cost of one way to communicate."""
-    steps = work.round if sync in WITH_ROUNDS and sync != HIERARCHICAL else 1
+def predict(
+    work: Workload, network: Network, compression: str, sync: str, steps: int = 1
+) -> Prediction:
+    """The cost of one way to communicate; `steps`: of a round."""
     parts = network.by_host() if sync == HIERARCHICAL else None
-    if sync == HIERARCHICAL and parts is None:
-        reason = "needs several hosts, and as many ranks (more than one) on each"
-        return _refused(work, compression, sync, steps, reason)
-    if sync == HIERARCHICAL and compression in WITH_RESIDUALS:
-        return _refused(
-            work, compression, sync, steps, "not with hierarchical, since it keeps residuals"
-        )
-    if work.joint and steps > 1:
-        return _refused(work, compression, sync, steps, "not with sync_batch_norm")
-    ranks, most = parts[1].ranks if parts else network.ranks, work.most_ranks.get(compression)
-    if most and ranks > most:
-        return _refused(work, compression, sync, steps, f"at most {most} ranks")
-    reducer = work.reducers[compression]
+    ranks = parts[1].ranks if parts else network.ranks
+    if why := _why_not(work, compression, sync, steps, ranks, parts is not None):
+        return Prediction(compression, sync, steps, math.inf, work.compute_s, refused=why)
+    reducer, compute = work.reducers[compression], work.compute_s + work.waits_s.get(steps, 0.0)
     if parts is None:
         calls = [(network, one.kind, one.bytes) for one in reducer.collectives(work.shapes, ranks)]
         codec = work.codecs[compression].at(ranks)
     else:
         calls, codec = _by_host(work, reducer, *parts), work.codecs[compression].at(ranks)
         codec /= parts[0].ranks  # each rank of a host has a piece of the model
+        if steps > 1:  # the step that a host takes by itself
+            compute += parts[0].seconds("allreduce", 4 * work.parameters)
     exchange = sum(where.seconds(kind, size) for where, kind, size in calls)
     busy = min(exchange, sum(where.busy(kind, size) for where, kind, size in calls))
-    step = Step(work.compute_s, codec, exchange, steps, work.overlap, busy)
+    step = Step(compute, codec, exchange, steps, work.overlap, busy)
     sent = sum(size for _, _, size in calls) / steps
     return Prediction(
         compression,
@@ -108,8 +107,18 @@ def predict(work: Workload, network: Network, compression: str, sync: str) -> Pr
     )
 
 
-def _refused(work: Workload, compression: str, sync: str, steps: int, why: str) -> Prediction:
-    return Prediction(compression, sync, steps, math.inf, work.compute_s, refused=why)
+def _why_not(
+    work: Workload, compression: str, sync: str, steps: int, ranks: int, has_hosts: bool
+) -> str:
+    """Why this is not possible; "" if it is."""
+    if sync == HIERARCHICAL and not has_hosts:
+        return "needs several hosts, and as many ranks (more than one) on each"
+    if sync == HIERARCHICAL and compression in WITH_RESIDUALS:
+        return "not with hierarchical, since it keeps residuals"
+    if work.joint and steps > 1:
+        return "not with sync_batch_norm"
+    most = work.most_ranks.get(compression)
+    return f"at most {most} ranks" if most and ranks > most else ""
 
 
 def _by_host(
@@ -127,9 +136,16 @@ def _by_host(
 
 
 def predict_all(work: Workload, network: Network) -> list[Prediction]:
-    """Every compression with every strategy, in the order of their names' tables."""
-    return [
-        predict(work, network, compression, sync)
-        for compression in work.reducers
+    """Every compression with every strategy, in the order of their names' tables, and those that
+    can do both at every step and in rounds."""
+    ways = [
+        (sync, steps)
         for sync in STRATEGIES
+        for steps in dict.fromkeys((1, work.round))
+        if sync in EITHER_WAY or (sync in WITH_ROUNDS) == (steps > 1)
+    ]
+    return [
+        predict(work, network, compression, sync, steps)
+        for compression in work.reducers
+        for sync, steps in ways
     ]

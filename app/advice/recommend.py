@@ -9,7 +9,7 @@ recommended is never further than that from the fastest.
 import dataclasses
 from collections.abc import Sequence
 
-from app.advice.accuracy import Cost, cost_of, steps_from_exact
+from app.advice.accuracy import Cost, cost_of, inexact
 from app.advice.predict import Prediction
 
 WORTH_IT = 1.15  # as fast
@@ -29,7 +29,7 @@ class Tried:
     @property
     def level(self) -> int:
         """How many of compression and sync change the update."""
-        return steps_from_exact(self.prediction.compression, self.prediction.sync)
+        return _level(self.prediction)
 
 
 def to_try(predictions: Sequence[Prediction], most: int) -> list[Prediction]:
@@ -39,7 +39,7 @@ def to_try(predictions: Sequence[Prediction], most: int) -> list[Prediction]:
     by_level: dict[int, list[Prediction]] = {0: [], 1: [], 2: []}
     for one in sorted(possible, key=lambda one: one.step_s):
         if one is not baseline:
-            by_level[steps_from_exact(one.compression, one.sync)].append(one)
+            by_level[_level(one)].append(one)
     chosen, turn = [baseline], 0
     while len(chosen) < most and any(by_level.values()):
         level = by_level[LEVELS[turn % len(LEVELS)]]
@@ -71,8 +71,13 @@ def recommend(tried: Sequence[Tried], optimizer: str) -> tuple[Tried, list[str]]
     return best, reasons
 
 
+def _level(way: Prediction) -> int:
+    return len(inexact(way.compression, way.sync, way.round))
+
+
 def _cost(one: Tried, optimizer: str) -> Cost:
-    return cost_of(one.prediction.compression, one.prediction.sync, optimizer)
+    way = one.prediction
+    return cost_of(way.compression, way.sync, optimizer, way.round)
 
 
 def _best(rivals: Sequence[Tried], optimizer: str) -> Tried:

@@ -13,7 +13,6 @@ from app.advice.recommend import Tried
 from app.advice.units import ms_text, size_text
 from app.columns import columns
 from app.config import Config
-from app.distributed.strategies import STRATEGIES
 from app.distributed.world import World
 
 NONE = "-"
@@ -26,6 +25,9 @@ UNSTEADY = (
 def measured(config: Config, work: Workload, lines: Mapping[str, Line], world: World) -> str:
     """What the predictions are made of, for ranks that there are."""
     rows = [["computing", f"{ms_text(work.compute_s)} ms per step on the slowest of {world.size}"]]
+    for every, waits_s in work.waits_s.items():
+        when = "every step" if every == 1 else f"{every} steps"
+        rows.append(["waiting", f"{ms_text(waits_s)} ms per step if all wait after {when}"])
     rows += [[kind, line_text(line)] for kind, line in lines.items()]
     return _facts(config, work, rows)
 
@@ -56,12 +58,12 @@ def _facts(config: Config, work: Workload, rows: list[list[str]]) -> str:
 def matrix(predictions: Sequence[Prediction]) -> str:
     """Milliseconds of a step, for all ways to communicate."""
     names = list(dict.fromkeys(one.compression for one in predictions))
-    found = {(one.compression, one.sync): one for one in predictions}
-    heads = [found[names[0], sync] for sync in STRATEGIES]
+    rows_of = {name: [one for one in predictions if one.compression == name] for name in names}
+    heads = rows_of[names[0]]
     titles = [f"{one.sync} ({one.round})" if one.round > 1 else one.sync for one in heads]
     rows = [["", *titles, "codec ms", "bytes per exchange"]]
     for name in names:
-        row = [found[name, sync] for sync in STRATEGIES]
+        row = rows_of[name]
         steps = [NONE if one.refused else ms_text(one.step_s) for one in row]
         sent = NONE if row[0].refused else size_text(row[0].sent_bytes)
         codec = NONE if row[0].refused else ms_text(row[0].codec_s)
@@ -83,7 +85,7 @@ def tried(found: Sequence[Tried], config: Config, seconds: float, refused: Mappi
     rows = [["", "predicted ms", "measured ms", "computing", "MB per step", "points lost"]]
     for one in found:
         given = one.prediction
-        cost = cost_of(given.compression, given.sync, config.optimizer.optimizer)
+        cost = cost_of(given.compression, given.sync, config.optimizer.optimizer, given.round)
         rows.append(
             [
                 given.label,
@@ -151,6 +153,7 @@ def to_json(
     return {
         "parameters": work.parameters,
         "compute_s": work.compute_s,
+        "waits_s": {str(every): waits_s for every, waits_s in work.waits_s.items()},
         "overlap": work.overlap,
         "predicted": [of(one) for one in predictions],
         "tried": [

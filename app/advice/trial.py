@@ -29,6 +29,14 @@ CHUNK_S = 0.25  # steps that are timed together take at least so long
 FEWEST_CHUNKS = 3
 
 
+class Computing(NamedTuple):
+    """Seconds of a step without exchange, on the slowest rank; and what is waited beside that for
+    whichever rank is the slowest just then, by the number of steps after which all wait."""
+
+    seconds: float
+    waits_s: dict[int, float]
+
+
 class Timed(NamedTuple):
     """Seconds of a step on the slowest rank (median), and the bytes that a rank sent per step."""
 
@@ -57,27 +65,90 @@ def shapes_of(config: Config, data: LoadedData) -> list[tuple[int, ...]]:
     return [tuple(variable.shape) for variable in classifier.trainable_variables]
 
 
-def time_steps(
-    config: Config, data: LoadedData, world: World, exchange: World, seconds: float
-) -> Timed:
-    """Time training steps with real batches for about so long; a collective of `world`.
+class Steps:
+    """Training steps with real batches, that can be timed; a collective of `world`.
 
     `exchange`: the ranks between which gradients travel: `world`, or a `World()` of one on each
     rank for what a step takes without; a BatchNorm of all ranks counts as computing. Raises
     UserError or ValueError for a config that is refused.
     """
-    classifier = build_classifier(config, data.plan, data.splits["train"].labels, world)
-    optimizer = build_optimizer(config, build_schedule(config, world.size), exchange)
-    classifier.compile(optimizer)
-    optimizer.build(classifier.trainable_variables)
-    optimizer.settles = True
-    step = _step_of(classifier, optimizer)
-    batches = _first_batches(config, data, world, classifier)
-    passes = config.training.backward_passes_per_step
-    unit = passes * (config.distribution.sync_every_steps or 1)
-    took, sent = _chunks(world, optimizer, step, batches, unit, seconds)
-    optimizer.settle()
-    return Timed(passes * took, passes * sent)
+
+    def __init__(self, config: Config, data: LoadedData, world: World, exchange: World):
+        classifier = build_classifier(config, data.plan, data.splits["train"].labels, world)
+        self.optimizer = build_optimizer(config, build_schedule(config, world.size), exchange)
+        classifier.compile(self.optimizer)
+        self.optimizer.build(classifier.trainable_variables)
+        self.optimizer.settles = True
+        self.passes = config.training.backward_passes_per_step
+        self._step = _step_of(classifier, self.optimizer)
+        self._batches = _first_batches(config, data, world, classifier)
+        self._position = 0
+        for _ in self._batches:  # every shape is traced
+            self._run(1)
+
+    @property
+    def taken(self) -> int:
+        """How many there were; `_first_batches` has those of whole steps."""
+        return self._position // self.passes
+
+    def take(self, steps: int) -> float:
+        """The seconds that so many steps take."""
+        return self._run(steps * self.passes)
+
+    def _run(self, passes: int) -> float:
+        began = time.perf_counter()
+        for _ in range(passes):
+            heard = self._step(self._batches[self._position % len(self._batches)])
+            self._position += 1
+        heard.numpy()
+        return time.perf_counter() - began
+
+
+def time_computing(
+    config: Config, data: LoadedData, world: World, seconds: float, rounds: Sequence[int] = ()
+) -> Computing:
+    """Time steps without exchange for about so long; a collective of `world`. `rounds`: numbers of
+    steps after which all ranks may have to wait for each other."""
+    steps = Steps(config, data, world, World())
+    each = max(world.gather(steps.take(1)))
+    chunk = max(1, *rounds, math.ceil(CHUNK_S / each))
+    world.barrier()
+    own = [steps.take(1) for _ in range(chunk * max(FEWEST_CHUNKS, int(seconds / each / chunk)))]
+    times = np.array(world.gather(own))
+    alone = seconds_of_slowest(times, chunk, chunk)
+    waits = {every: max(0.0, seconds_of_slowest(times, every, chunk) - alone) for every in rounds}
+    return Computing(alone, waits)
+
+
+def seconds_of_slowest(times: np.ndarray, every: int, chunk: int) -> float:
+    """Seconds of a step if ranks wait for each other after `every` steps; the median over chunks
+    of steps. `times`: of the steps of each rank, (ranks, steps)."""
+    found = []
+    for first in range(0, times.shape[1], chunk):
+        part = times[:, first : first + chunk // every * every]
+        rounds = part.reshape(len(times), -1, every).mean(axis=2)
+        found.append(float(rounds.max(axis=0).mean()))
+    return statistics.median(found)
+
+
+def time_steps(config: Config, data: LoadedData, world: World, seconds: float) -> Timed:
+    """Time steps with their exchange for about so long; a collective of `world`. Raises UserError
+    or ValueError for a config that is refused."""
+    steps = Steps(config, data, world, world)
+    round_steps = config.distribution.sync_every_steps or 1
+    if begun := steps.taken % round_steps:
+        steps.take(round_steps - begun)
+    each = max(world.gather(steps.take(round_steps))) / round_steps
+    chunk = round_steps * max(1, math.ceil(CHUNK_S / each / round_steps))
+    chunks = max(FEWEST_CHUNKS, int(seconds / each / chunk))
+    _, before, _ = steps.optimizer.telemetry.totals
+    world.barrier()
+    # Without barriers between them, in which exchanges of rounds would go on.
+    own = [steps.take(chunk) / chunk for _ in range(chunks)]
+    sent = (steps.optimizer.telemetry.totals[1] - before) / (chunks * chunk)
+    times = np.max(world.gather(own), axis=0).tolist()
+    steps.optimizer.settle()
+    return Timed(statistics.median(times), sent)
 
 
 def _step_of(classifier: Any, optimizer: Any) -> Callable[[Batch], Any]:
@@ -113,37 +184,6 @@ def _first_batches(config: Config, data: LoadedData, world: World, classifier: A
     batches = [batch for _, batch in zip(range(whole * passes), feed, strict=False)]
     feed.close()  # type: ignore[attr-defined]
     return batches
-
-
-def _chunks(
-    world: World, optimizer: Any, step: Callable, batches: Sequence[Batch], unit: int, budget: float
-) -> tuple[float, float]:
-    """(median seconds, bytes sent) of a pass, over chunks of whole units."""
-    position = 0
-
-    def run(passes: int) -> float:
-        nonlocal position
-        began = time.perf_counter()
-        for _ in range(passes):
-            heard = step(batches[position % len(batches)])
-            position += 1
-        heard.numpy()
-        return time.perf_counter() - began
-
-    for _ in batches:  # every shape is traced
-        run(1)
-    while position % unit:
-        run(1)
-    each = max(world.gather(run(unit))) / unit
-    passes = unit * max(1, math.ceil(CHUNK_S / each / unit))
-    chunks = max(FEWEST_CHUNKS, int(budget / (each * passes)))
-    _, before, _ = optimizer.telemetry.totals
-    world.barrier()
-    # Without barriers between them, in which exchanges of rounds would go on.
-    own = [run(passes) / passes for _ in range(chunks)]
-    sent = (optimizer.telemetry.totals[1] - before) / (chunks * passes)
-    times = np.max(world.gather(own), axis=0).tolist()
-    return statistics.median(times), sent
 
 
 class Mirror(World):

@@ -102,17 +102,18 @@ def test_every_strategy_has_a_formula() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sync", "expected"),
+    ("sync", "steps", "expected"),
     [
-        ("every_step", 10 + 1 + 40),
-        ("hierarchical", 10 + 1 + 40),
-        ("overlapped", 40),
-        ("local", 10 + 41 / 8),
-        ("delayed", 10 + 1 / 8),
+        ("every_step", 1, 10 + 1 + 40),
+        ("hierarchical", 1, 10 + 1 + 40),
+        ("hierarchical", 8, 10 + 41 / 8),
+        ("overlapped", 1, 40),
+        ("local", 8, 10 + 41 / 8),
+        ("delayed", 8, 10 + 1 / 8),
     ],
 )
-def test_a_step_is_made_of_its_parts(sync: str, expected: float) -> None:
-    assert STEP_SECONDS[sync](Step(10, 1, 40, 8, 0.0)) == pytest.approx(expected)
+def test_a_step_is_made_of_its_parts(sync: str, steps: int, expected: float) -> None:
+    assert STEP_SECONDS[sync](Step(10, 1, 40, steps, 0.0)) == pytest.approx(expected)
 
 
 def test_what_overlaps_is_hidden_and_no_more() -> None:

@@ -62,10 +62,18 @@ def test_an_exchange_is_the_sum_of_its_collectives() -> None:
 
 def test_rounds_share_the_cost_of_an_exchange() -> None:
     each = predict(WORK, NETWORK, "none", "every_step")
-    rare = predict(WORK, NETWORK, "none", "local")
+    rare = predict(WORK, NETWORK, "none", "local", 8)
     assert rare.sent_bytes == each.sent_bytes / 8
     assert rare.step_s == pytest.approx(0.010 + each.exchange_s / 8)
     assert (each.label, rare.label) == ("none, every_step", "none, local every 8 steps")
+
+
+def test_ranks_wait_for_the_slowest_when_they_exchange() -> None:
+    uneven = dataclasses.replace(WORK, waits_s={1: 0.004, 8: 0.001})
+    for sync, steps, waits in (("every_step", 1, 0.004), ("local", 8, 0.001)):
+        one, before = (predict(work, NETWORK, "none", sync, steps) for work in (uneven, WORK))
+        assert one.step_s == pytest.approx(before.step_s + waits)
+        assert one.compute_s == before.compute_s and one.efficiency < before.efficiency
 
 
 def test_a_core_that_exchanges_does_not_compute() -> None:
@@ -88,6 +96,11 @@ def test_hosts_exchange_pieces_where_they_are_known() -> None:
     one = predict(WORK, network, "none", "hierarchical")
     assert one.exchange_s == pytest.approx(1e-9 * (2 * piece) + 1e-7 * piece + 1e-9 * piece)
     assert predict(WORK, network, "int8", "hierarchical").codec_s == pytest.approx(0.002 / 2)
+    rare = predict(WORK, network, "none", "hierarchical", 8)
+    alone = 1e-9 * 4 * PARAMETERS  # what a host adds up at every step
+    assert rare.step_s == pytest.approx(0.010 + alone + one.exchange_s / 8)
+    both = [way.label for way in predict_all(WORK, network) if way.sync == "hierarchical"]
+    assert both[:2] == ["none, hierarchical", "none, hierarchical every 8 steps"]
 
 
 def test_a_compression_is_refused_above_its_ranks_but_not_between_few_hosts() -> None:
@@ -105,8 +118,9 @@ def test_a_compression_is_refused_above_its_ranks_but_not_between_few_hosts() ->
 
 def test_ranks_that_normalise_together_have_no_rounds() -> None:
     joint = dataclasses.replace(WORK, joint=True)
+    ways = {way.sync: way for way in predict_all(joint, NETWORK) if way.compression == "none"}
     for sync in STRATEGIES:
-        refused = predict(joint, NETWORK, "none", sync).refused
+        refused = ways[sync].refused
         assert ("sync_batch_norm" in refused) == (sync in ("local", "delayed")), sync
 
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from app.advice.accuracy import SEEN, cost_of, is_exact, steps_from_exact
+from app.advice.accuracy import SEEN, cost_of, inexact, is_exact
 from app.advice.predict import Prediction
 from app.advice.recommend import Tried, recommend, to_try
 from app.distributed.reducers import COMPRESSIONS
@@ -69,7 +69,11 @@ def test_the_optimizer_decides_what_is_lost() -> None:
     assert "98.8 against 98.9 with sgd" in cost_of("terngrad", "every_step", "adam").text
     assert cost_of("none", "hierarchical", "lamb").points == 0
     assert cost_of("topk", "overlapped", "sgd").points == pytest.approx(0.3 + 0.9)
-    assert steps_from_exact("topk", "overlapped") == 2
+    assert inexact("topk", "overlapped") == ["topk", "overlapped"]
+    assert inexact("none", "hierarchical", 1) == []
+    in_rounds = cost_of("none", "hierarchical", "sgd", 8)
+    assert inexact("none", "hierarchical", 8) == ["local"]
+    assert in_rounds == cost_of("none", "local", "sgd", 8) and in_rounds.points is not None
 
 
 def test_the_baseline_is_tried_first_and_then_the_best_of_each_level() -> None:
