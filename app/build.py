@@ -22,13 +22,13 @@ from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Sync, Wire
 from app.distributed.strategies import WITH_ROUNDS
 from app.distributed.world import World
-from app.early_stopping import EarlyStopping
 from app.errors import UserError
-from app.lars import EXCLUDED, Lars
+from app.learning.early_stopping import EarlyStopping
+from app.learning.lars import EXCLUDED, Lars
+from app.learning.task import tasks_of
+from app.learning.weight_average import WeightAverage
 from app.pretrained.fine_tuning import freeze, with_rates
 from app.schedule import Schedule, scaled_peak
-from app.task import tasks_of
-from app.weight_average import WeightAverage
 
 LOG = logging.getLogger(__name__)
 

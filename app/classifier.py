@@ -11,11 +11,11 @@ import keras
 import tensorflow as tf
 
 from app.data.batches import Batch
-from app.early_stopping import EarlyStopping
-from app.objective import Objective
+from app.learning.early_stopping import EarlyStopping
+from app.learning.objective import Objective
+from app.learning.task import Task
+from app.learning.weight_average import WeightAverage
 from app.state import Kind, state_variables
-from app.task import Task
-from app.weight_average import WeightAverage
 
 
 class Classifier(keras.Model):

@@ -18,11 +18,11 @@ from app.build import build_optimizer, build_schedule
 from app.classifier import Classifier
 from app.data.examples import Dataset, Examples
 from app.distributed.replicas import broadcast_state
+from app.learning.task import class_weights
 from app.load import load_data
 from app.loop import Loop
 from app.recipe import load
 from app.state import TrainState
-from app.task import class_weights
 from tests.parallel.runs import BATCH, CLASSES
 
 FLOAT32_BOUND = 2e-6  # as in test_equality.py

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.distributed.world import World
-from app.lars import Lars
+from app.learning.lars import Lars
 from tests.parallel.runs import (
     encoder_network,
     image_network,

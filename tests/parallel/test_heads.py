@@ -14,8 +14,8 @@ from app.distributed.world import World
 from app.evaluation.calibration import fit_temperature
 from app.evaluation.evaluate import evaluate, scored
 from app.evaluation.sureness import Sureness
+from app.learning.task import Task
 from app.load import load_data
-from app.task import Task
 from tests.parallel.runs import EXAMPLES, images, largest_difference, train
 from tests.parallel.sources import config_of, loop_around
 

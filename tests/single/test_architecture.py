@@ -54,7 +54,7 @@ def test_imports_are_absolute() -> None:
 
 # Rooms that get plain numbers and plain plans, and are the same for any number of workers.
 LOCAL = [
-    *("app/data", "app/checkpoints", "models"),
+    *("app/data", "app/checkpoints", "app/learning", "models"),
     *("app/classifier.py", "app/state.py", "app/distributed/fingerprints.py"),
 ]
 

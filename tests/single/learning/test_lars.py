@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.reducers import COMPRESSIONS
-from app.lars import Lars
+from app.learning.lars import Lars
 from tests.single.distributed.threads import on_ranks
 
 RATE, MOMENTUM, DECAY, TRUST, STEPS = 8.0, 0.9, 0.05, 0.001, 4

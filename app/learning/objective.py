@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from app.data.batches import Batch
-from app.task import Task, columns, targets_of
+from app.learning.task import Task, columns, targets_of
 
 
 class Objective:

@@ -12,8 +12,8 @@ from app.data.order import EpochPlan, Shuffled
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.errors import UserError
+from app.learning.task import Task, tasks_of
 from app.recipe import load
-from app.task import Task, tasks_of
 
 HEADS = (Head("intent", ("a", "b", "c")), Head("domain", ("x", "y")))
 LABELS = np.array([[0, 1], [2, -1], [-1, 0], [1, 1], [0, -1]])

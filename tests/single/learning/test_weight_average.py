@@ -13,9 +13,9 @@ from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Sync
 from app.distributed.replicas import settle
 from app.distributed.world import World
+from app.learning.weight_average import WeightAverage, kept_share
 from app.loop import Loop
 from app.state import Kind, TrainState, state_variables
-from app.weight_average import WeightAverage, kept_share
 from tests.single.test_loop import BATCH, EXAMPLES, Memory, Watch, loop_of
 
 HORIZON = 30.0

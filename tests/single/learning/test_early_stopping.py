@@ -5,7 +5,7 @@ import math
 import pytest
 
 from app import commit
-from app.early_stopping import EarlyStopping
+from app.learning.early_stopping import EarlyStopping
 from app.loop import Loop
 from app.state import Kind, state_variables
 from tests.single.test_loop import Memory, Watch, loop_of
