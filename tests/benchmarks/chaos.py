@@ -59,12 +59,11 @@ def _trains(run: Run) -> bool:
     """Wait until this launch trains; start another one if it was ended by an event. False if the
     run has ended."""
     while True:
-        now = run.launched.process.pid
-        if run.waits_for(lambda: any(n["what"] == "done" for n in newest_launch(run))):
+        has_trained = run.waits_for(lambda: any(n["what"] == "done" for n in newest_launch(run)))
+        if has_trained and run.launched.process.poll() is None:
             return True
         if not _starts_again(run):
             return False
-        assert run.launched.process.pid != now
 
 
 def newest_launch(run: Run) -> list[dict]:
@@ -126,6 +125,7 @@ def main() -> int:
     options.kinds = options.kinds or [*(ON_HOSTS if options.hosts else ANYWHERE)]
     if unknown := {*options.kinds} - {*(ON_HOSTS if options.hosts else ANYWHERE)}:
         parser.error(f"--kinds: there is no {sorted(unknown)[0]}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that blocks end then too
     work = Path(tempfile.mkdtemp(prefix="chaos-"))
     with three_hosts() if options.hosts else contextlib.nullcontext() as hosts:
         if options.goodput:

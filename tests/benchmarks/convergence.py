@@ -1,7 +1,8 @@
-"""What reducers and strategies cost in accuracy, with paired seeds.
+"""What reducers, strategies and other settings cost in accuracy, with paired seeds.
 
     python -m tests.benchmarks.convergence [--dataset digits] [--seeds 8] [--ranks 4] [--epochs N]
-        [--only none topk local:8 local:8+topk] [--csv FILE] [KEY=VALUE ...]
+        [--only none topk local:8 local:8+topk optimizer=lamb+global_batch_size=512]
+        [--csv FILE] [KEY=VALUE ...]
 
 All trainings share one launch of `--ranks` ranks on this machine over gloo. Each way is compared
 with the first one (`none`) seed by seed: the mean difference of the test accuracies in points, and
@@ -53,9 +54,14 @@ Row = dict[str, Any]
 
 
 def keys_of(label: str) -> dict[str, str]:
-    """The config keys of "reducer", "strategy", "strategy:steps" or "strategy:steps+reducer"."""
+    """The config keys of "reducer", "strategy", "strategy:steps" or "key=value", or of several of
+    them with "+" between."""
     keys = {}
     for part in label.split("+"):
+        if "=" in part:
+            key, value = part.split("=", 1)
+            keys[key] = value
+            continue
         name, _, steps = part.partition(":")
         if name in COMPRESSIONS and not steps:
             keys["compression"] = name

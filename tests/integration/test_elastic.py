@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from app.distributed.reducers import COMPRESSIONS
 from tests.integration.elastic import DIGITS, Story, results, shown
 from tests.integration.launched import Launched
 
@@ -18,7 +19,7 @@ OPTIONS = ["--epochs", str(EPOCHS), "--commit-every-steps", "5", "--validation",
 # State of a run beside its network and its optimizer; patience is longer than the run.
 BESIDE = ["--ema-examples", "500", "--early-stopping-epochs", "20"]
 VARIANTS = {
-    "powersgd": ["--compression", "powersgd"],
+    **{name: ["--compression", name] for name in COMPRESSIONS if name != "none"},
     "local": ["--sync", "local", "--sync-every-steps", "5"],
     "delayed": ["--sync", "delayed", "--sync-every-steps", "5"],
     "overlapped": ["--sync", "overlapped", "--optimizer", "sgd"],
