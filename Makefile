@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 VENV := $(or $(LOCKSTEP_VENV),.venv)
 RANKS := 2
+# Files of tests; those of few, long tests not at the end, where one core would be idle.
+SIDE_BY_SIDE := -n 2 --dist loadfile --no-loadscope-reorder
 
 setup:
 	@launch/setup.sh requirements.txt tests/requirements.txt
@@ -12,8 +14,8 @@ train: setup
 	@launch/local.sh -n $(RANKS) train --recipe launch/recipes/pydocs.toml
 
 test: setup
-	@$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m "not full_matrix" tests/single
-	@$(VENV)/bin/python -m pytest -m "not full_matrix" tests/integration
+	@$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not full_matrix" tests/single
+	@$(VENV)/bin/python -m pytest $(SIDE_BY_SIDE) -m "not full_matrix" tests/integration
 
 lint: setup
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -19,7 +19,7 @@ from app.loop import Loop
 from app.monitor.progress import Progress
 from app.monitor.reports import Reports
 from app.monitor.timing import RankTimes
-from app.parameter_servers.check import check
+from app.parameter_servers.check import check, warn_of_momentum
 from app.parameter_servers.coordinator import Coordinator
 from app.parameter_servers.dealer import Dealer
 from app.parameter_servers.step import Result, build_step, names_of
@@ -94,6 +94,7 @@ class DealtLoop(Loop):
         """See `Loop`. Raises UserError that names a worker with other code or data."""
         PULSE.enter("preparation")
         self._about = self.world.prepare(str(self.config.run.run_dir or Path()))
+        warn_of_momentum(self.config, self.world.workers)
         super().run()
 
     def notes(self) -> dict[str, str]:
