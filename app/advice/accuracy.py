@@ -35,8 +35,8 @@ NOTES = {
 
 ASYNCHRONOUS = (
     "where workers are uneven, or come and go: launch/parameter_servers.sh, in which nobody waits "
-    "for a slow one (not tried here; digits, 2 or 3 workers, 3 seeds: 0.0 to 0.2 points gained; SGD "
-    "with a momentum of 0.9 lost 21.6 points on CIFAR-10, 1 seed)"
+    "for a slow one (not tried here; digits, 2 or 3 workers, 3 seeds: 0.0 to 0.2 points gained; "
+    "SGD with a momentum of 0.9 lost 21.6 points on CIFAR-10, 1 seed)"
 )
 
 

@@ -96,7 +96,9 @@ def test_predict_joins_what_the_run_joined(run: Path, tmp_path: Path) -> None:
     for number, one in enumerate(found):
         assert one["input"] == texts[number % len(texts)]
         assert one["class"] == table[number % len(texts)][2]
-        assert one["probabilities"] == found[number % len(texts)]["probabilities"]
+        # Not to the last bit: a CPU may compute the rows at the end of a batch in other steps.
+        same = found[number % len(texts)]["probabilities"]
+        assert one["probabilities"] == pytest.approx(same, rel=1e-5)
 
 
 def test_predict_says_which_of_the_columns_is_missing(run: Path, tmp_path: Path) -> None:
