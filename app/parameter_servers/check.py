@@ -59,7 +59,8 @@ def warn_of_momentum(config: Config, workers: int) -> None:
         LOG.warning(
             "momentum = %g: with gradients that come one update late, training is stable only up "
             "to 1/%.0f of the learning rate that it bears otherwise, and may fail without an error "
-            "(46 instead of 68%% on CIFAR-10); use optimizer = 'adam', or a momentum of 0 to %g",
+            "(46 instead of 68%% on CIFAR-10); use a momentum of 0 to %g, a lower "
+            "learning rate, or optimizer = 'adam', which suffers less",
             wanted.momentum,
             share,
             MOST_MOMENTUM,

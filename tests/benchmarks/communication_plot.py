@@ -1,6 +1,8 @@
 """A picture of what communication.py has measured: how much faster each reducer is than `none`.
 
-python -m tests.benchmarks.communication_plot CSV PNG
+    python -m tests.benchmarks.communication_plot CSV PNG
+
+CSV: what `communication --csv` has written.
 """
 
 import csv
