@@ -23,7 +23,7 @@ EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]
 full = pytest.mark.full_matrix
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1320)
 @pytest.mark.parametrize(
     ("ranks", "transport", "tests"),
     [
@@ -42,7 +42,7 @@ def test_the_parallel_tests_pass(ranks, transport, tests):
     pytest_here = [sys.executable, "-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider"]
     # A rank that hangs ends itself, with its stack, and so the others.
     pytest_here += ["--timeout=240", "--timeout-method=thread", "-o", "addopts="]
-    done = run(horovodrun(ranks, transport, *pytest_here, *tests), timeout_s=840)
+    done = run(horovodrun(ranks, transport, *pytest_here, *tests), timeout_s=1260)
     assert done.code == 0, done.all
     # The last line of every rank, whose warnings may say "passed" too.
     assert len(re.findall(r"\d+ passed(?:, .*?)? in [\d.]+s", done.out)) == ranks, done.all

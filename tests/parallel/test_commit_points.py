@@ -29,7 +29,7 @@ from tests.parallel.killed import (
     normed,
     run_killed,
 )
-from tests.single.pretrained.bert_files import write_encoder
+from tests.single.pretrained.bert_files import SIZES, write_encoder
 
 # Of 5 steps an epoch, with commit points after 2, 4, 5, 6, 8 and 10.
 EVERYWHERE = [
@@ -40,6 +40,7 @@ EVERYWHERE = [
     ("before", 7),
     ("after", 10),  # before the last commit point
 ]
+SOMEWHERE = [("after", 3), ("epoch end", 5)]
 
 
 @pytest.fixture
@@ -74,21 +75,21 @@ def test_batchnorm_and_dropout_end_with_the_same_bits(world, directory, monkeypa
 
 @pytest.mark.full_matrix
 @pytest.mark.parametrize(
-    ("ranks", "keys"),
+    ("ranks", "kills", "keys"),
     [
-        (2, {"dropout": 0.2}),
-        (2, {"imbalance": "balanced_sampling", "precision": "mixed_float16"}),
-        (2, {"dataset": "pydocs", "model": "bag", "global_batch_size": 900, "dropout": 0.2}),
-        (3, {"backward_passes_per_step": 2}),
-        (3, {"bucket_mb": 0.002, "compression": "fp16"}),
-        (3, {"shard_by": "dirichlet", "mixup": 0.4, "cutmix": 1.0, "crop_padding": 1}),
+        (2, EVERYWHERE, {"dropout": 0.2}),
+        (2, SOMEWHERE, {"imbalance": "balanced_sampling", "precision": "mixed_float16"}),
+        (2, SOMEWHERE, {"dataset": "pydocs", "model": "bag", "global_batch_size": 900}),
+        (3, SOMEWHERE, {"backward_passes_per_step": 2}),
+        (3, SOMEWHERE, {"bucket_mb": 0.002, "compression": "fp16"}),
+        (3, SOMEWHERE, {"shard_by": "dirichlet", "mixup": 0.4, "cutmix": 1.0, "crop_padding": 1}),
     ],
     ids=["cnn", "balanced", "texts", "accumulation", "buckets", "uneven"],
 )
-def test_a_run_that_is_killed_anywhere_ends_with_the_same_bits(world, directory, ranks, keys):
+def test_a_run_that_is_killed_ends_with_the_same_bits(world, directory, ranks, kills, keys):
     if world.size != ranks:
         pytest.skip(f"is tested with {ranks} ranks, to save time")
-    check(world, directory, EVERYWHERE, **keys)
+    check(world, directory, kills, **keys)
 
 
 EXAMPLES, BATCH = 101, 10  # 11 steps an epoch
@@ -175,7 +176,8 @@ def test_at_another_world_size_every_example_comes_once(world, directory, holds,
 
 
 # 5 steps with a frozen encoder, then 5 with all of it, whose optimizer counts from 0 again.
-UNFREEZING = [("after", 3), ("epoch end", 5), ("before", 2), ("after", 5)]
+TWO_BLOCKS = {**SIZES, "num_hidden_layers": 2}
+UNFREEZING = [("epoch end", 5), ("before", 2)]
 
 
 @pytest.mark.full_matrix
@@ -183,8 +185,8 @@ def test_a_run_that_unfreezes_ends_with_the_same_bits(world, directory):
     """Also if it is killed between the commit point before it unfreezes and its next step."""
     if world.size != 2:
         pytest.skip("is tested with 2 ranks, to save time")
-    place = world.from_chief(lambda: write_encoder(directory / "encoder"))
-    keys = {"dataset": "pydocs", "model": "bert", "pretrained": str(place), "max_tokens": 32}
+    place = world.from_chief(lambda: write_encoder(directory / "encoder", TWO_BLOCKS))
+    keys = {"dataset": "pydocs", "model": "bert", "pretrained": str(place), "max_tokens": 16}
     keys |= {"freeze": "encoder", "unfreeze_epoch": 1, "layer_decay": 0.5, "dropout": 0.1}
     keys |= {"global_batch_size": 900, "compression": "powersgd"}
     whole = train(config_of(directory / "whole", **keys), world=world)
