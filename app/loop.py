@@ -6,7 +6,6 @@ in it: `on_train_batch_*` is called once per pass, with this rank's own running 
 """
 
 import contextlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,11 +16,11 @@ from app.build import build_feed
 from app.checkpoints.keeper import Keeper
 from app.classifier import Classifier
 from app.commit import Commits
+from app.commit_times import CommitTimes
 from app.config import Config
 from app.data.batches import Split, spec_of
 from app.data.heads import strata
 from app.data.order import orders_of
-from app.distributed.replicas import broadcast_state, sum_metrics
 from app.distributed.world import World
 from app.elastic.member import Member
 from app.epochs import Epochs
@@ -32,20 +31,16 @@ from app.monitor.reports import Reports, place_of
 from app.monitor.timing import Clock
 from app.pulse import PULSE
 from app.schedule import Schedule, scaled_peak
+from app.setbacks import Setbacks
 from app.state import TrainState, reseed
 from app.stop import Stop, Stopped
-
-LOG = logging.getLogger(__name__)
-FEWEST_ROUNDS = 50  # from which on an outer momentum does not lose accuracy
 
 
 class Loop:
     """Train for the epochs that `state` has not seen yet.
 
-    At a commit point all ranks agree on one state; see app/commit.py. It comes after every
-    `commit_every_steps` optimizer steps, and at the end of each epoch. Where models are averaged in
-    rounds, these begin anew with each epoch, and both are counted from there. Under `local_epochs`
-    an epoch is one round, so that each example comes `local_epochs` times in it.
+    At a commit point all ranks agree on one state; see app/commit.py and app/commit_times.py. Under
+    `local_epochs` an epoch is one round, so that each example comes `local_epochs` times in it.
 
     Args:
         config, world: the run and its ranks.
@@ -81,7 +76,6 @@ class Loop:
         self.state = state
         self.schedule = schedule
         self.splits = splits
-        self.keeper = keeper
         self.stop = stop or Stop()
         self.classifier: Classifier = state.model
         self.callbacks = keras.callbacks.CallbackList(
@@ -109,6 +103,7 @@ class Loop:
             self.member,
         )
         self._health = Health(world, shows, config.training.stop_after_bad_steps)
+        self._setbacks = Setbacks(config, world, state, self._health, self.goodput, self.commits)
         self._shows = shows
         self._heard: tf.Tensor | None = None  # what ranks said in the last step
         self._has_asked = self._is_ending = False
@@ -119,7 +114,6 @@ class Loop:
         self._feed = build_feed(config, self.classifier.classes, splits["train"], counts)
         balanced = config.training.imbalance == "balanced_sampling"
         self._order = orders_of(strata(splits["train"].labels), splits["train"].files_of, balanced)
-        self._round = config.distribution.sync_every_steps  # steps; None: there are no rounds
         self._traced: dict[bool, Callable] = {}  # by whether a batch has examples
         self.fit_to_world()
 
@@ -135,8 +129,7 @@ class Loop:
         steps = self._epochs.steps_of(self._examples)
         left = self._epochs.steps_of(self._examples - state.examples_seen)
         self.total_steps = state.step + max(0, left + (epochs - state.epoch - 1) * steps)
-        # Epochs that are rounds of federated averaging have commit points at their ends only.
-        self._commit_every = steps if self._epochs.are_rounds else self.config.commit_steps
+        self._times = CommitTimes(self.config, self._epochs, state)
         self._move_average(self.place.examples)
         self.callbacks.set_params({"epochs": epochs, "steps": steps * self.passes})
 
@@ -149,7 +142,8 @@ class Loop:
         """Train to the last epoch, or to the commit point at which all ranks have agreed to stop:
         a callback on any of them wants to, or one has been asked to (`commits.was_asked`)."""
         self.classifier.stop_training = self.commits.ends = False
-        self._warn_of_few_rounds()
+        if self.world.is_chief:
+            self._epochs.warn_of_few_rounds(self.total_steps)
         self.goodput.begin(self.state.step)
         self.callbacks.on_train_begin()
         logs: dict[str, float] = {}
@@ -183,16 +177,12 @@ class Loop:
     def _go_on_with_others(self, planned: bool, is_new: bool = False) -> None:
         """Into another world, from where its ranks are; a collective of these."""
         landing = self.member.cross(planned, self._pending, is_new)
-        if landing.retraces:
-            self._traced.clear()
-        self.fit_to_world()
+        self._begin_anew(landing.retraces)
         self._reports.fit_to_world()
         self._health.begin_anew()
-        self._heard, self._own_examples, self._begins_anew = None, 0, True
         self._is_ending, self._pending = False, landing.pending
         if self._on_landing is not None:
-            keeper = self._on_landing(landing.went_back, self.total_steps)
-            self.keeper = self.commits.keeper = keeper
+            self.commits.keeper = self._on_landing(landing.went_back, self.total_steps)
         if landing.went_back:  # in the ledger that this rank may have taken over just now
             self.goodput.lost_since(self.state.step)
         for show in self._shows:
@@ -207,18 +197,6 @@ class Loop:
                 f"this rank has left the others at step {self.state.step}, since it was asked to"
             )
         self._go_on_with_others(planned=True)
-
-    def _warn_of_few_rounds(self) -> None:
-        wanted = self.config.distribution
-        rounds = self.total_steps // self._round if self._round else self.config.training.epochs
-        if wanted.outer_momentum and rounds < FEWEST_ROUNDS and self.world.is_chief:
-            LOG.warning(
-                "outer_momentum = %g (DiLoCo) is experimental, and this run has %d rounds: below "
-                "about %d it loses accuracy; use a smaller sync_every_steps or outer_momentum = 0",
-                wanted.outer_momentum,
-                rounds,
-                FEWEST_ROUNDS,
-            )
 
     def _unfreeze(self) -> None:
         """Let what is frozen learn from here on, if it is time; with a new optimizer, whose
@@ -258,7 +236,7 @@ class Loop:
             PULSE.enter("input")
         with PULSE.during("reports"):
             progress = self._reports.end_epoch()
-        if self._jumps(progress, commits=True):
+        if self._setbacks.loss_jumps(progress, commits=True) and self._go_back():
             return progress.metrics
         state.epoch, state.examples_seen = state.epoch + 1, 0
         return self._commit(progress)
@@ -312,15 +290,16 @@ class Loop:
         state.examples_seen = self._epochs.seen_after_step(state.examples_seen)
         with PULSE.during("reports"):
             progress = self._reports.count_step(self.passes)
-        epoch_ends = state.examples_seen == self._examples
-        commits = self._steps_to_commit() == self._commit_every and not epoch_ends
+        commits = self._times.is_now
         # Of the step before: reading this one's would wait for it, and leave a GPU idle.
         before, self._heard = self._heard, heard
-        if self._is_bad(before) or self._jumps(progress, commits):
+        if self._is_bad(before):
+            return
+        if self._setbacks.loss_jumps(progress, commits) and self._go_back():
             return
         if commits:
             self._commit()
-        elif self._guards(state.step):
+        elif self._times.compares_now:
             self.commits.compare()
         if self._begins_anew:
             return
@@ -329,28 +308,11 @@ class Loop:
             if not self.commits.ends:
                 self._end_soon()
 
-    def _steps_to_commit(self, every: int | None = None) -> int:
-        """Steps to the next commit point inside an epoch, 1 or more, if they come `every` steps."""
-        every = every or self._commit_every
-        in_rounds = self._round or self._epochs.are_rounds
-        done = self._epochs.steps_of(self.state.examples_seen) if in_rounds else self.state.step
-        return every - done % every
-
-    def _guards(self, step: int) -> bool:
-        """Whether ranks are compared after this step, where no commit point is."""
-        every = self.config.distribution.guard_every_steps
-        return self.state.optimizer.is_equal_after_steps and step % every == 0
-
     def _is_bad(self, heard: tf.Tensor | None) -> bool:
         """Whether training has gone back, since steps stay bad; all ranks see it after the same
         one. Raises UserError where it cannot."""
-        if heard is None:
-            return False
-        said = heard.numpy()
-        if said[0] < 0:  # inside a round
-            return False
-        first_bad = self._first_bad() if said[1:].any() else None
-        if not self._health.see_step(self.state.step - 1, said, first_bad):
+        said = None if heard is None else heard.numpy()
+        if not self._setbacks.steps_stay_bad(said, self._first_bad):
             return False
         if not self._go_back():
             raise self._health.too_many()
@@ -359,23 +321,6 @@ class Loop:
     def _first_bad(self) -> str | None:
         """Where this rank's numbers went bad in the newest step that was bad on any rank."""
         return self.state.optimizer.signals.first_bad()
-
-    def _jumps(self, progress: Progress | None, commits: bool) -> bool:
-        """Whether training has gone back, since its loss has jumped; a collective. What a commit
-        point keeps must be from before, so the loss is looked at first."""
-        if progress is not None:
-            loss = progress.metrics["loss"]
-        elif commits and self.config.training.on_loss_spike == "go_back":
-            loss = self._running_loss()
-        else:
-            return False
-        seen = self.state.examples_seen
-        return self._health.see_loss(self.state.step, loss, seen) and self._go_back()
-
-    def _running_loss(self) -> float:
-        """Of all ranks, over the epoch so far; a collective."""
-        objective = self.classifier.objective
-        return objective.total_loss(sum_metrics(self.world, objective.loss_means))
 
     def _end_soon(self) -> None:
         """A rank has been asked to stop: end at a commit point, one made for it if none is near; at
@@ -387,44 +332,27 @@ class Loop:
         state = self.state
         for show in self._shows:
             show.stopping(state.step, "a rank was asked to stop")
-        to_end = self._epochs.steps_of(self._examples - state.examples_seen)
         since = self.clock.since()
         speed = since.passes / self.passes / since.seconds if since.seconds else 0.0
-        for every in filter(None, (self._commit_every, self._round)):
-            ahead = min(self._steps_to_commit(every), to_end)
-            if self.commits.is_near(ahead, speed, ahead == to_end):
-                self._commit_every = every
+        for every, ahead, ends_epoch in self._times.choices():
+            if self.commits.is_near(ahead, speed, ends_epoch):
+                self._times.come_every(every)
                 return
         self._commit()
 
     def _go_back(self) -> bool:
-        """Go on from the newest checkpoint at half the learning rate, if the config wants it and
-        there is one; a collective.
-
-        Raises UserError if it has been tried too often.
-        """
-        if self.config.training.on_loss_spike != "go_back":
+        """See `Setbacks.go_back`."""
+        if not self._setbacks.go_back():
             return False
-        state, step, halvings = self.state, self.state.step, self.state.halvings + 1
-        state.optimizer.settle()  # what is pending belongs to what is given up
-        if not self.world.from_chief(self._restore):
-            return False
-        if not self.world.is_chief:
-            self.classifier.reset_metrics()  # the chief has the sums over all ranks
-        state.move_to(self.world.broadcast(state.position))
-        state.halvings = halvings
-        broadcast_state(self.world, self.classifier, state.optimizer, state.seed, state.step)
-        self._health.goes_back(step, state.step, state.rate)
-        self.goodput.lost_since(state.step)
-        self._traced.clear()
-        self.fit_to_world()
-        self._heard, self._own_examples, self._begins_anew = None, 0, True
+        self._begin_anew(retraces=True)
         return True
 
-    def _restore(self) -> bool:
-        assert self.keeper is not None
-        self.keeper.wait()
-        return self.keeper.restore_latest(self.state, self.world.size) is not None
+    def _begin_anew(self, retraces: bool) -> None:
+        """Training is at another place, or has another number of ranks."""
+        if retraces:
+            self._traced.clear()
+        self.fit_to_world()
+        self._heard, self._own_examples, self._begins_anew = None, 0, True
 
     def _commit(self, ended: Progress | None = None) -> dict[str, float]:
         examples, self._own_examples = self._own_examples, 0

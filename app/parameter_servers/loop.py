@@ -148,7 +148,7 @@ class DealtLoop(Loop):
         under_way = self._dealer.in_flight
         if under_way and self.stop.wanted:
             return False
-        return under_way < self._steps_to_commit() and self._dealer.has_room
+        return under_way < self._times.steps_ahead and self._dealer.has_room
 
     def _step(self, share: Any) -> Any:
         if True not in self._traced:
@@ -181,7 +181,7 @@ class DealtLoop(Loop):
         means = self._sums[:, 0] / np.maximum(self._sums[:, 1], 1)
         names = [metric.name for metric in self.classifier.metrics]
         self.callbacks.on_train_batch_end(number, dict(zip(names, means.tolist(), strict=True)))
-        if self._steps_to_commit() == 1 or (self.state.step + 1) % self._log_every == 0:
+        if self._times.steps_ahead == 1 or (self.state.step + 1) % self._log_every == 0:
             self._write_sums()
         return tf.constant([0.0, float(result.bad > 0), float(result.bad == 0)])
 
