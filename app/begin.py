@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from app import rundir
 from app.build import build_classifier, build_optimizer
 from app.checkpoints.init_from import load_weights
 from app.checkpoints.keeper import Keeper
@@ -18,7 +17,8 @@ from app.load import LoadedData
 from app.pretrained import find
 from app.pretrained.fine_tuning import freeze
 from app.recipe import overlay
-from app.run_files import list_checkpoints
+from app.rundir import contents
+from app.rundir.files import list_checkpoints
 from app.schedule import Schedule
 from app.state import TrainState
 
@@ -38,7 +38,7 @@ def resolve(config: Config, resume: bool, world: World) -> tuple[Config, bool, d
     config, changes = overlay(saved.in_directory(directory), config)
     if goes_on:
         with world.together():
-            rundir.check_same_run(directory, saved, config)
+            contents.check_same_run(directory, saved, config)
     told = ", ".join(f"{key} {old!r} -> {new!r}" for key, (old, new) in changes.items())
     return config, goes_on, {"changed": told} if told else {}
 
@@ -47,8 +47,8 @@ def _saved_run(config: Config, resume: bool) -> tuple[Config | None, bool]:
     """The config of the run in the directory, if there is one to resume; and whether it has a
     checkpoint to continue from, instead of starting over."""
     directory = config.run.run_dir or Path()
-    saved = rundir.find_run(directory, resume)
-    is_kept = rundir.has_checkpoint(directory)
+    saved = contents.find_run(directory, resume)
+    is_kept = contents.has_checkpoint(directory)
     if DOOR.run is not None:
         is_kept = is_kept or bool(list_checkpoints(mirror_of(directory)))
     return saved, saved is not None and is_kept
@@ -98,7 +98,7 @@ def open_run(
             begins["begins with"] = str(report)
         elif config.model.pretrained:
             begins["begins with"] = world.from_chief(lambda: _load_pretrained(config, state, data))
-    world.from_chief(lambda: rundir.keep_run(directory, config, data.plan, data.bad))
+    world.from_chief(lambda: contents.keep_run(directory, config, data.plan, data.bad))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
     return begins

@@ -18,8 +18,8 @@ from app.monitor.rank_log import RankLog
 from app.monitor.reports import place_of
 from app.monitor.tensorboard import TensorBoard
 from app.monitor.terminal import Terminal
-from app.run_files import RunFiles
-from app.run_lock import RunLock
+from app.rundir.files import RunFiles
+from app.rundir.lock import RunLock
 from app.state import TrainState
 from app.stop import STOP
 

@@ -8,7 +8,6 @@ run's own data, need only the second.
 import dataclasses
 from collections.abc import Callable
 
-from app import rundir
 from app.config import Config, Data
 from app.data.bad import Bad, BadExamples
 from app.data.batches import Split
@@ -25,6 +24,7 @@ from app.errors import UserError
 from app.preflight import check_model, check_sizes
 from app.pretrained.find import find
 from app.pretrained.found import Found
+from app.rundir import contents
 
 MOST_LEFT_OUT = 12  # lines about what was left out, in the plan of a run
 
@@ -55,7 +55,7 @@ def load_data(config: Config, world: World, plan: DataPlan | None = None) -> Loa
         check_model(config, dataset.name, dataset.kind)
         _check_keys(config, dataset)
         if plan is not None and config.run.run_dir is not None:
-            rundir.check_same_data(config.run.run_dir, plan, dataset.fingerprint)
+            contents.check_same_data(config.run.run_dir, plan, dataset.fingerprint)
     with bad.shown_before_errors():
         check_splits(dataset)
         if plan is None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from app import rundir
 from app.checkpoints.init_source import find_source
 from app.config import Config, Data, Distribution
 from app.data.bad import BadExamples
@@ -22,6 +21,7 @@ from app.errors import UserError, suggest
 from app.pretrained.check import check_fine_tuning
 from app.pretrained.find import find
 from app.recipe import overlay
+from app.rundir import contents
 from models.table import MODELS, names_of
 
 # A dataset with more files or bytes is not read twice; its mistakes show up when ranks read it.
@@ -36,12 +36,12 @@ def check(config: Config, resume: bool, world_size: int) -> None:
     """
     directory, goes_on = config.run.run_dir, False
     if directory is not None:
-        saved = rundir.find_run(directory, resume)
+        saved = contents.find_run(directory, resume)
         if saved is not None:
             config, _ = overlay(saved, config)
-            goes_on = rundir.has_checkpoint(directory)
+            goes_on = contents.has_checkpoint(directory)
             if goes_on:
-                rundir.check_same_run(directory, saved, config)
+                contents.check_same_run(directory, saved, config)
     if config.model.init_from and not goes_on:
         find_source(config.model.init_from, MODELS[config.model.model].kind)
     check_fine_tuning(config)

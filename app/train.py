@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from app import rundir
 from app.begin import initial_state, open_run, resolve
 from app.build import (
     build_schedule,
@@ -39,8 +38,9 @@ from app.parameter_servers import coordinator as parameter_servers
 from app.parameter_servers.loop import DealtLoop
 from app.preflight import with_fitting_batch
 from app.pulse import PULSE
-from app.run_files import RunFiles
-from app.run_lock import RunLock
+from app.rundir import contents
+from app.rundir.files import RunFiles
+from app.rundir.lock import RunLock
 from app.state import TrainState
 from app.stop import STOP, Stopped
 from app.version import code_version
@@ -97,7 +97,7 @@ def _run(
     if monitoring.profile:
         monitoring.profile.check(world.size)
     world.verify_same(config.facts() | code_version())
-    directory = world.from_chief(lambda: config.run.run_dir or rundir.default_directory(config))
+    directory = world.from_chief(lambda: config.run.run_dir or contents.default_directory(config))
     lock = RunLock(directory)
     if not DOOR.joins:
         # Those that the supervisor has started again take over from ranks that it has ended.
@@ -122,7 +122,7 @@ def _train(
     directory = config.run.run_dir or Path()
     config, goes_on, notes = resolve(config, resume, world)
     follows = goes_on or DOOR.joins
-    plan = world.from_chief(lambda: rundir.saved_plan(directory)) if follows else None
+    plan = world.from_chief(lambda: contents.saved_plan(directory)) if follows else None
     data = load_data(config, world, plan)
     given, config = config, with_fitting_batch(config, len(data.splits["train"]), world.size)
     if config is not given:
@@ -213,7 +213,7 @@ def _finish(loop: Loop, lead: Lead, metrics: dict[str, Any]) -> tuple[str, str |
     try:
         lead.keeper.wait()
         loop.goodput.finished(loop.state.step)
-        rundir.write_metrics(lead.files.directory, metrics)
+        contents.write_metrics(lead.files.directory, metrics)
         mirror.clear(lead.files.directory)
     except UserError as error:
         problem = str(error)

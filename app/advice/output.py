@@ -8,7 +8,7 @@ from typing import Any
 from app.advice.model import Line
 from app.advice.units import ms_text, size_text
 from app.errors import UserError
-from app.rundir import write_file
+from app.rundir.contents import write_file
 
 
 def line_text(line: Line) -> str:

@@ -28,8 +28,8 @@ from app.checkpoints.files import (
 )
 from app.checkpoints.snapshot import Snapshot, take
 from app.errors import UserError, suggest
-from app.run_files import CHECKPOINT_PREFIX, list_checkpoints
-from app.rundir import flush_directory
+from app.rundir.contents import flush_directory
+from app.rundir.files import CHECKPOINT_PREFIX, list_checkpoints
 from app.state import POSITION, SAVED, Kind, StateVariable, TrainState, state_variables
 
 LOG = logging.getLogger(__name__)

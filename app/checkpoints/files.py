@@ -20,8 +20,8 @@ import safetensors.numpy
 
 from app.checkpoints.snapshot import FORMAT, Snapshot
 from app.errors import UserError
-from app.run_files import STATE
-from app.rundir import flush_directory, write_file
+from app.rundir.contents import flush_directory, write_file
+from app.rundir.files import STATE
 from app.state import POSITION
 
 ARRAYS, SCORE, SUMS = "state.safetensors", "score.json", "SHA256SUMS"

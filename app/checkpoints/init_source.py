@@ -9,11 +9,11 @@ import dataclasses
 import os
 from pathlib import Path
 
-from app import rundir
 from app.data.plan import DataPlan
 from app.errors import UserError
 from app.recipe import load
-from app.run_files import STATE, RunFiles, list_checkpoints
+from app.rundir import contents
+from app.rundir.files import STATE, RunFiles, list_checkpoints
 
 SUFFIX = ".safetensors"
 
@@ -89,4 +89,4 @@ def _checkpoint(path: Path) -> InitSource:
 
 
 def _of_run(place: Path, run: Path) -> InitSource:
-    return InitSource(place, load(RunFiles(run).config, {}).model.model, rundir.saved_plan(run))
+    return InitSource(place, load(RunFiles(run).config, {}).model.model, contents.saved_plan(run))

@@ -18,8 +18,8 @@ from app.evaluation.calibration import fit_temperature
 from app.evaluation.evaluate import evaluate, scored
 from app.evaluation.results import Results
 from app.evaluation.scores import finite
-from app.run_files import RunFiles
-from app.rundir import write_file
+from app.rundir.contents import write_file
+from app.rundir.files import RunFiles
 
 LOG = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from app.distributed.world import World
 from app.errors import UserError, suggest
 from app.load import follow, open_alike, open_dataset
 from app.recipe import load
-from app.rundir import MAY_DIFFER
+from app.rundir.contents import MAY_DIFFER
 from app.version import code_version
 
 # What the network was trained to read; another value would be another model.

@@ -21,8 +21,8 @@ from app.errors import UserError
 from app.evaluation.markdown import plain
 from app.evaluation.markdown import table as markdown_table
 from app.monitor.event_files import event_files, events
-from app.run_files import STATE, RunFiles, list_checkpoints
-from app.rundir import write_file
+from app.rundir.contents import write_file
+from app.rundir.files import STATE, RunFiles, list_checkpoints
 
 NOTHING = "-"
 SAME = "no config key differs"

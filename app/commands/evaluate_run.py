@@ -13,7 +13,7 @@ from app.errors import UserError, suggest
 from app.evaluation.evaluate import describe, evaluate
 from app.evaluation.report import by_label, show_report, write_report
 from app.evaluation.sureness import Sureness, coverage_table, of_unknown
-from app.run_files import RunFiles
+from app.rundir.files import RunFiles
 
 MOST_MISTAKES = 20
 

@@ -22,8 +22,8 @@ from app.commands.saved_run import SavedRun, calibrated, open_run
 from app.data.batches import padded
 from app.data.images import decode_batch
 from app.errors import UserError
-from app.run_files import RunFiles
-from app.rundir import write_file
+from app.rundir.contents import write_file
+from app.rundir.files import RunFiles
 from app.version import code_version
 from models.layers import Dropout
 

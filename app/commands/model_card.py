@@ -15,7 +15,7 @@ from app.commands.saved_run import SavedRun
 from app.data.heads import Head
 from app.evaluation.markdown import code, plain, table
 from app.recipe import to_toml
-from app.run_files import RunFiles
+from app.rundir.files import RunFiles
 from models.heads import plain_name
 
 CLASSES_SHOWN = 20

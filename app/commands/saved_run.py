@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app import rundir
 from app.build import build_classifier
 from app.checkpoints.checkpoint import Checkpoints
 from app.classifier import Classifier
@@ -18,7 +17,8 @@ from app.data.text.tokenizer import Tokenizer, tokenizer_from
 from app.errors import UserError
 from app.evaluation.calibration import read_temperatures
 from app.recipe import load
-from app.run_files import RunFiles
+from app.rundir import contents
+from app.rundir.files import RunFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def open_run(directory: Path, checkpoint: str = "newest", weights: str | None = 
         name = files.config.name
         raise UserError(f"{directory} holds no run (no {name}): give the directory of a run")
     config = load(files.config, {})
-    plan = rundir.saved_plan(directory)
+    plan = contents.saved_plan(directory)
     try:
         classifier = build_classifier(config, plan)
     except (ValueError, KeyError, TypeError) as error:

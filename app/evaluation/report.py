@@ -11,7 +11,7 @@ from app.errors import UserError
 from app.evaluation.markdown import cell, plain, table
 from app.evaluation.results import Results
 from app.evaluation.scores import BINS, Scores
-from app.rundir import write_file
+from app.rundir.contents import write_file
 
 HARDEST = 3  # classes named on the terminal
 

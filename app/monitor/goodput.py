@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.pulse import PULSE
-from app.rundir import write_file
+from app.rundir.contents import write_file
 
 LOG = logging.getLogger(__name__)
 STEPS, RESTART, OTHER = "steps", "restart", "other"

@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from app.run_files import RunFiles
+from app.rundir.files import RunFiles
 
 STORY = logging.getLogger("lockstep")
 STORY.setLevel(logging.INFO)

@@ -14,7 +14,7 @@ from app.evaluation.report import hardest, share
 from app.load import LoadedData
 from app.monitor.goodput import GoodputSummary
 from app.monitor.stragglers import described
-from app.run_files import RunFiles
+from app.rundir.files import RunFiles
 from app.schedule import Schedule
 from app.state import TrainState
 

@@ -14,7 +14,6 @@ from typing import Any, NoReturn
 import numpy as np
 import tensorflow as tf
 
-from app import rundir
 from app.build import build_feed
 from app.data.batches import Feed
 from app.data.order import Share
@@ -29,7 +28,8 @@ from app.parameter_servers.calls import offer
 from app.parameter_servers.listening import address_of_host, check_free, listen_only_at
 from app.pulse import PULSE
 from app.recipe import load
-from app.run_files import RunFiles
+from app.rundir import contents
+from app.rundir.files import RunFiles
 from app.stop import STOP, Stopped
 from app.version import code_version
 
@@ -121,7 +121,7 @@ class Worker:
                     "that all hosts share"
                 )
             config = load(files.config, {}).in_directory(run)
-            data = load_data(config, World(), rundir.saved_plan(run))
+            data = load_data(config, World(), contents.saved_plan(run))
             self._feed = build_feed(config, [len(data.plan.class_names)], data.splits["train"])
             self._run = run
 

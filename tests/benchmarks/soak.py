@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from app.run_files import RunFiles, list_checkpoints
+from app.rundir.files import RunFiles, list_checkpoints
 from tests.integration.launched import Launched, send
 
 SAMPLE_S, END_S, WARM_UP = 10.0, 120.0, 0.2

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import safetensors.numpy
 
-from app.run_files import STATE, RunFiles, list_checkpoints
+from app.rundir.files import STATE, RunFiles, list_checkpoints
 from tests.integration.launched import Launched, send
 
 # 1294 digits in batches of 128: 11 steps an epoch, the last of them short. Every step is logged, so

@@ -9,7 +9,7 @@ import safetensors.numpy
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from app.__main__ import main
-from app.run_files import RunFiles, list_checkpoints
+from app.rundir.files import RunFiles, list_checkpoints
 from tests.integration.launching import app, horovodrun, run
 
 # 1,294 examples: the last step of an epoch has one, so the second rank has none.

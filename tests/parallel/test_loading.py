@@ -21,7 +21,7 @@ from app.data.batches import Streamed
 from app.distributed.world import World
 from app.errors import UserError
 from app.load import load_data
-from app.run_files import RunFiles, list_checkpoints
+from app.rundir.files import RunFiles, list_checkpoints
 from app.train import train
 from tests.parallel.sources import (
     CROPS,

@@ -14,7 +14,7 @@ from app.distributed.world import World
 from app.errors import UserError
 from app.evaluation.evaluate import evaluate
 from app.recipe import load
-from app.run_files import list_checkpoints
+from app.rundir.files import list_checkpoints
 from app.train import train
 from tests.parallel.killed import normed
 from tests.parallel.runs import CLASSES, image_network, images
@@ -159,7 +159,7 @@ def test_what_ranks_do_not_share_is_never_saved(world, directory):
 
 
 def test_a_second_run_in_a_directory_is_refused_on_all_ranks(world, directory):
-    from app.run_lock import RunLock
+    from app.rundir.lock import RunLock
 
     lock = RunLock(directory / "run")
     world.from_chief(lock.acquire)

@@ -10,7 +10,7 @@ import safetensors.numpy
 from app.distributed.guard import ReplicasDiverged
 from app.distributed.world import World
 from app.recipe import load
-from app.run_files import list_checkpoints
+from app.rundir.files import list_checkpoints
 from app.train import train
 
 

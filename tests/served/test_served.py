@@ -15,7 +15,7 @@ from app.health import Health
 from app.parameter_servers import coordinator as coordinators
 from app.parameter_servers.dealer import Dealer
 from app.recipe import load
-from app.run_files import RunFiles, list_checkpoints
+from app.rundir.files import RunFiles, list_checkpoints
 from app.train import train
 from tests.integration.bad_input import picture
 

@@ -19,7 +19,7 @@ import numpy as np
 from app.checkpoints.checkpoint import Checkpoints
 from app.checkpoints.files import Score, read_files
 from app.checkpoints.snapshot import FORMAT, Snapshot
-from app.run_files import list_checkpoints
+from app.rundir.files import list_checkpoints
 from app.state import POSITION
 
 

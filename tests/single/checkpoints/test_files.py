@@ -25,7 +25,7 @@ from app.checkpoints.files import (
 )
 from app.checkpoints.snapshot import Snapshot
 from app.errors import UserError
-from app.run_files import list_checkpoints
+from app.rundir.files import list_checkpoints
 from tests.single.checkpoints.killed_writer import snapshot_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -25,8 +25,8 @@ from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.world import World
 from app.errors import UserError
 from app.recipe import load
-from app.run_files import STATE, RunFiles
-from app.rundir import keep_run
+from app.rundir.contents import keep_run
+from app.rundir.files import STATE, RunFiles
 from app.state import SAVED, Kind, TrainState, state_variables
 from models.table import MODELS
 from tests.single.models.small import ENCODER

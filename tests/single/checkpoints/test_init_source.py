@@ -10,8 +10,8 @@ from app.checkpoints.init_source import InitSource, find_source
 from app.data.plan import DataPlan
 from app.errors import UserError
 from app.recipe import load
-from app.run_files import STATE, RunFiles
-from app.rundir import keep_run
+from app.rundir.contents import keep_run
+from app.rundir.files import STATE, RunFiles
 
 
 @pytest.fixture

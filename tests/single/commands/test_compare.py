@@ -13,7 +13,7 @@ from PIL import Image
 from app.commands.compare import compare, differing, read_curves, read_run, table
 from app.errors import UserError
 from app.recipe import load
-from app.run_files import list_checkpoints
+from app.rundir.files import list_checkpoints
 from app.train import train
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,7 +11,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from app import rundir
 from app.__main__ import main
 from app.checkpoints.files import read_files, write_files
 from app.checkpoints.snapshot import Snapshot
@@ -36,7 +35,8 @@ from app.evaluation.results import Results
 from app.evaluation.scores import Scores
 from app.load import load_data
 from app.recipe import load
-from app.run_files import list_checkpoints
+from app.rundir import contents
+from app.rundir.files import list_checkpoints
 from app.train import train
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
@@ -127,7 +127,7 @@ def test_a_run_without_that_split_says_which_it_has(tmp_path: Path, digits) -> N
     with pytest.raises(UserError, match="the data has changed since"):  # more to train on
         run_on(path)
     data = load_data(load(path / "config.toml", {}), World())
-    rundir.keep_run(path, load(path / "config.toml", {}), data.plan)
+    contents.keep_run(path, load(path / "config.toml", {}), data.plan)
     with pytest.raises(UserError, match="has no validation split.*: train, test$"):
         run_on(path, "validation")
 

@@ -15,7 +15,7 @@ from app.commands.predict import predict
 from app.commands.saved_run import open_run
 from app.distributed.world import World
 from app.errors import UserError
-from app.run_files import RunFiles, list_checkpoints
+from app.rundir.files import RunFiles, list_checkpoints
 from tests.single.commands.heads_runs import DOMAINS, UNKNOWN, text_rows, text_run, write_rows
 
 

@@ -15,7 +15,7 @@ from app.commands.saved_run import open_run
 from app.distributed.world import World
 from app.errors import UserError
 from app.recipe import load
-from app.run_files import list_checkpoints
+from app.rundir.files import list_checkpoints
 from app.train import train
 from tests.single.commands.predicting import save
 

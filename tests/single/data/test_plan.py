@@ -24,7 +24,7 @@ from app.distributed.world import World
 from app.errors import UserError
 from app.load import load_data
 from app.recipe import load
-from app.rundir import saved_plan, write_file
+from app.rundir.contents import saved_plan, write_file
 from app.train import train
 
 IMAGES = 44

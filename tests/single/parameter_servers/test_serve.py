@@ -14,8 +14,8 @@ from app.monitor import logs
 from app.parameter_servers.serve import IDLE, MARKS, Worker, serve
 from app.pulse import PULSE
 from app.recipe import load
-from app.run_files import RunFiles
-from app.rundir import keep_run
+from app.rundir.contents import keep_run
+from app.rundir.files import RunFiles
 from app.version import code_version
 
 CLUSTER = {"chief": ["127.0.0.1:1"], "worker": ["127.0.0.1:2"], "ps": ["127.0.0.1:3"]}

@@ -1,6 +1,6 @@
 """What a run directory says about its run: read, checked against a new start, written.
 
-Where its files are: `app.run_files`."""
+Where its files are: `app.rundir.files`."""
 
 import contextlib
 import dataclasses
@@ -16,7 +16,7 @@ from app.data.bad import Bad
 from app.data.plan import DataPlan, OtherFormatError, read_plan
 from app.errors import UserError
 from app.recipe import load, to_toml
-from app.run_files import RunFiles, list_checkpoints
+from app.rundir.files import RunFiles, list_checkpoints
 
 # A different value of one of these makes a different run. The seed chose the held-out examples.
 IDENTITY = {

@@ -19,7 +19,7 @@ from typing import Any
 
 from app.errors import UserError
 from app.pulse import PULSE
-from app.run_files import RunFiles
+from app.rundir.files import RunFiles
 
 LOG = logging.getLogger(__name__)
 BEAT_S = 5.0

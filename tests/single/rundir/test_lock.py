@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from app import run_lock
 from app.errors import UserError
-from app.run_lock import RunLock
+from app.rundir import lock as run_lock
+from app.rundir.lock import RunLock
 from tests.integration.launching import ROOT
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from app.run_lock import RunLock
+from app.rundir.lock import RunLock
 RunLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 time.sleep(60)

@@ -11,7 +11,7 @@ from app.config import Config
 from app.data.plan import DataPlan
 from app.errors import UserError
 from app.recipe import load
-from app.rundir import (
+from app.rundir.contents import (
     check_same_data,
     check_same_run,
     default_directory,
