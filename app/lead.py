@@ -94,6 +94,6 @@ class Lead:
 
     def _tensorboard(self) -> Show:
         place = place_of(self._state, len(self._data.splits["train"]))
-        about, size = self._data.plan.to_json(), self._world.size
+        about, size, who = self._data.plan.to_json(), self._world.size, self._world.described
         files = self.files.tensorboard
-        return Lenient(lambda: TensorBoard(files, self._config, about, size, place))
+        return Lenient(lambda: TensorBoard(files, self._config, about, size, place, who))

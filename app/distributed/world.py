@@ -43,6 +43,11 @@ class World:
         """True on the rank that writes files and speaks to the user."""
         return self.rank == 0
 
+    @property
+    def described(self) -> str:
+        """For people."""
+        return f"{self.size} rank(s)"
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's `value` (any picklable object), in the order of ranks, on every rank."""
         return [value]

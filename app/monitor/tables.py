@@ -42,7 +42,7 @@ def plan_of_run(
         **data.notes,
         "model": f"{config.model.model}, {parameters(state.model):,} parameters to learn",
         **_fine_tuning(config, schedule),
-        "world": f"{world.size} rank(s), {world.backend}, {devices.describe()} each",
+        "world": f"{world.described}, {world.backend}, {devices.describe()} each",
         "batch": f"{batch} examples per step over all ranks",
         "optimizer": f"{optimizer.optimizer}, peak learning rate {schedule.peak:g}, "
         f"{optimizer.schedule}",

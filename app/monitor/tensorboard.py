@@ -60,6 +60,7 @@ class TensorBoard(Show):
         about: `DataPlan.to_json()` of the dataset.
         world_size: the number of ranks.
         place: where the run starts or is resumed; anything written after it is dropped.
+        world: who trains, for people.
     """
 
     def __init__(
@@ -69,10 +70,11 @@ class TensorBoard(Show):
         about: Mapping[str, Any],
         world_size: int,
         place: Place,
+        world: str = "",
     ):
         self._directory = directory
         self._about = about
-        self._last_epoch = config.training.epochs
+        self._epochs, self._last_epoch = place.epoch, config.training.epochs
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._events = list(EVENTS)
         self._work: list[tuple[int, np.ndarray]] = []  # (step, seconds of each rank)
@@ -88,7 +90,9 @@ class TensorBoard(Show):
         for summary in (layout_summary(labels), *hparams_summaries(config, world_size, labels)):
             self._write("", place.step, summary)
         self._text("train", "config", place.step, f"```toml\n{to_toml(config)}```")
-        self.marked(place.step, "resumed" if place.step else "started", f"{world_size} rank(s)")
+        self.marked(
+            place.step, "resumed" if place.step else "started", world or f"{world_size} rank(s)"
+        )
 
     def sees(self, place: Place, network: Any, batch: Any) -> None:
         """The graph of the network, and samples of the first batch after all processing."""
@@ -116,6 +120,7 @@ class TensorBoard(Show):
     def epoch_ended(self, progress: Progress, validation: Results | None) -> None:
         """The epoch's means, exact validation results, and the work of each rank over time."""
         place = Place(progress.step, progress.epoch, progress.examples)
+        self._epochs = progress.epoch
         self._by_other_axes("train", place, progress.metrics)
         if validation:
             self.evaluated("validation", place, validation)
@@ -234,7 +239,7 @@ class TensorBoard(Show):
         if error is not None:
             self.marked(step, "failed", f"{type(error).__name__}: {error}")
         elif not self._stops:
-            self.marked(step, "finished", "all epochs trained")
+            self.marked(step, "finished", f"{self._epochs} of {self._last_epoch} epochs trained")
         self._draw_work()
         if error is not None or not self._stops:
             self._write("", step, end_summary(error is None))

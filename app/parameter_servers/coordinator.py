@@ -106,8 +106,7 @@ class Coordinator(World):
 
     @property
     def described(self) -> str:
-        """For people."""
-        return f"{self.workers} worker(s), {self.servers} server(s), one coordinator; on CPUs"
+        return f"{self.workers} worker(s), {self.servers} server(s), one coordinator"
 
 
 def connect(config: Config) -> Coordinator | None:

@@ -100,7 +100,7 @@ class DealtLoop(Loop):
     def notes(self) -> dict[str, str]:
         staleness = self.config.distribution.max_staleness
         return {
-            "world": self.world.described,
+            "world": f"{self.world.described}; on CPUs",
             "batch": f"{self.batch_size} examples per step, each of one worker",
             "exchange": f"asynchronous, max_staleness {staleness}",
         }

@@ -8,7 +8,15 @@ from app.config import Config
 from app.monitor.event_files import event_files, keep_only
 from app.monitor.progress import Place
 from app.monitor.tensorboard import TensorBoard, is_kept
-from tests.single.monitor.event_values import ABOUT, RESULTS, START, progress, scalars, values
+from tests.single.monitor.event_values import (
+    ABOUT,
+    RESULTS,
+    START,
+    progress,
+    scalars,
+    text,
+    values,
+)
 
 
 @pytest.mark.parametrize("checkpoint", [Place(20, 2, 200), Place(25, 2, 250)])
@@ -97,3 +105,13 @@ def test_a_half_written_event_is_cut_off(tmp_path: Path) -> None:
     path.write_bytes(whole + whole[:30])
     keep_only(tmp_path / "train", lambda tag, step: True)
     assert path.read_bytes() == whole
+
+
+def test_a_run_says_who_trains_and_how_far_it_came(tmp_path: Path) -> None:
+    workers = "3 worker(s), 1 server(s), one coordinator"
+    board = TensorBoard(tmp_path, Config(), ABOUT, 1, START, workers)
+    board.epoch_ended(progress(20, 2), RESULTS)  # stopped early
+    board.ended(20)
+    assert workers in text(tmp_path / "train", "timeline_texts/started")
+    told = f"2 of {Config().training.epochs} epochs trained"
+    assert told in text(tmp_path / "train", "timeline_texts/finished")
