@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from app.distributed.batch_norm import synchronised
     from app.distributed.callbacks import CommitPoints
+    from app.distributed.horovod_world import connect
     from app.distributed.optimizer import DistributedOptimizer
-    from app.distributed.world import World, connect
+    from app.distributed.world import World
 
 _HOMES = {
     "CommitPoints": "callbacks",
     "DistributedOptimizer": "optimizer",
     "World": "world",
-    "connect": "world",
+    "connect": "horovod_world",
     "synchronised": "batch_norm",
 }
 __all__ = [

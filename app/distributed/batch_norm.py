@@ -11,7 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from app.distributed.world import World, current_world
+from app.distributed.horovod_world import current_world
+from app.distributed.world import World
 from app.state import Kind, declare
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import keras
 
 from app.distributed.guard import agree, compare
+from app.distributed.horovod_world import current_world
 from app.distributed.replicas import broadcast_state, sum_metrics
-from app.distributed.world import World, current_world
+from app.distributed.world import World
 
 
 class CommitPoints(keras.callbacks.Callback):

@@ -8,8 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from app.distributed.horovod_world import connect
 from app.distributed.options import Knobs
-from app.distributed.world import World, connect
+from app.distributed.world import World
 from app.doctor.facts import gpus_named
 from app.doctor.probe import OK
 from app.doctor.software import count_gpus, judge_gpus

@@ -29,6 +29,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from app.distributed.horovod_world import current_world
 from app.distributed.options import Sync, Wire
 from app.distributed.reducers import make_reducer
 from app.distributed.reducers.codec import Compressor
@@ -38,7 +39,7 @@ from app.distributed.strategies import KEEP_GRADIENTS, WITH_ROUNDS, make_strateg
 from app.distributed.strategies.accumulate import Accumulate
 from app.distributed.strategies.strategy import Parts
 from app.distributed.telemetry import Telemetry
-from app.distributed.world import World, current_world
+from app.distributed.world import World
 from app.state import Kind, declare
 
 MEGABYTE = 1_000_000

@@ -16,7 +16,7 @@ if RANKS == 1:
 @pytest.fixture(scope="session")
 def world():
     from app.distributed import devices
-    from app.distributed.world import connect
+    from app.distributed.horovod_world import connect
 
     world = connect(by_host=RANKS > 2)  # for process sets
     devices.configure(world)

@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 
 from app.checkpoints.checkpoint import Checkpoints
+from app.distributed.horovod_world import HorovodWorld
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.options import Wire
 from app.distributed.replicas import broadcast_state, settle
-from app.distributed.world import HorovodWorld, World
+from app.distributed.world import World
 from app.state import Kind, TrainState
 
 SHAPE = (48, 40)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from app.distributed.horovod_world import HorovodWorld, connect
 from app.distributed.optimizer import DistributedOptimizer
-from app.distributed.world import HorovodWorld, connect
 from app.errors import UserError
 
 

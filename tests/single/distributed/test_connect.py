@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
+from app.distributed.horovod_world import _limit_stalls, connect
 from app.distributed.launcher import Launched
-from app.distributed.world import _limit_stalls, connect
 from app.errors import UserError
 
 

@@ -15,8 +15,9 @@ from app.distributed.devices import (
     unused_gpus,
     warn_of_unused_gpus,
 )
+from app.distributed.horovod_world import connect
 from app.distributed.launcher import Launched, read_launcher
-from app.distributed.world import World, connect
+from app.distributed.world import World
 from app.errors import UserError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from app.config import Distribution
+from app.distributed.horovod_world import _turn
 from app.distributed.options import Knobs
-from app.distributed.world import _turn
 
 
 def test_defaults_leave_horovod_at_a_cycle_of_1_ms_and_without_fusion(monkeypatch) -> None:
