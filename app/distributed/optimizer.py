@@ -3,8 +3,8 @@
 It is put together from a strategy (when ranks communicate) and a reducer (how). The path of a
 gradient, in order:
 
-1. `DistributedOptimizer.apply(gradients, variables, weight=n)`, here: checks that all ranks have
-   gradients of the same kinds;
+1. `DistributedOptimizer.apply(gradients, variables, weight=n)`: checks that all ranks have
+   gradients of the same kinds (kinds.py);
 2. `strategy.apply` (strategies/): `Accumulate` keeps the weighted sum of several passes,
    `EveryStep` goes on at once;
 3. `Parts.mean` (strategies/strategy.py): takes the loss scale away, scales by what this rank
@@ -20,7 +20,6 @@ any of them, so all skip the same step of a loss-scaling optimizer.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from app.distributed.horovod_world import current_world
+from app.distributed.kinds import AgreedKinds
 from app.distributed.options import Sync, Wire
 from app.distributed.reducers import make_reducer
 from app.distributed.reducers.codec import Compressor
@@ -119,14 +119,12 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
         self.world = world or current_world(process_set)
         # What waits in variables is dense.
         keeps_gradients = backward_passes_per_step > 1 or strategy in KEEP_GRADIENTS
-        self._all_dense = sparse_as_dense or keeps_gradients
+        all_dense = sparse_as_dense or keeps_gradients
         # Follows from the place in the run, so it is no state. On the CPU, as a condition is.
         with tf.init_scope(), tf.device("CPU"):
             self._epoch = tf.Variable(0.0, trainable=False)
         bucket_bytes = int(bucket_mb * MEGABYTE)
-        self.reducer = make_reducer(
-            compression, bucket_bytes, self._all_dense, self.wire, self._epoch
-        )
+        self.reducer = make_reducer(compression, bucket_bytes, all_dense, self.wire, self._epoch)
         self._parts = Parts(
             optimizer,
             self.reducer,
@@ -144,7 +142,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
             )
         # Whether whoever drives the training calls `settle()` at commit points, as they say here.
         self.settles = False
-        self._agreed_kinds: dict[tuple[int, ...], list[str]] = {}
+        self._kinds = AgreedKinds(self.world, all_dense)
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
         """Create the variables of the strategy, the reducer and the inner optimizer."""
@@ -202,28 +200,10 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
                 self.build(trainable_variables)
         if self.op == "average":
             weight = total_weight = None
-        self._check_kinds(grads, trainable_variables)
+        self._kinds.check(grads, trainable_variables)
         if loss is not None:
             self.signals.note_loss(loss, weight)
         self.strategy.apply(grads, trainable_variables, weight, total_weight)
-
-    def _check_kinds(self, gradients: Sequence[Any], variables: Sequence[keras.Variable]) -> None:
-        """Raise ValueError if ranks would not exchange the same gradients in the same way.
-
-        At the first trace (or eager call) with these variables, which all ranks come to together,
-        the ranks compare, and the error is raised on all of them. A rank may trace anew when
-        others do not, so from then on each compares with what was agreed.
-        """
-        kinds = [_kind(gradient, self._all_dense) for gradient in gradients]
-        key = tuple(id(variable) for variable in variables)
-        if key in self._agreed_kinds:
-            _check_equal(variables, self._agreed_kinds[key], kinds, "now", "before")
-            return
-        with tf.init_scope():
-            rows = self.world.gather(kinds)
-        for rank, row in enumerate(rows):
-            _check_equal(variables, rows[0], row, f"on rank {rank}", "on rank 0")
-        self._agreed_kinds[key] = kinds
 
     def move_to(self, epoch: float) -> None:
         """Training is at this epoch (may be a fraction), where options say "from epoch"."""
@@ -283,7 +263,7 @@ class DistributedOptimizer(keras.optimizers.LossScaleOptimizer):
 
     def forget_kinds(self) -> None:
         """Compare the kinds of gradients over ranks again, at the next trace of all of them."""
-        self._agreed_kinds.clear()
+        self._kinds.forget()
 
     def settle(self) -> None:
         """Finish what is pending, so that all ranks have one state; a collective."""
@@ -361,24 +341,6 @@ def _check_momentum(optimizer, wire: Wire, strategy: str) -> None:
             f"compression 'topk' with strategy '{strategy}' sends how models have moved, not "
             "gradients: give momentum and clipping to the optimizer inside, not to Wire"
         )
-
-
-def _kind(gradient: Any, all_dense: bool) -> str:
-    if gradient is None:
-        return "none"
-    return "rows" if isinstance(gradient, tf.IndexedSlices) and not all_dense else "dense"
-
-
-def _check_equal(variables, expected: list[str], found: list[str], here: str, there: str) -> None:
-    pairs = itertools.zip_longest(expected, found, fillvalue="none")
-    for index, (one, other) in enumerate(pairs):
-        if one != other:
-            name = variables[index].path if index < len(variables) else f"number {index}"
-            raise ValueError(
-                f"the gradient of variable '{name}' is {other} {here} and {one} {there}: every "
-                "rank must give a gradient of the same kind (none, dense, rows) for each variable "
-                "in every step. Give zeros where a branch of the model was not used"
-            )
 
 
 def _refuse_xla() -> None:

@@ -131,10 +131,10 @@ def test_all_trace_anew_if_what_learns_is_not_the_same_on_all(make) -> None:
     ranks = [make(0, 1, value=5, step=9, unfrozen_at=4)]
     newcomer = make(0, 1, value=0, step=0)
     for one in (*ranks, newcomer):
-        one.state.optimizer._agreed_kinds[(1,)] = ["dense"]
+        one.state.optimizer._kinds._agreed[(1,)] = ["dense"]
     landings = cross(ranks, planned=True, newcomers=[newcomer])
     assert all(landing.retraces for landing in landings)
-    assert not any(one.state.optimizer._agreed_kinds for one in (*ranks, newcomer))
+    assert not any(one.state.optimizer._kinds._agreed for one in (*ranks, newcomer))
     assert newcomer.state.unfrozen_at == 4
 
 
