@@ -20,10 +20,11 @@ from app.commands.doctor import add_host_options, ends_what_it_started, hosts_of
 from app.commands.parser import Parser, whole_number
 from app.distributed.launcher import COORDINATOR, ROLES, SERVER, TF_CONFIG, WORKER
 from app.doctor.hosts import BY_CONFIGURATION, Host, make_ssh
-from app.errors import INTERRUPTED, USER_ERROR, UserError
-from launch import commands, gloo, pod, reach
+from app.errors import UserError
+from launch import commands, gloo, reach
 from launch.commands import Placement
 from launch.parts import Slot
+from launch.script import exit_code
 from launch.tasks import Tasks
 
 WORKERS, SERVERS = 2, 1
@@ -153,16 +154,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """`run`; returns the exit code."""
-    try:
-        options = parse(arguments)
-        commands.check_directory()
-        return run(options)
-    except UserError as error:
-        pod.leave(f"error: {error}")
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return exit_code(lambda: run(parse(arguments)))
 
 
 if __name__ == "__main__":

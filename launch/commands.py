@@ -5,7 +5,6 @@ key is checked.
 """
 
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -127,11 +126,3 @@ def mpi_command(
 
 def _mca(name: str, value: str) -> list[str]:
     return ["-mca", name, value]
-
-
-def check_directory() -> None:
-    """Raise UserError if ranks cannot start where we are."""
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise UserError(f"the working directory is gone ({error.strerror}): cd elsewhere") from None

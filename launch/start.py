@@ -22,13 +22,14 @@ from app.commands.parser import Parser, whole_number
 from app.doctor.facts import gpus_named
 from app.doctor.hosts import Host, make_ssh
 from app.doctor.software import count_gpus
-from app.errors import INTERRUPTED, USER_ERROR, UserError
-from launch import commands, gloo, pod, reach
+from app.errors import UserError
+from launch import commands, gloo, reach
 from launch.commands import Placement
 from launch.discovery import ask_script, of_hostfile, of_script
 from launch.elastic import Elastic
 from launch.line import LINE_VARIABLE
 from launch.places import Slot
+from launch.script import exit_code
 from launch.state import Terms
 from launch.supervise import Supervisor
 from launch.worlds import Worlds
@@ -204,16 +205,8 @@ def visible_gpus(environ: Mapping[str, str]) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Run `local` or `hosts`, the first argument; returns the exit code."""
     kind, *rest = arguments
-    try:
-        options = parse(kind, rest)
-        commands.check_directory()
-        return local(options) if kind == "local" else hosts(options)
-    except UserError as error:
-        pod.leave(f"error: {error}")
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    start = local if kind == "local" else hosts
+    return exit_code(lambda: start(parse(kind, rest)))
 
 
 if __name__ == "__main__":

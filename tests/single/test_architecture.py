@@ -75,7 +75,10 @@ def collectives() -> set[str]:
     """The methods of a World; `sum` and `size_tensor` count only on something called a world."""
     tree = ast.parse((REPOSITORY / "app/distributed/world.py").read_text(encoding="utf-8"))
     (world,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "World")
-    return {n.name for n in world.body if isinstance(n, ast.FunctionDef)} - {"is_chief", "described"}
+    return {n.name for n in world.body if isinstance(n, ast.FunctionDef)} - {
+        "is_chief",
+        "described",
+    }
 
 
 # Of NumPy, TensorFlow and others too; a call counts unless it is on one of these.
