@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from app.data.batches import Batch
 from app.learning.early_stopping import EarlyStopping
+from app.learning.nothing import Nothing
 from app.learning.objective import Objective
 from app.learning.task import Task
 from app.learning.weight_average import WeightAverage
@@ -59,7 +60,7 @@ class Classifier(keras.Model):
         # Of a run that wants them; whoever builds the classifier sets them.
         self.weight_average: WeightAverage | None = None
         self.early_stopping: EarlyStopping | None = None
-        self._gradient_kinds: list[Callable[[], Any]] | None = None
+        self._nothing = Nothing()
         self._is_never_empty = False
         self.built = True
 
@@ -76,7 +77,7 @@ class Classifier(keras.Model):
                 f"'{self.joint[0].name}' normalises over all of them: use strategy='every_step', "
                 "or a BatchNorm of each rank"
             )
-        self._gradient_kinds = None  # other variables may learn now
+        self._nothing.forget()  # other variables may learn now
         super().compile(optimizer=optimizer, **options)
 
     @property
@@ -273,22 +274,9 @@ class Classifier(keras.Model):
         return tf.nest.pack_sequence_as(zeros, flat, expand_composites=True)
 
     def _zeros(self, learn: Callable) -> tuple[tf.Tensor, Any, Any, list[Any]]:
-        """What `learn` returns for no examples: loss 0, no losses, no logits, gradients of 0,
-        sparse or dense.
-
-        All ranks must exchange a gradient in the same way, so its kind is read from a trace.
-        """
-        if self._gradient_kinds is None:
-            gradients = tf.function(learn).get_concrete_function().structured_outputs[3]
-            variables = self.trainable_variables
-            self._gradient_kinds = [
-                _zero_like(gradient, tuple(variable.shape))
-                for gradient, variable in zip(gradients, variables, strict=True)
-            ]
-        logits = [tf.zeros((0, classes)) for classes in self.classes]
-        none = [tf.zeros((0,)) for _ in self.classes]
-        of_heads = logits if isinstance(self.network.output_shape, list) else logits[0]
-        return tf.constant(0.0), none, of_heads, [make() for make in self._gradient_kinds]
+        """What `learn` returns for no examples."""
+        classes = self.classes if isinstance(self.network.output_shape, list) else self.classes[0]
+        return self._nothing.like(learn, self.trainable_variables, classes)
 
 
 def unpacked(data: Any) -> tuple[Batch, Any]:
@@ -315,21 +303,3 @@ def weighed(losses: tf.Tensor, weights: Any) -> tf.Tensor:
             f"sample_weight of shape {tuple(weights.shape)}: expected one weight for each example"
         )
     return losses * tf.reshape(tf.cast(weights, losses.dtype), tf.shape(losses))
-
-
-def _zero_like(gradient: Any, shape: tuple[int, ...]) -> Callable[[], Any]:
-    """A function that makes a zero gradient of the same dtype and kind. `shape` is its variable's:
-    a trace does not always know that of the gradient."""
-    if gradient is None:
-        return lambda: None
-    if not isinstance(gradient, tf.IndexedSlices):
-        dense_dtype = gradient.dtype
-        return lambda: tf.zeros(shape, dense_dtype)
-    row, dtype = shape[1:], gradient.values.dtype
-    index_dtype = gradient.indices.dtype
-    size_dtype = gradient.dense_shape.dtype
-    return lambda: tf.IndexedSlices(
-        tf.zeros([0, *row], dtype),
-        tf.zeros([0], index_dtype),
-        tf.constant(shape, size_dtype),
-    )
