@@ -1,9 +1,9 @@
 """What ranks tell each other in the graph of a step: a wish to stop, and numbers gone bad.
 
-With every exchange of gradients one small vector is summed over ranks, at the same time as the
-last gradients, so that all ranks know the same before the update. A gradient that is not finite,
-or that comes with a loss that is not, travels as zeros: no reducer, codec, residual or sum of
-passes ever sees it. Then no rank updates anything.
+With every exchange of gradients one small vector is summed over ranks, in the bucket of the last
+gradients or at the same time as that, so that all ranks know the same before the update. A gradient
+that is not finite, or that comes with a loss that is not, travels as zeros: no reducer, codec,
+residual or sum of passes ever sees it. Then no rank updates anything.
 
 Under a loss scale above 1 gradients overflow now and then, and the remedy is a lower scale. So a
 gradient that is not finite while its loss is, is left to the loss-scaling optimizer inside, which
@@ -11,13 +11,21 @@ skips the step by itself and halves its scale; `heard` does not count it.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from app.distributed.world import World
 
 LOSS = "loss"
+
+
+class Vector(NamedTuple):
+    """What a reducer asks of a variable, for what ranks tell each other beside gradients."""
+
+    shape: tf.TensorShape = tf.TensorShape([4])
+    path: str = "signals"
+    dtype: str = "float32"
 
 
 class Signals:
@@ -107,7 +115,11 @@ class Signals:
         explained by it), bool (); a collective, in the graph of a step."""
         with tf.device("CPU"):
             own = self.tell(loss_scale)
-            total = world.allreduce(own, f"{name}.signals")
+            return self.judge(own, world.allreduce(own, f"{name}.signals"))
+
+    def judge(self, own: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """As `exchange`, of a sum over ranks that came otherwise; see `hear`."""
+        with tf.device("CPU"):
             self.hear(own, total)
             return ~tf.reduce_any(total[1:3] > 0), total[3] > 0
 

@@ -48,8 +48,8 @@ def test_a_known_total_saves_the_collective_that_would_find_it(world):
     value, _, known = one_step(world, mine, weight=world.rank + 1, total_weight=total)
     expected, _, unknown = one_step(world, mine, weight=world.rank + 1)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    assert len(_allreduces(known)) == 2  # gradients and signals
-    assert len(_allreduces(unknown)) == 3
+    assert len(_allreduces(known)) == 1  # gradients and signals in one
+    assert len(_allreduces(unknown)) == 2
 
 
 def test_a_rank_without_examples_may_hold_nan(world):

@@ -32,7 +32,12 @@ class Results(NamedTuple):
 
 
 class Codec(Protocol):
-    """Called with all parts of a step at once."""
+    """Called with all parts of a step at once.
+
+    `is_exact`: whether a sum is what float32 gives, whatever else is in the tensor, with no state.
+    """
+
+    is_exact: bool
 
     def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
         """Create a state of so many rows, if it needs one."""
@@ -78,6 +83,7 @@ class Stateless:
 
     def __init__(self, compressor: Compressor | None = None):
         self.compressor = NoCompression() if compressor is None else compressor
+        self.is_exact = isinstance(self.compressor, NoCompression)
         for method in ("compress", "decompress"):
             if not callable(getattr(self.compressor, method, None)):
                 raise TypeError(f"compression={compressor!r} has no method {method}()")

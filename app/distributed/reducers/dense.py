@@ -31,6 +31,11 @@ class DenseBuckets:
         self._rows = {id(variable): row for row, variable in enumerate(variables)}
         self.codec.build(len(variables), add_variable)
 
+    @property
+    def is_exact_for_vectors(self) -> bool:
+        """See `Reducer`."""
+        return self.codec.is_exact
+
     def reduce(
         self,
         gradients: Sequence[Any],
@@ -52,7 +57,7 @@ class DenseBuckets:
         parts = [
             Part(
                 flatten([reduced[index] for index in bucket]),
-                self._rows[id(variables[bucket[0]])],
+                self._rows.get(id(variables[bucket[0]]), 0),
                 f"{name}.bucket.{number}",
             )
             for number, bucket in enumerate(buckets)

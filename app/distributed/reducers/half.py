@@ -40,6 +40,8 @@ SMALLEST_NORMAL = 2.0**-126
 class ScaledHalf:
     """A codec with one row of state for each part, all of it replicated."""
 
+    is_exact = False
+
     def build(self, rows: int, add_variable: Callable[..., Any]) -> None:
         """Create the state: float32 (rows, 2), of (scale or 0 if unknown, log2 of the back-off).
 

@@ -44,6 +44,11 @@ class Lossy:
         self.dense.build(variables, add_variable)
         self.build_large([tuple(v.shape) for v in self._large], add_variable)
 
+    @property
+    def is_exact_for_vectors(self) -> bool:
+        """See `Reducer`."""
+        return self.dense.is_exact_for_vectors
+
     def reduce(
         self, gradients: Sequence[Any], variables: Sequence[Any], world: World, name: str
     ) -> Reduced:

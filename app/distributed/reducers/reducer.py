@@ -37,7 +37,12 @@ class Collective(NamedTuple):
 
 class Reducer(Protocol):
     """One object owns how gradients are bucketed and compressed, what compression leaves behind,
-    and its collectives."""
+    and its collectives.
+
+    One that has `is_exact_for_vectors`, and it is true, sums 1-D float32 tensors exactly, also of
+    what is no variable of `build` but has a shape: what ranks tell each other then travels with
+    their gradients.
+    """
 
     def build(self, variables: Sequence[Any], add_variable: Callable[..., Any]) -> None:
         """Create what is kept from step to step; called once, by the optimizer's `build`.

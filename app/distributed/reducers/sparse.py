@@ -28,6 +28,11 @@ class SparseRows:
 
         self.codec.build(len(variables), add)
 
+    @property
+    def is_exact_for_vectors(self) -> bool:
+        """See `Reducer`."""
+        return getattr(self.dense, "is_exact_for_vectors", False)
+
     def reduce(
         self,
         gradients: Sequence[Any],

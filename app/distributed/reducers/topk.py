@@ -56,6 +56,11 @@ class TopK(Lossy):
             for number, variable in enumerate(small)
         }
 
+    @property
+    def is_exact_for_vectors(self) -> bool:
+        """See `Reducer`: not if all that a rank gives is scaled."""
+        return super().is_exact_for_vectors and self.wire.clip_norm is None
+
     def build_large(
         self, shapes: Sequence[tuple[int, ...]], add_variable: Callable[..., Any]
     ) -> None:

@@ -120,9 +120,9 @@ class CountingWorld(World):
 @pytest.mark.parametrize(
     ("weights", "totals", "collectives"),
     [
-        ([5, 2], [5, 2], ["signals", "bucket"]),
-        ([5, 2], [None, None], ["weight", "signals", "bucket"]),
-        ([None, None], [None, None], ["signals", "bucket"]),
+        ([5, 2], [5, 2], ["bucket"]),
+        ([5, 2], [None, None], ["weight", "bucket"]),
+        ([None, None], [None, None], ["bucket"]),
     ],
 )
 def test_totals_of_accumulated_passes_save_a_collective(weights, totals, collectives) -> None:
