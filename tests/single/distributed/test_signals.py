@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 
 from app.distributed.optimizer import DistributedOptimizer
+from app.distributed.options import Wire
+from app.distributed.reducers import COMPRESSIONS
 from app.distributed.signals import Signals, with_overflow
 from app.distributed.world import World
 
@@ -95,3 +97,51 @@ def test_the_wish_to_stop_travels_with_the_next_exchange() -> None:
     assert optimizer.signals.heard().numpy().tolist() == [0, 0, 0]
     optimizer.apply([tf.ones(2)], [variable])
     assert optimizer.signals.heard().numpy().tolist() == [1, 0, 0]
+
+
+class Noting(World):
+    """A world of one that notes the names of its collectives."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def allreduce(self, tensor: tf.Tensor, name: str) -> tf.Tensor:
+        self.names.append(name)
+        return tensor
+
+
+class Halving:
+    """A compressor of a user."""
+
+    def compress(self, tensor: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return tensor / 2, None
+
+    def decompress(self, tensor: tf.Tensor, _: None) -> tf.Tensor:
+        return tensor * 2
+
+
+@pytest.mark.parametrize(
+    ("compression", "wire", "ride"),
+    [
+        *((name, Wire(), name != "fp16") for name in COMPRESSIONS),
+        ("topk", Wire(clip_norm=1.0), False),  # which would scale them
+        (Halving(), Wire(), False),
+    ],
+)
+def test_what_ranks_tell_travels_with_gradients_where_it_arrives_as_it_is(
+    compression, wire, ride
+) -> None:
+    world, shapes = Noting(), [(40, 40), (40,)]
+    variables = [keras.Variable(np.ones(shape, np.float32)) for shape in shapes]
+    sgd = keras.optimizers.SGD(1.0)
+    optimizer = DistributedOptimizer(sgd, world=world, compression=compression, wire=wire)
+    gradients = [tf.ones(shape) for shape in shapes]
+    optimizer.apply(gradients, variables)
+    assert ride != any(name.endswith(".signals") for name in world.names)
+    assert optimizer.signals.heard().numpy().tolist() == [0, 0, 0]
+    before = [variable.numpy() for variable in variables]
+    optimizer.signals.ask_to_stop()
+    optimizer.apply([tf.fill(shapes[0], np.nan), gradients[1]], variables)
+    assert optimizer.signals.heard().numpy().tolist() == [1, 1, 0]
+    for variable, value in zip(variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
