@@ -24,7 +24,7 @@ class Distribution(Section):
     compress_from_epoch: Annotated[float, Field(ge=0)] = Field(
         0.0,
         description="compression 'topk' and 'powersgd': send everything before this epoch (may be "
-        "a fraction)",
+        "a fraction); topk loses less accuracy with 1",
     )
     topk_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
         0.01, description="compression 'topk': the share of elements that is sent"
