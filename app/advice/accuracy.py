@@ -30,8 +30,8 @@ NOTES = {
     "topk": "loses more under Adam; 1.7 points on CIFAR-10 after 5 epochs, 0.9 with "
     "compress_from_epoch = 1, nothing on CLINC150 (3 seeds each)",
     "local": "0.5 points on CLINC150 (3 seeds); 3 on CIFAR-10 with rounds of 50 steps, "
-    "and 1.9 with Adam on digits (1 seed each)",
-    "delayed": "1.9 points with Adam on digits (1 seed)",
+    "and 2 with Adam on digits (1 seed each)",
+    "delayed": "2 points with Adam on digits (1 seed)",
     "powersgd": "0.7 points on CIFAR-10 after 5 epochs, 0.3 on CLINC150 (3 seeds each)",
     "terngrad": "loses to int8 above 8 ranks",
 }
