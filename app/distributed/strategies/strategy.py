@@ -89,7 +89,7 @@ class Parts:
 
     def _signals_ride(self) -> bool:
         """Whether what ranks tell each other travels in a bucket of gradients. A collective of its
-        own made steps of a small model longer by a fifth (NOTES.md); on GPUs it runs beside them."""
+        own made steps of a small model a fifth longer (NOTES.md); on GPUs it runs beside them."""
         on_cpu = not tf.config.list_logical_devices("GPU")
         return on_cpu and getattr(self.reducer, "is_exact_for_vectors", False)
 
