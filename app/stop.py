@@ -2,7 +2,7 @@
 
 While training runs, a wish is only noted: the loop passes it on to all ranks inside a step, and all
 stop at the same one (app/loop.py). At any other time it ends what is being done at once, by raising
-`Stopped`; the newest checkpoint stands. Kubernetes gives 30 seconds, and a stop takes at most 20.
+`Interrupted`; the newest checkpoint stands. Kubernetes gives 30 seconds; a stop takes at most 20.
 
 Knows nothing of workers and loads no TensorFlow, so that a process listens from its first moment.
 """
@@ -34,6 +34,10 @@ class Stopped(BaseException):
     Not an Exception: it may be raised anywhere, and nobody may take it for a fault of what was
     being done.
     """
+
+
+class Interrupted(Stopped):
+    """The run was asked to stop while it did not train, and has ended at once."""
 
 
 class Stop:
@@ -73,7 +77,7 @@ class Stop:
 
     @contextlib.contextmanager
     def deferred(self, is_deferred: bool = True) -> Iterator[None]:
-        """In the block a wish is only noted, or, if False, raises `Stopped` again."""
+        """In the block a wish is only noted, or, if False, raises `Interrupted` again."""
         before, self._deferred = self._deferred, is_deferred
         try:
             yield
@@ -95,7 +99,7 @@ class Stop:
         PULSE.ask_to_stop()
         threading.Thread(target=self._give_up, name="stop", daemon=True).start()
         if not self._deferred:
-            raise Stopped(f"stopped by {self.signal.name} in {PULSE.phase}")
+            raise Interrupted(f"stopped by {self.signal.name} in {PULSE.phase}")
 
     def _give_up(self) -> None:
         """End this process if the orderly end takes too long."""

@@ -42,7 +42,7 @@ from app.rundir import contents
 from app.rundir.files import RunFiles
 from app.rundir.lock import RunLock
 from app.state import TrainState
-from app.stop import STOP, Stopped
+from app.stop import STOP, Interrupted, Stopped
 from app.version import code_version
 
 MOST_MISTAKES = 16  # shown in TensorBoard
@@ -188,6 +188,9 @@ def _learn(loop: Loop, data: LoadedData, lead: Lead) -> dict[str, Any]:
         lead.board.ended(state.step, None if isinstance(error, Stopped) else error)
         with contextlib.suppress(UserError):  # the first error counts
             lead.keeper.wait(MOST_WAIT_S)
+        if isinstance(error, Interrupted) and (kept := lead.keeper.checkpoints.list()):
+            kept_at = f"{error}, with {kept[-1].name} kept"
+            raise Stopped(f"{kept_at}: {_how_to_go_on(loop.config)}") from None
         raise
     finally:
         lead.terminal.ended(state.step)
@@ -202,9 +205,13 @@ def _stop(loop: Loop, keeper: Keeper) -> None:
     state, name = loop.state, STOP.signal.name if STOP.signal else "a signal to another rank"
     raise Stopped(
         f"stopped by {name} at step {state.step}, with {state.epoch} of "
-        f"{loop.config.training.epochs} epochs done: the same command with --run-dir "
-        f"{shlex.quote(str(loop.config.run.run_dir))} --resume goes on from there"
+        f"{loop.config.training.epochs} epochs done: {_how_to_go_on(loop.config)}"
     )
+
+
+def _how_to_go_on(config: Config) -> str:
+    directory = shlex.quote(str(config.run.run_dir))
+    return f"the same command with --run-dir {directory} --resume goes on from there"
 
 
 def _finish(loop: Loop, lead: Lead, metrics: dict[str, Any]) -> tuple[str, str | None]:
