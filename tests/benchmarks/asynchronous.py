@@ -1,7 +1,7 @@
 """Parameter servers beside the synchronous run: accuracy, a slow worker, killed workers, speed.
 
     python -m tests.benchmarks.asynchronous [--only accuracy slow killed speed link] [--seeds 3]
-        [--workers 2 3] [--csv FILE] [--max-staleness 16]
+        [--configs digits cifar10] [--workers 2 3] [--csv FILE] [--max-staleness 16]
 
 accuracy: digits and CIFAR-10 (where --data-dir or LOCKSTEP_TFDS_DIR has it), equal epochs and equal
 batches per update, seed by seed. slow: 3 workers whose batches take 100 ms, and one of them five
@@ -37,10 +37,12 @@ from tests.integration.serving import Room
 PARTS = ("accuracy", "slow", "killed", "speed", "link")
 COLUMNS = ("part", "way", "workers", "seed", "value", "unit", "about")
 ADAM = {"optimizer": "adam", "learning_rate": "0.002", "momentum": "0.9"}
-TRAINED = {
-    "digits": CONFIGS["digits"],
-    "digits, adam": CONFIGS["digits"] | ADAM,
-    "cifar10": CONFIGS["cifar10"],
+# What is trained, and what of it is another value with parameter servers (`warn_of_momentum`).
+TRAINED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
+    "digits": (CONFIGS["digits"], {}),
+    "digits, adam": (CONFIGS["digits"] | ADAM, {}),
+    "cifar10": (CONFIGS["cifar10"], {"momentum": "0.0", "learning_rate": "0.25"}),
+    "cifar10, adam": (CONFIGS["cifar10"] | ADAM | {"warmup_epochs": "0.5"}, {}),
 }
 SMALL = {"dataset": "digits", "model": "cnn", "width": "4", "per_rank_batch_size": "64"}
 # 0.6M parameters, 2.3 MB of gradients a step.
@@ -102,18 +104,21 @@ class Table:
 def accuracy(options: argparse.Namespace, table: Table) -> None:
     """Equal epochs, equal batches per update."""
     place = options.data_dir or os.environ.get("LOCKSTEP_TFDS_DIR")
-    for name, keys in TRAINED.items():
-        if name == "cifar10" and not place:
-            print("no CIFAR-10: give --data-dir", file=sys.stderr)
-            continue
-        keys = keys | ({"data_dir": str(place)} if name == "cifar10" else {})
+    for name in options.configs:
+        keys, served = TRAINED[name]
+        if name.startswith("cifar10"):
+            if not place:
+                print("no CIFAR-10: give --data-dir", file=sys.stderr)
+                continue
+            keys = keys | {"data_dir": str(place)}
+        served = served | {"max_staleness": str(options.max_staleness)}
+        ways = {"synchronous": ("local", keys), "servers": ("parameter_servers", keys | served)}
         for workers in options.workers:
             lost = []
             for seed in range(options.seeds):
                 both = {}
-                for way, script in (("synchronous", "local"), ("servers", "parameter_servers")):
-                    own = {"max_staleness": str(options.max_staleness)} if way == "servers" else {}
-                    found, seconds = launch(script, workers, keys | own | {"seed": str(seed)})
+                for way, (script, own) in ways.items():
+                    found, seconds = launch(script, workers, own | {"seed": str(seed)})
                     both[way] = 100 * found["test_accuracy"]
                     stale = found.get("parameter_servers", {}).get("staleness_mean", 0.0)
                     about = f"{name}; {seconds:.0f} s; staleness {stale:.2f}"
@@ -229,6 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--configs", nargs="+", choices=TRAINED, default=list(TRAINED))
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 3])
     parser.add_argument("--max-staleness", type=int, default=16)
     parser.add_argument("--data-dir", type=Path)
