@@ -33,6 +33,7 @@ from tests.benchmarks.chaos_times import measure_times
 from tests.cluster.conftest import Hosts
 
 EPOCHS, SLOW_MS, LONGEST_S = 30, 150, 8.0
+DISK = "disk"  # of the runs in which it is full, in the benchmark's directory
 
 
 def disturb(run: Run, kinds: list[str], rng: random.Random) -> list[str]:
@@ -87,17 +88,19 @@ def one(number: int, options: argparse.Namespace, hosts: Hosts | None, work: Pat
     kinds = [rng.choice(options.kinds) for _ in range(options.events)]
     folder = work / f"run-{number}"
     run, began = Run(folder, hosts, EPOCHS), time.monotonic()
-    disk = small_disk(run.directory) if "disk" in kinds else contextlib.nullcontext()
+    if "disk" in kinds:
+        run.directory = work / DISK / "run"
     happened: list[str] = []
-    with disk:
-        try:
-            happened = disturb(run, kinds, rng)
-            code = run.launched.process.returncode
-            wrong = run.problems() if code == 0 else [f"exit code {code}"]
-        except TimeoutError as error:
-            wrong = [str(error)]
-        finally:
-            run.end()
+    try:
+        happened = disturb(run, kinds, rng)
+        code = run.launched.process.returncode
+        wrong = run.problems() if code == 0 else [f"exit code {code}"]
+    except TimeoutError as error:
+        wrong = [str(error)]
+    finally:
+        run.end()
+        if "disk" in kinds:
+            shutil.move(run.directory, folder / "run")
     worlds, restarts = len(run.story.worlds()), run.text.count("restarting all ranks")
     told = f"{number:3} {time.monotonic() - began:5.0f} s {worlds:3} worlds {restarts:2} restarts"
     print(f"{told}  {'; '.join(happened)}", flush=True)
@@ -127,10 +130,13 @@ def main() -> int:
         parser.error(f"--kinds: there is no {sorted(unknown)[0]}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that blocks end then too
     work = Path(tempfile.mkdtemp(prefix="chaos-"))
-    with three_hosts() if options.hosts else contextlib.nullcontext() as hosts:
-        if options.goodput:
-            compare_goodput(work, options.goodput, options.seed)
-            return 0
+    if options.goodput:
+        compare_goodput(work, options.goodput, options.seed)
+        return 0
+    with contextlib.ExitStack() as stack:
+        if "disk" in options.kinds and not options.times:
+            stack.enter_context(small_disk(work / DISK))  # hosts see no disk that comes later
+        hosts = stack.enter_context(three_hosts()) if options.hosts else None
         if options.times:
             measure_times(work, hosts, options.each)
             return 0
