@@ -1,8 +1,11 @@
-"""The state of a small classifier."""
+"""The state of a small classifier, and a disk that fails as told."""
+
+from collections.abc import Iterator
 
 import pytest
 
 from app.state import TrainState
+from tests.single.checkpoints.keeping import Disk
 
 
 @pytest.fixture
@@ -24,3 +27,18 @@ def trained(make_state, batch) -> TrainState:
         state.model.train_step(batch)
     state.step, state.epoch = 3, 1
     return state
+
+
+@pytest.fixture
+def state(make_classifier) -> TrainState:
+    """A state that was not trained."""
+    classifier = make_classifier()
+    return TrainState(classifier, classifier.optimizer, seed=0)
+
+
+@pytest.fixture
+def disk(monkeypatch) -> Iterator[Disk]:
+    """What the writing thread meets; let go at the end."""
+    found = Disk(monkeypatch)
+    yield found
+    found.goes_on.set()
