@@ -1,11 +1,14 @@
-"""The state of a small classifier, and a disk that fails as told."""
+"""The state of a small classifier, a disk that fails as told, and a run on images."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import pytest
 
+from app.commands.saved_run import SavedRun
 from app.state import TrainState
 from tests.single.checkpoints.keeping import Disk
+from tests.single.checkpoints.saved_runs import PLAN, run_of
 
 
 @pytest.fixture
@@ -42,3 +45,11 @@ def disk(monkeypatch) -> Iterator[Disk]:
     found = Disk(monkeypatch)
     yield found
     found.goes_on.set()
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> SavedRun:
+    """A run on images, of a network with batch normalisation and dropout."""
+    plan = dataclasses.replace(PLAN, image_shape=(8, 8, 3))
+    directory = tmp_path_factory.mktemp("images") / "run"
+    return run_of(directory, plan, model="resnet20", width=4, dropout=0.5)

@@ -1,40 +1,27 @@
 """A run that begins with the weights of another: what is loaded, by which name, and what is not."""
 
 import dataclasses
-import json
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
-import safetensors.numpy
 import tensorflow as tf
 
-from app.build import build_classifier
-from app.checkpoints.checkpoint import Checkpoints
 from app.checkpoints.init_from import InitReport, class_variables, load_weights, token_variables
 from app.classifier import Classifier
-from app.commands.saved_run import SavedRun, open_run
+from app.commands.saved_run import SavedRun
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
-from app.distributed.optimizer import DistributedOptimizer
-from app.distributed.world import World
-from app.errors import UserError
-from app.recipe import load
-from app.rundir.contents import keep_run
-from app.rundir.files import STATE, RunFiles
-from app.state import SAVED, Kind, TrainState, state_variables
+from app.rundir.files import STATE
+from app.state import Kind, state_variables
 from models.table import MODELS
+from tests.single.checkpoints.saved_runs import PLAN, TOKENIZER, fresh, run_of, values
 from tests.single.models.small import ENCODER
 
 TEXTS = ["sun and rain", "moon", "warm rain", "unheard of"]
-
-
-PLAN = DataPlan("photos", "image", ("cat", "dog", "owl"), "fingerprint", {"train": 1}, {}, False)
 WORDPIECE: dict[str, Any] = {
     "kind": "wordpiece",
     "max_tokens": 16,
@@ -43,29 +30,6 @@ WORDPIECE: dict[str, Any] = {
     "split_ideographs": True,
     "vocabulary": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "rain", "sun", "moon", "##s"],
 }
-TOKENIZER = {
-    "kind": "words",
-    "ngrams": 1,
-    "max_tokens": 16,
-    "vocabulary": ["rain", "sun", "moon", "and", "warm"],
-}
-
-
-def run_of(directory: Path, plan: DataPlan, **keys: Any) -> SavedRun:
-    """A run that has saved one checkpoint, with another value in every variable than at first."""
-    config = load(None, keys)
-    classifier = build_classifier(config, plan)
-    optimizer = DistributedOptimizer(keras.optimizers.SGD(), world=World(), name="distributed")
-    classifier.compile(optimizer)
-    optimizer.build(classifier.trainable_variables)
-    random = np.random.default_rng(0)
-    for entry in state_variables(classifier):
-        if entry.kind in SAVED:
-            entry.variable.assign(random.uniform(0.5, 1.5, entry.variable.shape))
-    keep_run(directory, config, plan)
-    checkpoints = Checkpoints(RunFiles(directory).checkpoints, keep=2)
-    checkpoints.save(TrainState(classifier, optimizer, 0, step=3), {"world_size": 1})
-    return open_run(directory)
 
 
 @pytest.fixture(scope="module")
@@ -74,24 +38,6 @@ def texts(tmp_path_factory) -> SavedRun:
     lengths = {"train": np.ones(1, np.uint8)}
     plan = dataclasses.replace(PLAN, kind="text", tokenizer=TOKENIZER, lengths=lengths)
     return run_of(tmp_path_factory.mktemp("texts") / "run", plan, model="bag", width=8)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> SavedRun:
-    """A run on images, of a network with batch normalisation and dropout."""
-    plan = dataclasses.replace(PLAN, image_shape=(8, 8, 3))
-    directory = tmp_path_factory.mktemp("images") / "run"
-    return run_of(directory, plan, model="resnet20", width=4, dropout=0.5)
-
-
-def fresh(run: SavedRun, plan: DataPlan, **keys: Any) -> Classifier:
-    """A new model like that of a run, with other initial weights, for what `plan` says."""
-    toml = run.directory / "config.toml"
-    return build_classifier(load(toml, {"seed": 7, **keys}), plan)
-
-
-def values(model: keras.Model) -> dict[str, np.ndarray]:
-    return {entry.path: entry.variable.numpy() for entry in state_variables(model)}
 
 
 def with_vocabulary(run: SavedRun, change: Callable[[list[str]], list[str]], **keys: Any):
@@ -107,16 +53,6 @@ def logits_of_texts(model: Classifier, plan: DataPlan) -> np.ndarray:
     tokenizer = tokenizer_from(plan.tokenizer)
     ids = tokenizer.ids_of(tf.constant(TEXTS))
     return model(tf.cast(ids.to_tensor(), tf.int32)).numpy()
-
-
-def refused(source: Path, model: keras.Model, plan: DataPlan) -> str:
-    """The message with which it is refused; the model is as it was."""
-    before = values(model)
-    with pytest.raises(UserError) as caught:
-        load_weights(source, model, plan)
-    after = values(model)
-    assert all(np.array_equal(before[path], after[path]) for path in before)
-    return str(caught.value)
 
 
 def test_all_but_random_generators_is_loaded_from_a_run_like_this_one(images) -> None:
@@ -272,72 +208,6 @@ def test_what_no_variable_shows_is_said(images) -> None:
     assert "was split in another way there, or has changed" in report.notes[1]
 
 
-def test_a_bare_file_is_loaded_by_shape(images, tmp_path) -> None:
-    file = tmp_path / "weights.safetensors"
-    arrays = {
-        path: value for path, value in values(images.classifier).items() if "seed" not in path
-    }
-    kernel = arrays["stem_conv1/kernel"].astype(tf.bfloat16.as_numpy_dtype)
-    arrays["stem_conv1/kernel"] = kernel
-    arrays["logits/bias"] = np.ones(3, np.int8)
-    safetensors.numpy.save_file(arrays, file)
-    model = fresh(images, images.plan)
-    report = load_weights(file, model, images.plan)
-    assert values(model)["stem_conv1/kernel"].dtype == np.float32
-    assert np.array_equal(values(model)["stem_conv1/kernel"], kernel.astype(np.float32))
-    assert report.source == file
-    assert report.left == ["logits/bias (int8 there, float32 here)"]
-    assert report.notes == [
-        "the classes of the last layer are not known, and were taken to be these"
-    ]
-
-
-def test_a_file_of_something_else_is_refused(images, write) -> None:
-    file = write("weights.safetensors", b"not weights at all")
-    message = refused(file, fresh(images, images.plan), images.plan)
-    assert f"init_from = '{file}' cannot be read as safetensors: " in message
-
-
-def test_weights_of_another_model_are_refused(images, tmp_path) -> None:
-    file = tmp_path / "other.safetensors"
-    safetensors.numpy.save_file({"elsewhere": np.zeros(3, np.float32)}, file)
-    message = refused(file, fresh(images, images.plan), images.plan)
-    assert f"no variable of {file} fits this model: stem_conv1/kernel (not there)" in message
-
-
-def test_weights_that_are_not_finite_are_refused(images, tmp_path) -> None:
-    file = tmp_path / "diverged.safetensors"
-    arrays = {"stem_conv1/kernel": values(images.classifier)["stem_conv1/kernel"].copy()}
-    arrays["stem_conv1/kernel"][0, 0, 0, 0] = np.nan
-    safetensors.numpy.save_file(arrays, file)
-    message = refused(file, fresh(images, images.plan), images.plan)
-    assert "'stem_conv1/kernel' holds numbers that are not finite" in message
-
-
-def test_a_damaged_checkpoint_is_refused_or_gives_way_to_the_one_before(images, tmp_path) -> None:
-    run = shutil.copytree(images.directory, tmp_path / "run")
-    newest = run / "checkpoints" / images.checkpoint.name
-    older = shutil.copytree(newest, run / "checkpoints" / "step-00000000")
-    content = bytearray((newest / "state.safetensors").read_bytes())
-    content[-1] ^= 1
-    (newest / "state.safetensors").write_bytes(content)
-    model = fresh(images, images.plan)
-    assert f"checkpoint {newest} is damaged" in refused(newest, model, images.plan)
-    assert load_weights(run, model, images.plan).source == older
-    shutil.rmtree(older)
-    assert f"checkpoint {newest} is damaged" in refused(run, model, images.plan)
-
-
-def test_a_checkpoint_of_another_format_is_refused(images, tmp_path) -> None:
-    copy = shutil.copytree(images.checkpoint, tmp_path / "copy")
-    about = json.loads((copy / STATE).read_text())
-    for other in {*copy.iterdir()} - {copy / STATE, copy / "state.safetensors"}:
-        other.unlink()
-    (copy / STATE).write_text(json.dumps({**about, "format": 1}))
-    message = refused(copy, fresh(images, images.plan), images.plan)
-    assert "has format 1, but this code reads" in message
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_an_embedding_and_a_head_that_are_found(texts, images, name) -> None:
     of_texts = MODELS[name].kind == "text"
@@ -354,15 +224,3 @@ def test_every_model_has_an_embedding_and_a_head_that_are_found(texts, images, n
     assert class_variables(model, plan.heads) == {"logits/kernel": head, "logits/bias": head}
     embedding = "embeddings/token" if pretrained else "token_embedding"
     assert token_variables(model, plan) == ({f"{embedding}/embeddings"} if of_texts else set())
-
-
-def test_nothing_of_the_optimizer_is_loaded(make_classifier, images, tmp_path) -> None:
-    model = make_classifier(keras.optimizers.SGD(0.1, momentum=0.9, name="sgd"))
-    before = {one.path: np.asarray(one.numpy()) for one in model.optimizer.variables}
-    arrays = {path: value for path, value in values(model).items() if "seed" not in path}
-    more = {path: np.asarray(value + 1) for path, value in before.items()}
-    file = tmp_path / "all.safetensors"
-    safetensors.numpy.save_file({**arrays, **more}, file)
-    assert set(load_weights(file, model, images.plan).loaded) == set(arrays)
-    for variable in model.optimizer.variables:
-        assert np.array_equal(variable.numpy(), before[variable.path])
