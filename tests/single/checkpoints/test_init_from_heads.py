@@ -12,7 +12,7 @@ from app.data.heads import Head
 from app.data.plan import DataPlan
 from app.data.text.tokenizer import tokenizer_from
 from models.table import MODELS
-from tests.single.checkpoints.test_init_from import PLAN, TOKENIZER, fresh, run_of, values
+from tests.single.checkpoints.saved_runs import PLAN, TOKENIZER, fresh, run_of, values
 from tests.single.models.small import ENCODER
 
 INTENT, DOMAIN = Head("intent", ("ask", "book", "send")), Head("domain", ("bank", "travel"))
