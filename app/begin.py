@@ -19,6 +19,7 @@ from app.pretrained.fine_tuning import freeze
 from app.recipe import overlay
 from app.rundir import contents
 from app.rundir.files import list_checkpoints
+from app.rundir.patience import PATIENCE_S
 from app.schedule import Schedule
 from app.state import TrainState
 
@@ -98,7 +99,8 @@ def open_run(
             begins["begins with"] = str(report)
         elif config.model.pretrained:
             begins["begins with"] = world.from_chief(lambda: _load_pretrained(config, state, data))
-    world.from_chief(lambda: contents.keep_run(directory, config, data.plan, data.bad))
+    patience_s = PATIENCE_S if DOOR.run is not None else 0.0  # nobody watches a restart
+    world.from_chief(lambda: contents.keep_run(directory, config, data.plan, data.bad, patience_s))
     state.move_to(world.broadcast(state.position))
     broadcast_state(world, state.model, state.optimizer, state.seed, state.step)
     return begins

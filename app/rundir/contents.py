@@ -17,6 +17,7 @@ from app.data.plan import DataPlan, OtherFormatError, read_plan
 from app.errors import UserError
 from app.recipe import load, to_toml
 from app.rundir.files import RunFiles, list_checkpoints
+from app.rundir.patience import patiently
 
 # A different value of one of these makes a different run. The seed chose the held-out examples.
 IDENTITY = {
@@ -113,22 +114,25 @@ def saved_plan(path: Path) -> DataPlan:
         raise UserError(f"{file} cannot be read ({error}), so the run cannot be used") from None
 
 
-def keep_run(path: Path, config: Config, plan: DataPlan, bad: Sequence[Bad] = ()) -> None:
+def keep_run(
+    path: Path, config: Config, plan: DataPlan, bad: Sequence[Bad] = (), patience_s: float = 0.0
+) -> None:
     """Write the resolved config, what was decided about the data, and the examples that were left
     out.
 
-    Raises UserError if the directory cannot be written.
+    Raises UserError if the directory cannot be written, for `patience_s`.
     """
     files = RunFiles(path)
-    try:
+
+    def write() -> None:
         files.checkpoints.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n" for one in bad]
         if bad:
             write_file(files.bad_examples, "".join(lines))
         plan.save(files.data_plan, write_file)
         write_file(files.config, to_toml(config))
-    except OSError as error:
-        raise UserError(f"cannot write the run directory {path}: {error}") from None
+
+    patiently(write, path, patience_s)
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from app.errors import UserError
 from app.pulse import PULSE
 from app.rundir.files import RunFiles
+from app.rundir.patience import PATIENCE_S, patiently
 
 LOG = logging.getLogger(__name__)
 BEAT_S = 5.0
@@ -43,24 +44,31 @@ class RunLock:
         """Take the directory, which is created if it does not exist.
 
         `from_the_dead`: whoever held it is known to be gone, so a lock that is still there will go
-        too.
+        too. Then nobody watches who could make room on a full disk and start again: it is waited
+        for.
 
         Raises UserError if another process holds it, naming host and process, or if the directory
         cannot be written.
         """
+        patience_s = PATIENCE_S if from_the_dead else 0.0
         try:
+            patiently(lambda: self._take(from_the_dead), self.path.parent, patience_s)
+        except UserError:
+            self.release()  # what was made here
+            raise
+        self._beats.start()
+
+    def _take(self, from_the_dead: bool) -> None:
+        if self._file is None:
             missing = [one for one in (self.path.parent, *self.path.parent.parents)
                        if not one.exists()]  # fmt: skip
-            self._made = missing[-1] if missing else None
+            self._made = missing[-1] if missing else self._made
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._open(DEAD_S if from_the_dead else 0.0)
-            holder = _read(self._file)
-            if holder and holder.get("host") != socket.gethostname() and not from_the_dead:
-                self._wait_for_life(holder)
-            self._write(0)
-        except OSError as error:
-            raise UserError(f"cannot write the run directory {self.path.parent}: {error}") from None
-        self._beats.start()
+        holder = _read(self._file)
+        if holder and holder.get("host") != socket.gethostname() and not from_the_dead:
+            self._wait_for_life(holder)
+        self._write(0)
 
     def release(self) -> None:
         """Give the directory back; an empty one that `acquire` made is removed."""
