@@ -37,12 +37,13 @@ from tests.integration.serving import Room
 PARTS = ("accuracy", "slow", "killed", "speed", "link")
 COLUMNS = ("part", "way", "workers", "seed", "value", "unit", "about")
 ADAM = {"optimizer": "adam", "learning_rate": "0.002", "momentum": "0.9"}
+SHORT = CONFIGS["cifar10"] | {"epochs": "3"}
 # What is trained, and what of it is another value with parameter servers (`warn_of_momentum`).
 TRAINED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "digits": (CONFIGS["digits"], {}),
     "digits, adam": (CONFIGS["digits"] | ADAM, {}),
-    "cifar10": (CONFIGS["cifar10"], {"momentum": "0.0", "learning_rate": "0.25"}),
-    "cifar10, adam": (CONFIGS["cifar10"] | ADAM | {"warmup_epochs": "0.5"}, {}),
+    "cifar10": (SHORT, {"momentum": "0.0", "learning_rate": "0.12"}),
+    "cifar10, adam": (SHORT | ADAM | {"warmup_epochs": "0.5"}, {"learning_rate": "0.001"}),
 }
 SMALL = {"dataset": "digits", "model": "cnn", "width": "4", "per_rank_batch_size": "64"}
 # 0.6M parameters, 2.3 MB of gradients a step.
