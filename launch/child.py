@@ -10,14 +10,14 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from app.elastic.line import Line
 from app.errors import STOPPED
 from app.pulse import PAGE_BYTES, PAGE_VARIABLE, read
-from launch.forks import Child, Forked, Forks
+from launch.forks import Forked, Forks
 from launch.line import DOOR_VARIABLE
+from launch.process import Child, state
 
 SEND_S = 1  # a rank that does not listen must not keep its agent
 LAST_WORDS_S = 1.0  # for what a rank said before it ended
@@ -104,11 +104,3 @@ class Started:
         if self._door:
             self._door.close()
         ended()
-
-
-def state(pid: int) -> str:
-    """The letter of a process's state, of proc(5): T stopped, D uninterruptible; "" if gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
-        return ""

@@ -5,70 +5,30 @@ TensorFlow already (app/elastic/forks.py).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import socket
-import subprocess
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.elastic.forks import FORKS_VARIABLE, MOST_BYTES
-from launch.orphans import SET_PDEATHSIG
+from launch.process import ENDED, Child, state
+from launch.watch import STOPPED
 
 READY_S, FORK_S = 120.0, 10.0  # for the imports; for a fork
-
-
-class Child:
-    """A process with a session of its own, which ends when we do. Start it from the main thread:
-    it would end with the thread."""
-
-    def __init__(
-        self,
-        command: Sequence[str],
-        directory: str,
-        environ: Mapping[str, str],
-        descriptors: Sequence[int],
-    ):
-        prctl = ctypes.CDLL(None).prctl
-        self._process = subprocess.Popen(
-            list(command),
-            cwd=directory,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            pass_fds=descriptors,
-            start_new_session=True,
-            # It takes no lock that another thread may hold.
-            preexec_fn=lambda: prctl(SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
-        )
-        self.pid = self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        """As of subprocess.Popen; None until `wait` has returned."""
-        return self._process.returncode
-
-    def wait(self) -> int:
-        """Until it has ended."""
-        return self._process.wait()
-
-    def send_signal(self, number: int) -> None:
-        """To this process, if it has not ended."""
-        self._process.send_signal(number)
-
-    def kill_all(self) -> None:
-        """SIGKILL to it and to all processes of its group."""
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
+LOOK_S = 0.25
 
 
 class Forks:
-    """A process to fork ranks from; see app/elastic/forks.py. Start it from the main thread."""
+    """A process to fork ranks from; see app/elastic/forks.py. Start it from the main thread.
 
-    def __init__(self, command: Sequence[str], directory: str):
+    `stopped_s`: how long it may be stopped (SIGSTOP); after that there is nothing to be had of it.
+    """
+
+    def __init__(self, command: Sequence[str], directory: str, stopped_s: float):
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         own = {FORKS_VARIABLE: str(theirs.fileno())}
         try:
@@ -76,36 +36,53 @@ class Forks:
         finally:
             theirs.close()
         threading.Thread(target=self.process.wait, daemon=True).start()
-        self._is_ready = False
+        self._stopped_s = stopped_s
+        self._is_ready = self._has_failed = False
         self.turn = threading.Lock()
 
     def fork(self, environ: Mapping[str, str], descriptors: Sequence[int]) -> int:
-        """A child's number. Raises OSError if there is none to be had."""
+        """A child's number. Raises OSError if there is none to be had, and from then on."""
+        if self._has_failed:
+            raise OSError("the process to fork from has failed before")
+        self._has_failed = True
         if not self._is_ready:
-            self._control.settimeout(READY_S)
-            if self._hear()["threads"] > 1:
+            if self._hear(READY_S)["threads"] > 1:
                 raise OSError("a thread runs in the process to fork from")
             self._is_ready = True
-        self._control.settimeout(FORK_S)
         asked = json.dumps({"environ": dict(environ)}).encode()
         socket.send_fds(self._control, [asked], list(descriptors))
-        return int(self._hear()["pid"])
+        pid = int(self._hear(FORK_S)["pid"])
+        self._has_failed = False
+        return pid
 
-    def wait(self) -> int:
+    def wait(self, child: int) -> int:
         """Until the child has ended; its exit code, as of subprocess.Popen. If the process that it
         was forked from has ended, so has the child."""
-        self._control.settimeout(None)
         try:
-            return int(self._hear()["code"])
+            return int(self._hear(child=child)["code"])
         except OSError:
+            self._has_failed = True
             return -signal.SIGKILL
 
     def end(self) -> None:
         """End it, and its child."""
         self.process.kill_all()
 
-    def _hear(self) -> dict[str, Any]:
-        data = self._control.recv(MOST_BYTES)
+    def _hear(self, limit_s: float = float("inf"), child: int = 0) -> dict[str, Any]:
+        """What it says next. Raises OSError if it says nothing for so long, or is stopped: where we
+        wait for the end of a child, only once that has ended."""
+        self._control.settimeout(LOOK_S)
+        began = ran = time.monotonic()
+        while True:
+            try:
+                data = self._control.recv(MOST_BYTES)
+                break
+            except TimeoutError:
+                now = time.monotonic()
+                if state(self.process.pid) != STOPPED or (child and state(child) not in ENDED):
+                    ran = now
+                if now - began > limit_s or now - ran > self._stopped_s:
+                    raise OSError("the process to fork from does not answer") from None
         if not data:
             raise OSError("the process to fork from has ended")
         return dict(json.loads(data))
@@ -172,6 +149,6 @@ class Forked:
                 self.pid = pid
                 for number in self._early:
                     os.kill(pid, number)
-            code = self._forks.wait()
+            code = self._forks.wait(pid)
         with self._lock:
             self._end(code)

@@ -70,7 +70,8 @@ class Agent:
         self._report_s = min(REPORT_S, self._fence_s / FENCE / 6)
         for number in ASKS:
             signal.signal(number, self._ask)
-        self._forks = Forks(command, directory) if door and not count_gpus() else None
+        stopped_s = self._fence_s / FENCE  # as for a rank
+        self._forks = Forks(command, directory, stopped_s) if door and not count_gpus() else None
         self._rank = self._start()
 
     def run(self) -> int:

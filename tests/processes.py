@@ -1,6 +1,6 @@
 """Processes, as tests look at them."""
 
-from launch.child import state
+from launch.process import state
 
 
 def has_ended(pid: int) -> bool:

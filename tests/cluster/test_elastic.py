@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from launch.child import state
+from launch.process import state
 from tests.integration.elastic import DIGITS, Story, results, shown
 
 pytestmark = pytest.mark.timeout(600)

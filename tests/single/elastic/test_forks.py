@@ -39,7 +39,7 @@ THREAD = "tests.single.elastic.starts_a_thread"
 def server(more: str = "json") -> Iterator[Forks]:
     os.environ["ONLY_OF_THE_SERVER"] = "yes"
     command = [sys.executable, "-c", PROGRAM.format(more=more)]
-    forks = Forks(command, str(Path(__file__).resolve().parents[3]))
+    forks = Forks(command, str(Path(__file__).resolve().parents[3]), stopped_s=0.5)
     del os.environ["ONLY_OF_THE_SERVER"]
     try:
         yield forks
@@ -114,3 +114,27 @@ def test_where_nothing_can_be_forked_that_is_told(more: str) -> None:
         child, _ = fork(forks, 0)
         child.wait()
         assert child.is_refused
+
+
+def test_one_that_is_stopped_is_given_up_for_all_children() -> None:
+    with server() as forks:
+        forks.process.send_signal(signal.SIGSTOP)
+        first, _ = fork(forks, 0)
+        first.kill_all()  # all are started again meanwhile
+        second, _ = fork(forks, 1)
+        assert second.wait() == -signal.SIGKILL and second.is_refused
+        assert not first.is_refused
+
+
+def test_one_that_is_stopped_keeps_its_child_but_not_the_news_of_its_end() -> None:
+    with server() as forks:
+        child, door = fork(forks, 0)
+        pid = json.loads(door.recv(4096))["pid"]
+        forks.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)
+        assert child.returncode is None and not has_ended(pid)
+        os.kill(pid, signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
+        other, _ = fork(forks, 1)
+        other.wait()
+        assert other.is_refused
