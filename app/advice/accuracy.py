@@ -38,8 +38,8 @@ NOTES = {
 
 ASYNCHRONOUS = (
     "where workers are uneven, or come and go: launch/parameter_servers.sh, in which nobody waits "
-    "for a slow one (not tried here; digits, 2 or 3 workers, 3 seeds: 0.0 to 0.2 points gained; "
-    "SGD with a momentum of 0.9 lost 21.6 points on CIFAR-10, 1 seed)"
+    "for a slow one (not tried here; 2 and 3 workers, 3 seeds: nothing lost on digits; on CIFAR-10 "
+    "after 3 epochs 6.5 and 10 points with Adam, 13.5 and 18 with SGD)"
 )
 
 
