@@ -4,6 +4,9 @@ While training runs, a wish is only noted: the loop passes it on to all ranks in
 stop at the same one (app/loop.py). At any other time it ends what is being done at once, by raising
 `Interrupted`; the newest checkpoint stands. Kubernetes gives 30 seconds; a stop takes at most 20.
 
+Python's own handler has to wait for TensorFlow, and what TensorFlow waits for may never come: over
+MPI a collective does not end when another rank has. So a thread hears of signals too.
+
 Knows nothing of workers and loads no TensorFlow, so that a process listens from its first moment.
 """
 
@@ -26,6 +29,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME_WISH_S = 2.0  # launchers and terminals often send two signals for one wish
 REACH_S = 15.0  # to bring training to a commit point; then the newest checkpoint stands
 END_S = 20.0  # to have it on disk as well
+AT_ONCE_S = 5.0  # to come back to Python, where a wish ends what is being done
 
 
 class Stopped(BaseException):
@@ -43,10 +47,12 @@ class Interrupted(Stopped):
 class Stop:
     """Whether this process has been asked to stop. `listening()` comes first."""
 
-    def __init__(self, reach_s: float = REACH_S, end_s: float = END_S) -> None:
+    def __init__(
+        self, reach_s: float = REACH_S, end_s: float = END_S, at_once_s: float = AT_ONCE_S
+    ) -> None:
         self.signal: signal.Signals | None = None
         self.speaks = True  # whether this process may print
-        self._reach_s, self._end_s = reach_s, end_s
+        self._reach_s, self._end_s, self._at_once_s = reach_s, end_s, at_once_s
         self._listens = self._deferred = False
         self._asked_at = 0.0
         self._reached = threading.Event()
@@ -63,17 +69,23 @@ class Stop:
         if self._listens or threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        hears, tells = os.pipe()
+        os.set_blocking(tells, False)
         self._listens, self.signal = True, None
         self._over.clear()
         self._reached.clear()
+        threading.Thread(target=self._hear, args=(hears,), name="stop", daemon=True).start()
+        descriptor = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(descriptor)
             self._listens = False
             self._over.set()
+            os.close(tells)
 
     @contextlib.contextmanager
     def deferred(self, is_deferred: bool = True) -> Iterator[None]:
@@ -83,6 +95,12 @@ class Stop:
             yield
         finally:
             self._deferred = before
+
+    @property
+    def _limit_s(self) -> float:
+        if self.signal is None and not self._deferred:
+            return self._at_once_s
+        return self._end_s if self._reached.is_set() else self._reach_s
 
     def reached(self) -> None:
         """Training has ended at a commit point; what is left is to write it."""
@@ -97,21 +115,25 @@ class Stop:
             return
         self.signal, self._asked_at = signal.Signals(number), now
         PULSE.ask_to_stop()
-        threading.Thread(target=self._give_up, name="stop", daemon=True).start()
         if not self._deferred:
             raise Interrupted(f"stopped by {self.signal.name} in {PULSE.phase}")
 
+    def _hear(self, descriptor: int) -> None:
+        """Wait for the number of a signal, until `listening` is over."""
+        with open(descriptor, "rb", buffering=0) as pipe:
+            while number := pipe.read(1):
+                if number[0] in SIGNALS:
+                    self._give_up()
+
     def _give_up(self) -> None:
         """End this process if the orderly end takes too long."""
-        until = self._asked_at + self._reach_s
-        while time.monotonic() < until:
+        began = time.monotonic()
+        while time.monotonic() - began < self._limit_s:
             if self._over.wait(0.05):
                 return
-            if self._reached.is_set():
-                until = self._asked_at + self._end_s
         message = (
             f"asked to stop, but still in {PULSE.phase} after "
-            f"{time.monotonic() - self._asked_at:.0f} s: ending now; the newest checkpoint stands"
+            f"{time.monotonic() - began:.0f} s: ending now; the newest checkpoint stands"
         )
         STORY.error(message)
         if self.speaks:

@@ -141,12 +141,21 @@ def _failed(error: Exception) -> int:
         # The other rank has been asked to stop too, or has failed: then it speaks.
         return _stopped(f"stopped by {STOP.signal.name}", prints=False)
     if echoes:
-        reason = str(error).strip().splitlines()[0]
-        time.sleep(WAIT_TO_BE_STOPPED_S)  # let the launcher see the other rank's end first
-        message = f"rank {launched.rank}: an exchange failed; has another rank ended? {reason}"
-        return _stop(message, FAILURE, speaks=False)
+        return _echoed(launched.rank, str(error).strip().splitlines()[0])
     who = f"rank {launched.rank} of {launched.size} failed:\n" if launched.size > 1 else ""
     return _stop(who + traceback.format_exc(), FAILURE, speaks=True)
+
+
+def _echoed(rank: int, reason: str) -> int:
+    """An exchange has failed: nearly always because another rank has ended. If that was asked to
+    stop we are too, only later, and nothing has failed."""
+    message = f"rank {rank}: an exchange failed; has another rank ended? {reason}"
+    try:
+        with STOP.listening():
+            time.sleep(WAIT_TO_BE_STOPPED_S)  # let the launcher see the other rank's end first
+            return _stop(message, FAILURE, speaks=False)
+    except Stopped as asked:
+        return _stopped(str(asked), prints=False)
 
 
 def _stopped(message: str, prints: bool = True) -> int:

@@ -21,7 +21,8 @@ def test_two_ranks_are_measured_and_advised(tmp_path: Path) -> None:
     assert found["tried"][0]["label"] == "none, every_step"
     assert len(found["tried"]) == 3 and not found["refused"], finished.all
     sent = {one["label"]: one["sent_bytes"] for one in found["tried"]}
-    assert sent["none, every_step"] == 4 * found["parameters"]
+    signals = 4  # what ranks tell each other travels along (app/distributed/signals.py)
+    assert sent["none, every_step"] == 4 * (found["parameters"] + signals)
     for one in found["predicted"]:
         label = f"{one['compression']}, {one['sync']}"
         assert (one["step_s"] is None) == (one["sync"] == "hierarchical"), label

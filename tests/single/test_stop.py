@@ -71,11 +71,16 @@ def test_outside_the_main_thread_python_keeps_its_signals() -> None:
 def run(body: str) -> subprocess.Popen:
     """A process that is asked to stop while it does `body`."""
     code = f"""
-        import os, signal, sys, time
+        import ctypes, os, signal, sys, threading, time
         import app.stop
         from app.stop import Stop, Stopped
-        stop = Stop(reach_s=0.5, end_s=1.5)
+        stop = Stop(reach_s=0.5, end_s=1.5, at_once_s=0.2)
         def kill(): os.kill(os.getpid(), signal.SIGTERM)
+        def block():  # as in a collective: no Python runs, and no signal ends it
+            threading.Timer(0.3, kill).start()
+            lock = ctypes.create_string_buffer(64)
+            for _ in range(2):
+                ctypes.CDLL(None).pthread_mutex_lock(lock)
         with stop.listening(), stop.deferred():
             {body}
         print("over", flush=True)
@@ -93,6 +98,8 @@ def run(body: str) -> subprocess.Popen:
         ("kill(); stop.reached(); time.sleep(20)", STOPPED, "the newest checkpoint stands"),
         ("kill(); stop.reached(); time.sleep(0.8)", 0, ""),
         ("kill()", 0, ""),
+        ("block()", STOPPED, "still in start after"),
+        ("stop._deferred = False; block()", STOPPED, "the newest checkpoint stands"),
         ("kill(); app.stop.SAME_WISH_S = 0; kill(); time.sleep(20)", -signal.SIGTERM, ""),
     ],
 )

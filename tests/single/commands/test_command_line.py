@@ -1,5 +1,6 @@
 """The command line: what it parses, what it refuses, and how a failure ends."""
 
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from app.__main__ import main
 from app.commands.command_line import parse
 from app.config import sections
-from app.errors import UserError
+from app.errors import STOPPED, UserError
 from app.recipe import given_keys
 from tests.integration.launching import ROOT
 
@@ -88,3 +89,22 @@ def test_a_failure_before_tensorflow_is_loaded_does_not_load_it() -> None:
     )
     assert done.stdout == "1 False\n", done.stderr
     assert done.stderr.endswith("RuntimeError: the disk is on fire\n\n")
+
+
+def test_whoever_is_asked_to_stop_after_an_exchange_has_failed_has_stopped() -> None:
+    """The other rank was asked earlier, and has ended."""
+    code = (
+        "import os, signal, threading, time, app.preflight, tensorflow as tf\n"
+        "from app.__main__ import main\n"
+        "def check(*_):\n"
+        "    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+        "    raise tf.errors.UnknownError(None, None, 'Horovod has been shut down')\n"
+        "app.preflight.check = check\n"
+        "main(['train'])"
+    )
+    environ = {**os.environ, "HOROVOD_RANK": "0", "HOROVOD_SIZE": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (STOPPED, b""), done.stderr
+    assert b"exchange failed" not in done.stderr
