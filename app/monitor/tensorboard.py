@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 
@@ -26,6 +25,7 @@ from app.evaluation.scores import Scores
 from app.monitor.event_files import keep_only
 from app.monitor.goodput import CAUSES, GoodputSummary
 from app.monitor.progress import Place, Progress, Show
+from app.monitor.summary_writers import SummaryWriters
 from app.monitor.tensorboard_layout import end_summary, hparams_summaries, layout_summary
 from app.monitor.tensorboard_samples import contact_sheet, samples_of
 from app.monitor.timing import PARTS
@@ -72,10 +72,9 @@ class TensorBoard(Show):
         place: Place,
         world: str = "",
     ):
-        self._directory = directory
         self._about = about
         self._epochs, self._last_epoch = place.epoch, config.training.epochs
-        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        self._writers = SummaryWriters(directory)
         self._events = list(EVENTS)
         self._work: list[tuple[int, np.ndarray]] = []  # (step, seconds of each rank)
         self._began, self._drawing_s = time.monotonic(), 0.0
@@ -88,8 +87,8 @@ class TensorBoard(Show):
             keep_only(directory / run, lambda tag, step: False)
         labels = [name for name, _ in about.get("heads", ())]
         for summary in (layout_summary(labels), *hparams_summaries(config, world_size, labels)):
-            self._write("", place.step, summary)
-        self._text("train", "config", place.step, f"```toml\n{to_toml(config)}```")
+            self._writers.write("", place.step, summary)
+        self._writers.text("train", "config", place.step, f"```toml\n{to_toml(config)}```")
         self.marked(
             place.step, "resumed" if place.step else "started", world or f"{world_size} rank(s)"
         )
@@ -100,7 +99,7 @@ class TensorBoard(Show):
             lambda one: tf.TensorSpec([None, *one.shape[1:]], one.dtype), batch.inputs
         )
         forward = tf.function(lambda x: network(x, training=False), autograph=False)
-        with self._writer("train").as_default(step=place.step):
+        with self._writers.at("train", place.step):
             tf.summary.graph(forward.get_concrete_function(inputs).graph)
             if not len(batch.labels):  # this rank's part is empty
                 return
@@ -112,10 +111,12 @@ class TensorBoard(Show):
 
     def trained(self, progress: Progress) -> None:
         """Running means of the epoch, the learning rate, and how the steps went on all ranks."""
-        self._scalars("train", progress.step, _learning(progress.metrics) | _of_steps(progress))
+        self._writers.scalars(
+            "train", progress.step, _learning(progress.metrics) | _of_steps(progress)
+        )
         if progress.times is not None:
             self._work.append((progress.step, progress.times.work))
-        self._writer("train").flush()  # another rank goes on if this one is killed
+        self._writers.flush("train")  # another rank goes on if this one is killed
 
     def epoch_ended(self, progress: Progress, validation: Results | None) -> None:
         """The epoch's means, exact validation results, and the work of each rank over time."""
@@ -132,7 +133,7 @@ class TensorBoard(Show):
         self, step: int, weights: Mapping[str, np.ndarray], gradients: Mapping[str, np.ndarray]
     ) -> None:
         """A histogram of each variable and its gradient."""
-        with self._writer("train").as_default(step=step):
+        with self._writers.at("train", step):
             for kind, arrays in (("weights", weights), ("gradients", gradients)):
                 for path, values in arrays.items():
                     tf.summary.histogram(f"{kind}/{path}", values)
@@ -143,7 +144,7 @@ class TensorBoard(Show):
         for name, scores in results.several.items():
             if scores.examples:
                 metrics |= {f"{name}_loss": scores.loss, f"{name}_accuracy": scores.accuracy}
-        self._scalars(split, place.step, _learning(metrics))
+        self._writers.scalars(split, place.step, _learning(metrics))
         self._by_other_axes(split, place, metrics)
         self.marked(place.step, "evaluated", f"accuracy {results}", split)
 
@@ -170,17 +171,16 @@ class TensorBoard(Show):
         names = [row["class"] for row in result["classes"]]
         bins = (scores.bin_examples, scores.bin_hits, scores.bin_confidence)
         group = f"report/{head}" if head else "report"
-        self._figure(
+        self._writers.figure(
             split, f"{group}/confusion", step, figures.confusion_figure(scores.confusion, names)
         )
-        self._figure(split, f"{group}/reliability", step, figures.reliability_figure(*bins))
-        self._text(split, f"{group}/classes", step, class_table(result))
-        self._text(split, f"{group}/most_confident_mistakes", step, mistake_table(result))
+        self._writers.figure(split, f"{group}/reliability", step, figures.reliability_figure(*bins))
+        self._writers.text(split, f"{group}/classes", step, class_table(result))
+        self._writers.text(split, f"{group}/most_confident_mistakes", step, mistake_table(result))
         if images is not None and len(images):
             captions = [f"{row['true']}, not {row['predicted']}" for row in result["mistakes"]]
             sheet = contact_sheet(images, captions)
-            with self._writer(split).as_default(step=step):
-                tf.summary.image(f"{group}/images_most_confidently_mistaken", sheet[None])
+            self._writers.image(split, f"{group}/images_most_confidently_mistaken", step, sheet)
 
     def marked(self, step: int, event: str, text: str, run: str = "train") -> None:
         """Something happened: a point in the row of its kind, and a line of text."""
@@ -188,7 +188,7 @@ class TensorBoard(Show):
             self._events.append(event)
         summary = scalar_pb(f"timeline/{event}", float(self._events.index(event) + 1))
         summary.MergeFrom(text_pb(f"timeline_texts/{event}", plain(text)))
-        self._write(run, step, summary)
+        self._writers.write(run, step, summary)
 
     def straggles(self, step: int, text: str) -> None:
         """An event."""
@@ -213,25 +213,23 @@ class TensorBoard(Show):
 
     def closed(self) -> None:
         """Close the files."""
-        for writer in self._writers.values():
-            writer.close()
+        self._writers.close()
 
     def counted(self, step: int, goodput: GoodputSummary) -> None:
         """The share of the time that was well spent, and what went into the rest."""
         lost = {f"speed/lost_s_{cause}": goodput.seconds[cause] for cause in CAUSES}
-        self._scalars("train", step, {"speed/goodput": goodput.share} | lost)
+        self._writers.scalars("train", step, {"speed/goodput": goodput.share} | lost)
 
     def checkpointed(self, step: int, path: Path, seconds: float) -> None:
         """A checkpoint was written."""
-        self._scalars("train", step, {"speed/checkpoint_s": seconds})
+        self._writers.scalars("train", step, {"speed/checkpoint_s": seconds})
         self.marked(step, "checkpointed", f"{path.name} in {seconds:.2f} s")
-        for writer in self._writers.values():
-            writer.flush()  # a run that is killed now goes on from here
+        self._writers.flush()  # a run that is killed now goes on from here
 
     def agreed(self, step: int) -> None:
         """The lockstep guard has compared the replicas and found them equal."""
         self._checks += 1
-        self._scalars("train", step, {"health/lockstep_checks_passed": self._checks})
+        self._writers.scalars("train", step, {"health/lockstep_checks_passed": self._checks})
 
     def ended(self, step: int, error: BaseException | None = None) -> None:
         """The run is over; closes the files, so that all of it is visible. One that was asked to
@@ -242,30 +240,13 @@ class TensorBoard(Show):
             self.marked(step, "finished", f"{self._epochs} of {self._last_epoch} epochs trained")
         self._draw_work()
         if error is not None or not self._stops:
-            self._write("", step, end_summary(error is None))
+            self._writers.write("", step, end_summary(error is None))
         self.closed()
 
     def _by_other_axes(self, split: str, place: Place, metrics: Mapping[str, float]) -> None:
         for axis in ("epoch", "examples"):
             values = _learning(metrics, f"learning_by_{axis}")
-            self._scalars(split, getattr(place, axis), values)
-
-    def _scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
-        """Write all in one event: an operation for each would take ten times as long."""
-        summary = Summary()
-        for tag, value in values.items():
-            summary.value.extend(scalar_pb(tag, value).value)
-        self._write(run, step, summary)
-
-    def _text(self, run: str, tag: str, step: int, text: str) -> None:
-        self._write(run, step, text_pb(tag, text))
-
-    def _figure(self, run: str, tag: str, step: int, figure: Any) -> None:
-        from app.evaluation.figures import to_png
-
-        image = tf.io.decode_png(to_png(figure), channels=3)
-        with self._writer(run).as_default(step=step):
-            tf.summary.image(tag, image[None])
+            self._writers.scalars(split, getattr(place, axis), values)
 
     def _draw_work(self) -> None:
         """The heat map of rank and time, if several ranks have reported."""
@@ -280,17 +261,8 @@ class TensorBoard(Show):
         for column, row in enumerate(rows):
             table[: len(row), column] = row
         figure = rank_time_figure(table, steps)
-        self._figure("train", "speed/work_of_each_rank", steps[-1], figure)
+        self._writers.figure("train", "speed/work_of_each_rank", steps[-1], figure)
         self._drawing_s += time.monotonic() - began
-
-    def _write(self, run: str, step: int, summary: Summary) -> None:
-        with self._writer(run).as_default(step=step):
-            tf.summary.experimental.write_raw_pb(summary.SerializeToString())
-
-    def _writer(self, run: str) -> tf.summary.SummaryWriter:
-        if run not in self._writers:
-            self._writers[run] = tf.summary.create_file_writer(str(self._directory / run))
-        return self._writers[run]
 
 
 def is_kept(tag: str, step: int, place: Place) -> bool:
