@@ -135,8 +135,8 @@ class Optimizer(Section):
 
     optimizer: Literal["sgd", "adam", "adamw", "lamb", "lars"] = Field(
         "adam",
-        description="update rule: 'adamw' is adam with a weight_decay; 'lamb' and 'lars' are for "
-        "large batches",
+        description="update rule: 'adamw' is adam with a weight_decay; 'lamb' and 'lars' give each "
+        "layer a rate of its own",
     )
     learning_rate: Annotated[float, Field(gt=0)] = Field(
         1e-3,
