@@ -99,7 +99,11 @@ def run(body: str) -> subprocess.Popen:
         ("kill(); stop.reached(); time.sleep(0.8)", 0, ""),
         ("kill()", 0, ""),
         ("block()", STOPPED, "still in start after"),
-        ("stop._reach_s = 1000; stop._deferred = False; block()", STOPPED, "the newest checkpoint stands"),
+        (
+            "stop._reach_s = 1000; stop._deferred = False; block()",
+            STOPPED,
+            "the newest checkpoint stands",
+        ),
         ("kill(); app.stop.SAME_WISH_S = 0; kill(); time.sleep(20)", -signal.SIGTERM, ""),
     ],
 )
