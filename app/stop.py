@@ -51,6 +51,7 @@ class Stop:
         self, reach_s: float = REACH_S, end_s: float = END_S, at_once_s: float = AT_ONCE_S
     ) -> None:
         self.signal: signal.Signals | None = None
+        self.interrupted: Interrupted | None = None  # what was raised
         self.speaks = True  # whether this process may print
         self._reach_s, self._end_s, self._at_once_s = reach_s, end_s, at_once_s
         self._listens = self._deferred = False
@@ -65,13 +66,17 @@ class Stop:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Take signals in the block; those of another thread than the main one are Python's own."""
+        """Take signals in the block; those of another thread than the main one are Python's own.
+
+        An `Interrupted` that is raised in the middle of TensorFlow may come out as another
+        exception: what leaves the block is the `Interrupted`.
+        """
         if self._listens or threading.current_thread() is not threading.main_thread():
             yield
             return
         hears, tells = os.pipe()
         os.set_blocking(tells, False)
-        self._listens, self.signal = True, None
+        self._listens, self.signal, self.interrupted = True, None, None
         self._over.clear()
         self._reached.clear()
         threading.Thread(target=self._hear, args=(hears,), name="stop", daemon=True).start()
@@ -79,6 +84,11 @@ class Stop:
         before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
+        except Exception as error:
+            if self.interrupted is None:
+                raise
+            STORY.info("%s, which came out as %r", self.interrupted, error)
+            raise self.interrupted from error
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -116,23 +126,24 @@ class Stop:
         self.signal, self._asked_at = signal.Signals(number), now
         PULSE.ask_to_stop()
         if not self._deferred:
-            raise Interrupted(f"stopped by {self.signal.name} in {PULSE.phase}")
+            self.interrupted = Interrupted(f"stopped by {self.signal.name} in {PULSE.phase}")
+            raise self.interrupted
 
     def _hear(self, descriptor: int) -> None:
         """Wait for the number of a signal, until `listening` is over."""
         with open(descriptor, "rb", buffering=0) as pipe:
             while number := pipe.read(1):
                 if number[0] in SIGNALS:
-                    self._give_up()
+                    self._give_up(signal.Signals(number[0]).name)
 
-    def _give_up(self) -> None:
+    def _give_up(self, name: str) -> None:
         """End this process if the orderly end takes too long."""
         began = time.monotonic()
         while time.monotonic() - began < self._limit_s:
             if self._over.wait(0.05):
                 return
         message = (
-            f"asked to stop, but still in {PULSE.phase} after "
+            f"stopped by {name}, but still in {PULSE.phase} after "
             f"{time.monotonic() - began:.0f} s: ending now; the newest checkpoint stands"
         )
         STORY.error(message)

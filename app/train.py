@@ -182,7 +182,8 @@ def _learn(loop: Loop, data: LoadedData, lead: Lead) -> dict[str, Any]:
             with STOP.deferred():
                 _stop(loop, lead.keeper)
         return _conclude(loop, data, lead.board)
-    except BaseException as error:
+    except BaseException as raised:
+        error = STOP.interrupted or raised
         if isinstance(error, Stopped):
             lead.board.stopping(state.step, str(error))
         lead.board.ended(state.step, None if isinstance(error, Stopped) else error)

@@ -135,8 +135,7 @@ def _failed(error: Exception) -> int:
         return _stop(f"error: {error}", FAILURE, speaks=False)
     of_tensorflow = tensorflow and isinstance(error, tensorflow.errors.OpError)
     echoes = launched.size > 1 and of_tensorflow and "Horovod" in str(error)
-    # A Stopped that is raised while TensorFlow makes an exception of its own comes as another one.
-    if STOP.signal and (echoes or "Stopped: stopped by" in str(error)):
+    if STOP.signal and echoes:
         logs.STORY.info(traceback.format_exc())
         # The other rank has been asked to stop too, or has failed: then it speaks.
         return _stopped(f"stopped by {STOP.signal.name}", prints=False)

@@ -34,6 +34,18 @@ def test_nobody_takes_a_stop_for_a_fault_of_what_was_being_done() -> None:
             pytest.fail("swallowed")
 
 
+def test_a_stop_that_comes_out_as_another_error_is_still_a_stop() -> None:
+    """As when it is raised inside TensorFlow's tracing, or in a destructor."""
+    with pytest.raises(Stopped, match="stopped by SIGTERM in"), Stop().listening():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        except Stopped:
+            raise SystemError("bad argument to internal function") from None
+    with pytest.raises(SystemError), Stop().listening():
+        raise SystemError("of its own")
+
+
 def test_in_training_a_signal_is_only_noted() -> None:
     stop = Stop()
     with stop.listening(), stop.deferred():
