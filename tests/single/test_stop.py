@@ -110,7 +110,7 @@ def run(body: str) -> subprocess.Popen:
         ("kill(); stop.reached(); time.sleep(20)", STOPPED, "the newest checkpoint stands"),
         ("kill(); stop.reached(); time.sleep(0.8)", 0, ""),
         ("kill()", 0, ""),
-        ("block()", STOPPED, "still in start after"),
+        ("block()", STOPPED, "stopped by SIGTERM, but still in start after"),
         (
             "stop._reach_s = 1000; stop._deferred = False; block()",
             STOPPED,
