@@ -118,8 +118,9 @@ class Hosts:
         return [pid for pid in pids if (line := _command_line(pid)) and b"sshd" not in line]
 
     def left_behind(self) -> list[str]:
-        """What still runs on the hosts; waits a while for it to end."""
-        deadline = time.monotonic() + 30
+        """What still runs on the hosts; waits for it to end. Daemons of mpirun whose launcher is
+        gone take 25 s: 10 until agents lose patience, then 15 of their own."""
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             pids = [(name, pid) for name in self.network.names for pid in self.running(name)]
             if not pids:
