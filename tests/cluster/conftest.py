@@ -119,7 +119,7 @@ class Hosts:
 
     def left_behind(self) -> list[str]:
         """What still runs on the hosts; waits for it to end. Daemons of mpirun whose launcher is
-        gone take 25 s: 10 until agents lose patience, then 15 of their own."""
+        gone take about 25 s: agents have 10 and they 15 of their own."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             pids = [(name, pid) for name in self.network.names for pid in self.running(name)]
