@@ -119,7 +119,7 @@ class Hosts:
 
     def left_behind(self) -> list[str]:
         """What still runs on the hosts; waits for it to end. Daemons of mpirun whose launcher is
-        gone take about 25 s: agents have 10 and they 15 of their own."""
+        gone take twice TERM_TO_KILL_S of launch/commands.py."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             pids = [(name, pid) for name in self.network.names for pid in self.running(name)]
