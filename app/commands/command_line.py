@@ -33,6 +33,7 @@ from app.errors import (
     UserError,
     suggest,
 )
+from app.light_imports import hide_from_keras
 from app.monitor import logs
 from app.stop import STOP, Stopped
 
@@ -123,6 +124,7 @@ def _prepare(rank: int, quiet: bool) -> None:
     logs.start(rank, quiet)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    hide_from_keras()
 
 
 def _failed(error: Exception) -> int:

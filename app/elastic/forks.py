@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.elastic.door import DOOR_VARIABLE
+from app.light_imports import hide_from_keras
 from app.pulse import PAGE_VARIABLE, PULSE
 from app.version import code_version
 
@@ -39,6 +40,7 @@ def serve() -> None:
         signal.signal(one, signal.SIG_IGN)
     control = socket.socket(fileno=int(number))
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    hide_from_keras()
     stand_in = logging.NullHandler()  # for our own: with none at all TensorFlow would add one
     logging.root.addHandler(stand_in)
     for name in IMPORTS:

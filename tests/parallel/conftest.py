@@ -7,7 +7,9 @@ A test that fails on one rank ends the run on all of them.
 import pytest
 
 from app.distributed.launcher import read_launcher
+from app.light_imports import hide_from_keras
 
+hide_from_keras()
 RANKS = read_launcher().size
 if RANKS == 1:
     collect_ignore_glob = ["test_*.py"]

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
-from scipy.special import betaincinv
 
 from app.data.augment import rand
 from app.data.augment.random_keys import uniform
@@ -296,6 +295,8 @@ def beta_quantile(shares: tf.Tensor, alpha: float) -> tf.Tensor:
 
     shares: float32 (n,) in [0, 1]. From a table of 4096 points, linear between them.
     """
+    from scipy.special import betaincinv  # takes a while to import
+
     steps = 4095
     table = tf.constant(betaincinv(alpha, alpha, np.linspace(0, 1, steps + 1)), tf.float32)
     lower = tf.minimum(_whole(shares, steps), steps - 1)
