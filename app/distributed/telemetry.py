@@ -94,30 +94,33 @@ class Telemetry:
         `loss_scale`: what the gradients are too large by.
         """
         self._make_room(variables)
-        gradients = reduced.gradients
+        looks = self._looks.read_value()
+        scale = tf.cast(loss_scale, tf.float32)
 
-        def looked() -> bool:
-            before = [tf.identity(variable.value) for variable in variables]
-            scale = tf.cast(loss_scale, tf.float32)
-            gradient_norm, weight_norm = _norm(gradients) / scale, _norm(before)
-            kept = [
+        def begin() -> list[tf.Tensor]:
+            for place, gradient in zip(self._kept, reduced.gradients, strict=False):
                 place.assign(tf.cast(_dense(gradient, place), tf.float32) / scale)
-                for place, gradient in zip(self._kept, gradients, strict=False)
+            before = [tf.identity(variable.value) for variable in variables]
+            return [_norm(reduced.gradients) / scale, _norm(before), *before]
+
+        def skip() -> list[tf.Tensor]:
+            nothing = [tf.zeros([0], variable.dtype) for variable in variables]
+            return [tf.constant(0.0), tf.constant(0.0), *nothing]
+
+        def end() -> bool:
+            changes = [
+                variable.value - tf.reshape(old, variable.shape)
+                for variable, old in zip(variables, before, strict=True)
             ]
-            with tf.control_dependencies([*before, *kept, gradient_norm, weight_norm]):
-                update()
-            after = [tf.convert_to_tensor(variable.value) for variable in variables]
-            changes = [new - old for new, old in zip(after, before, strict=True)]
             facts = [gradient_norm, weight_norm, _norm(changes), _compression_error(reduced.sent)]
             self._facts.assign(tf.stack(facts))
             self._looks.assign(False)
             return True
 
-        def unlooked() -> bool:
-            update()
-            return True
-
-        tf.cond(self._looks, looked, unlooked)
+        # Around the update, not with one in each branch, which would have to be traced twice.
+        gradient_norm, weight_norm, *before = tf.cond(looks, begin, skip)
+        update()
+        tf.cond(looks, end, lambda: True)
 
     def _make_room(self, variables: Sequence[Any]) -> None:
         if self.keeps_gradients and not self._kept:
