@@ -27,6 +27,7 @@ from tests.cluster.pod_fields import (
     writable,
     write_items,
 )
+from tests.integration.launching import PATIENCE
 
 PODMAN = ["podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]
 TOOLS = {"podman": "podman", "runc": "runc", "buildah": "buildah", "debootstrap": "debootstrap"}
@@ -90,7 +91,7 @@ class Kubelet:
 
     def exit_code(self, name: str, timeout_s: float) -> int:
         """Wait for the end of a pod; its exit code."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while self.running(name):
             if time.monotonic() > deadline:
                 raise AssertionError(f"no end after {timeout_s} s\n{self.log(name)}")
@@ -107,7 +108,7 @@ class Kubelet:
 
     def wait_for(self, name: str, words: str, timeout_s: float) -> None:
         """Return when a pod has printed these words."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while words not in self.log(name):
             if time.monotonic() > deadline or not self.running(name):
                 raise AssertionError(f"{name} did not print {words!r}\n{self.log(name)}")
@@ -120,7 +121,7 @@ class Kubelet:
         ports = {one.get("name"): one["containerPort"] for one in container.get("ports", ())}
         address = (self.network.address(name), ports.get(port, port))
         probe = f"import socket; socket.create_connection({address!r}, 1)"
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         command = self.network.command(name, sys.executable, "-c", probe)
         while subprocess.run(command, capture_output=True).returncode:
             if time.monotonic() > deadline or not self.running(name):

@@ -19,7 +19,7 @@ from tests.cluster.manifests import K8S, training_job, why_no_kubectl
 from tests.cluster.mpi_operator import Object
 from tests.cluster.namespaces import Network
 from tests.cluster.pods import Kubelet
-from tests.integration.launching import ROOT
+from tests.integration.launching import PATIENCE, ROOT
 
 TENSORBOARD = "lockstep-tensorboard"
 PLAIN = "plain"  # what `docker run` starts
@@ -73,7 +73,7 @@ class Cluster:
 
     def wait_for_epoch(self, run: str, epoch: int, timeout_s: float = 240) -> None:
         """Return when a run has ended this epoch."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while epoch not in epochs(self.log(run)):
             if time.monotonic() > deadline or not self.kubelet.running(self.name):
                 raise AssertionError(f"no epoch {epoch}\n{self.kubelet.log(self.name)}")
@@ -81,7 +81,7 @@ class Cluster:
 
     def wait_for_no_rank(self, timeout_s: float) -> None:
         """Return when nothing but sshd runs in the workers."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
         while ranks := [rank for name in self.worker_names for rank in self.ranks(name)]:
             assert time.monotonic() < deadline, f"after {timeout_s} s there still runs {ranks}"
             time.sleep(0.5)

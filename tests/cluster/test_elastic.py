@@ -11,8 +11,8 @@ import pytest
 from launch.process import state
 from tests.integration.elastic import DIGITS, Story, results, shown
 
-pytestmark = pytest.mark.timeout(600)
-WAIT_S, SLOW_MS, EPOCHS = 120.0, 700, 18
+pytestmark = pytest.mark.timeout(1200)
+WAIT_S, SLOW_MS, EPOCHS = 240.0, 700, 18
 STEPS = EPOCHS * 11
 LIMITS = ["--heartbeat-s", "3"]
 OPTIONS = ["--epochs", str(EPOCHS), "--commit-every-steps", "2", "--step-timeout-s", "5", "--json"]

@@ -14,7 +14,7 @@ import pytest
 from app.errors import STOPPED
 from tests.cluster.conftest import WORKER
 
-pytestmark = pytest.mark.timeout(360)
+pytestmark = pytest.mark.timeout(720)
 DIGITS = ["train", "--recipe", "launch/recipes/digits.toml", "--epochs", "1"]
 ENDLESS = [*DIGITS[:-1], "100000"]
 TWO = ["-H", "h1:1,h2:1"]

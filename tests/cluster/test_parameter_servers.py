@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.conftest import PORT
 from tests.integration.serving import Room
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(800)
 THREE = ["-H", "h1:1,h2:1,h3:1"]
 DIGITS = ["train", "--dataset", "digits", "--width", "4", "--per-rank-batch-size", "64", "--json"]
 EPOCHS, BATCHES, SLOW_MS, PORT_OF_TASKS = 30, 21, 60, 23400

@@ -7,8 +7,9 @@ import pytest
 from app.errors import STOPPED
 from launch.discovery import LOOK_EVERY_S
 from tests.cluster.rehearsal import ENDLESS, Cluster, epochs, newest_checkpoint
+from tests.integration.launching import PATIENCE
 
-pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image may be built first
+pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(3600)]  # the image may be built first
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def job(jobs: list[Cluster]) -> Cluster:
 
 def wait_for(job: Cluster, words: str, times: int = 1, timeout_s: float = 240) -> None:
     """Return when the launcher has printed these words so often."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + PATIENCE * timeout_s
     while (log := job.kubelet.log(job.name)).count(words) < times:
         assert time.monotonic() < deadline and job.kubelet.running(job.name), f"{words}: {log}"
         time.sleep(0.2)

@@ -11,7 +11,7 @@ from app.errors import STOPPED
 from tests.cluster.pods import GRACE_S
 from tests.cluster.rehearsal import ENDLESS, newest_checkpoint
 
-pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(1800)]  # the image may be built first
+pytestmark = [pytest.mark.full_matrix, pytest.mark.timeout(3600)]  # the image may be built first
 
 
 def test_two_jobs_run_side_by_side_and_cannot_enter_each_other(cluster, jobs):

@@ -26,7 +26,7 @@ OPTIONS = ["--global-batch-size", "128", "--dropout", "0.2", "--width", "8", "--
            "--commit-every-steps", "4", "--log-every-steps", "1"]  # fmt: skip
 KINDS = ("launcher", "all", "writing", "stop")  # of what is recovered from: chaos.py
 STOPPED, EXAMPLES = 75, 1294
-ATTEMPT_S = 300.0
+ATTEMPT_S = 600.0
 LOGGED_STEP = re.compile(r"^\S+ rank 0 INFO lockstep: step (\d+) ", re.MULTILINE)
 
 

@@ -18,7 +18,7 @@ from tests.integration.launching import LAUNCHER_VARIABLES, ROOT
 
 # In the environment of every process; the launch scripts hand on what begins with LOCKSTEP_.
 MARK = "LOCKSTEP_CRASH_TEST"
-VANISH_S, POLL_S = 30.0, 0.01
+VANISH_S, POLL_S = 60.0, 0.01
 RANK = (("-m", "launch.rank"), ("-m", "app"))  # in its command line
 OF_TENSORFLOW = "__autograph_generated_file"  # it removes these itself, unless it is killed
 

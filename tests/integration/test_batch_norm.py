@@ -33,7 +33,7 @@ def operations(export: Path) -> set[str]:
 
 
 @pytest.mark.full_matrix
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_two_ranks_learn_what_one_does_and_their_run_is_used_as_any_other(tmp_path: Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
     train = [*app("train", *KEYS), "--run-dir", str(together)]

@@ -19,7 +19,7 @@ KILLS = [
 
 
 @pytest.mark.full_matrix
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_run_that_is_killed_in_every_way_ends_as_one_that_is_not(tmp_path) -> None:
     whole = Undisturbed(tmp_path, 2, *EPOCHS)
     run = Run(tmp_path, "killed", 2, *EPOCHS)

@@ -13,7 +13,7 @@ from app.distributed.reducers import COMPRESSIONS
 from tests.integration.elastic import DIGITS, Story, results, shown
 from tests.integration.launched import Launched
 
-WAIT_S, SLOW_MS = 150.0, 300
+WAIT_S, SLOW_MS = 300.0, 300
 EPOCHS = 8
 OPTIONS = ["--epochs", str(EPOCHS), "--commit-every-steps", "5", "--validation", "0.1", "--json"]
 # State of a run beside its network and its optimizer; patience is longer than the run.

@@ -85,7 +85,7 @@ def clean_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize(
     ("recipe", "format"),
     [("digits", "savedmodel"), ("digits", "keras"), ("digits", "tflite"), ("pydocs", "savedmodel")],

@@ -13,7 +13,7 @@ WORDS = {"train.csv": ["sun", "rain", "moon"], "more.csv": ["moon", "sun", "star
 
 
 @pytest.mark.full_matrix
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_ranks_begin_with_the_weights_of_another_run(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     keys = ["--dataset", "digits", "--width", "8", "--learning-rate", "0.01"]
@@ -43,7 +43,7 @@ def test_ranks_begin_with_the_weights_of_another_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.full_matrix
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_texts_with_another_vocabulary_begin_with_the_rows_of_shared_words(tmp_path: Path) -> None:
     keys = ["--model", "bag", "--width", "8", "--learning-rate", "0.05", "--epochs", "3"]
     for name, words in WORDS.items():

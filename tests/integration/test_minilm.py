@@ -37,7 +37,7 @@ def write_part(source: Path, place: Path) -> None:
 
 
 @pytest.mark.full_matrix
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_short_run_reaches_what_it_has_reached(tmp_path: Path) -> None:
     encoder, source = minilm(), os.environ.get("LOCKSTEP_BANKING77_DIR")
     if not source:

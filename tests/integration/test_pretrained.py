@@ -20,7 +20,7 @@ def write_texts(place: Path) -> Path:
 
 
 @pytest.mark.full_matrix
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_an_encoder_is_trained_on_two_ranks_and_needed_no_more(tmp_path: Path) -> None:
     encoder, run_dir = write_encoder(tmp_path / "encoder"), tmp_path / "run"
     data = write_texts(tmp_path / "texts.csv")

@@ -13,7 +13,7 @@ DATASET = "synthetic-image:examples=96,size=24,classes=3"
 
 
 @pytest.mark.full_matrix
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_run_begun_with_weights_of_timm_needs_their_directory_only_to_begin(
     tmp_path: Path,
 ) -> None:

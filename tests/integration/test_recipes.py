@@ -12,7 +12,7 @@ pytestmark = pytest.mark.full_matrix
 CIFAR = ["--train", "train[:20%]", "--test", "test[:20%]"]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(800)
 @pytest.mark.parametrize(
     ("recipe", "variable", "launch", "options", "at_least"),
     [

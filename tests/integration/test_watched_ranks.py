@@ -55,7 +55,7 @@ def transport(request):
     return f"--{request.param}"
 
 
-LEFT_S = 40  # mpirun itself waits 15 s for ranks that have ended, if it gets a signal
+LEFT_S = 80  # mpirun itself waits 15 s for ranks that have ended, if it gets a signal
 
 
 class Launch:
@@ -75,7 +75,7 @@ class Launch:
             stderr=subprocess.PIPE,
         )
         files = [tmp_path / f"rank-{rank}" for rank in (0, 1)]
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not all(file.exists() and file.read_text().endswith(".") for file in files):
             assert self.process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)

@@ -4,7 +4,10 @@ Started by tests/integration/test_parallel_suite.py; without a launcher nothing 
 A test that fails on one rank ends the run on all of them.
 """
 
+import io
+
 import pytest
+from PIL import Image
 
 from app.distributed.launcher import read_launcher
 from app.light_imports import hide_from_keras
@@ -23,6 +26,14 @@ def world():
     world = connect(by_host=RANKS > 2)  # for process sets
     devices.configure(world)
     return world
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Figures take as long as a short training; tests/single draws them."""
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    monkeypatch.setattr("app.evaluation.figures.to_png", lambda figure: file.getvalue())
 
 
 @pytest.fixture

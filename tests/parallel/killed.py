@@ -20,6 +20,10 @@ from models.layers import Dropout
 KEYS = {"global_batch_size": 300, "epochs": 2, "commit_every_steps": 2, "keep_checkpoints": 20}
 
 
+# With a table of `write_texts`.
+TEXTS = {"global_batch_size": 110, "validation": 60 / 620, "test": 60 / 620}
+
+
 class Killed(Exception):  # noqa: N818 (what happened)
     """Stands for the end of a process."""
 
@@ -49,6 +53,15 @@ class Kill(keras.callbacks.Callback):
 
 def config_of(directory: Path, **keys: Any) -> Config:
     return load(None, {**KEYS, "run_dir": str(directory), **keys})
+
+
+def write_texts(path: Path) -> Path:
+    """A table of 620 short texts in two classes, of which 500 train: 5 steps with `TEXTS`."""
+    rng = np.random.default_rng(5)
+    rows = [" ".join(f"w{word}" for word in rng.integers(0, 50, 6)) for _ in range(620)]
+    lines = [f"{text},{'yes' if number % 2 else 'no'}" for number, text in enumerate(rows)]
+    path.write_text("\n".join(["text,label", *lines]) + "\n")
+    return path
 
 
 def run_killed(config: Config, world: World, kills: Iterable[tuple[str, int]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import models
 from app.classifier import Classifier
-from app.data.batches import Feed, Loaded
+from app.data.batches import Feed, Loaded, spec_of
 from app.data.order import EpochPlan, Shuffled
 from app.distributed.optimizer import DistributedOptimizer
 from app.distributed.reducers.reducer import Reduced
@@ -85,7 +85,7 @@ def train(
     classifier.optimizer.build(classifier.trainable_variables)
     classifier.optimizer.settles = True
     broadcast_state(world, classifier, classifier.optimizer, seed=0, step=0)
-    step = tf.function(classifier.train_step, autograph=False, reduce_retracing=True)
+    traced = tf.function(classifier.train_step, autograph=False)
 
     def batches():
         for epoch in itertools.count():
@@ -94,6 +94,8 @@ def train(
             yield from Feed(data, counts=counts).training(plan, world.rank)
 
     for part in itertools.islice(batches(), steps * passes):
+        # One trace for any number of rows: shares are uneven, and some are empty.
+        step = traced.get_concrete_function(spec_of(part, None))
         step(part)
     classifier.optimizer.settle()
     assert int(classifier.optimizer.iterations) == steps

@@ -21,6 +21,7 @@ from app.recipe import load
 from app.state import TrainState
 from app.train import train
 from tests.parallel.killed import (
+    TEXTS,
     Kill,
     Killed,
     assert_same_bits,
@@ -28,6 +29,7 @@ from tests.parallel.killed import (
     config_of,
     normed,
     run_killed,
+    write_texts,
 )
 from tests.single.pretrained.bert_files import SIZES, write_encoder
 
@@ -79,7 +81,7 @@ def test_batchnorm_and_dropout_end_with_the_same_bits(world, directory, monkeypa
     [
         (2, EVERYWHERE, {"dropout": 0.2}),
         (2, SOMEWHERE, {"imbalance": "balanced_sampling", "precision": "mixed_float16"}),
-        (2, SOMEWHERE, {"dataset": "pydocs", "model": "bag", "global_batch_size": 900}),
+        (2, SOMEWHERE, {"dataset": "texts.csv", "model": "bag", **TEXTS}),
         (3, SOMEWHERE, {"backward_passes_per_step": 2}),
         (3, SOMEWHERE, {"bucket_mb": 0.002, "compression": "fp16"}),
         (3, SOMEWHERE, {"shard_by": "dirichlet", "mixup": 0.4, "cutmix": 1.0, "crop_padding": 1}),
@@ -89,6 +91,9 @@ def test_batchnorm_and_dropout_end_with_the_same_bits(world, directory, monkeypa
 def test_a_run_that_is_killed_ends_with_the_same_bits(world, directory, ranks, kills, keys):
     if world.size != ranks:
         pytest.skip(f"is tested with {ranks} ranks, to save time")
+    if "dataset" in keys:
+        table = world.from_chief(lambda: write_texts(directory / keys["dataset"]))
+        keys = {**keys, "dataset": str(table)}
     check(world, directory, kills, **keys)
 
 
@@ -186,9 +191,10 @@ def test_a_run_that_unfreezes_ends_with_the_same_bits(world, directory):
     if world.size != 2:
         pytest.skip("is tested with 2 ranks, to save time")
     place = world.from_chief(lambda: write_encoder(directory / "encoder", TWO_BLOCKS))
-    keys = {"dataset": "pydocs", "model": "bert", "pretrained": str(place), "max_tokens": 16}
+    table = world.from_chief(lambda: write_texts(directory / "texts.csv"))
+    keys = {"dataset": str(table), "model": "bert", "pretrained": str(place), "max_tokens": 16}
     keys |= {"freeze": "encoder", "unfreeze_epoch": 1, "layer_decay": 0.5, "dropout": 0.1}
-    keys |= {"global_batch_size": 900, "compression": "powersgd"}
+    keys |= {"compression": "powersgd", **TEXTS}
     whole = train(config_of(directory / "whole", **keys), world=world)
     parted = run_killed(config_of(directory / "parted", **keys), world, UNFREEZING)
     assert parted["step"] == whole["step"] == 10

@@ -73,8 +73,8 @@ def on_all_ranks(world, task, optimizer, **options):
     ],
 )
 def test_n_ranks_end_where_one_rank_ends(world, task, optimizer):
-    if (task, optimizer) == ("encoder", "lars") and world.size != 2:
-        pytest.skip("is tested with 2 ranks, to save time")
+    if task == "encoder" and world.size != {"lars": 2, "sgd": 3}[optimizer]:
+        pytest.skip("is tested with another number of ranks, to save time")
     weights = on_all_ranks(world, task, optimizer)
     assert largest_difference(weights, reference(world, task, optimizer)) <= FLOAT32_BOUND
     assert all(
