@@ -89,15 +89,18 @@ class Signals:
         finite = {index: tf.math.is_finite(_sum(gradients[index])) for index in there}
         if there:
             self._note_gradients([variables[i] for i in there], list(finite.values()), by)
+        by_type = {gradients[i].dtype: tf.cast(by, gradients[i].dtype) for i in there}
         return [
-            None if gradient is None else times(gradient, tf.where(finite[index], by, 0.0))
+            None
+            if gradient is None
+            else times(gradient, tf.where(finite[index], by_type[gradient.dtype], 0.0))
             for index, gradient in enumerate(gradients)
         ]
 
     def _note_gradients(self, variables, finite: list[tf.Tensor], weight: tf.Tensor) -> None:
         names = tf.constant([self._name(variable.path) for variable in variables])
+        wrong = ~tf.stack(finite)  # where the gradients are: one copy to the CPU, not one of each
         with tf.device("CPU"):
-            wrong = ~tf.stack(finite)
             bad = _counts(weight) & tf.reduce_any(wrong)
             self._bad.assign(tf.maximum(self._bad, [tf.cast(bad, tf.float32), 0.0]))
             first = names[tf.argmax(tf.cast(wrong, tf.int32))]

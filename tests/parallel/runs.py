@@ -85,7 +85,16 @@ def train(
     classifier.optimizer.build(classifier.trainable_variables)
     classifier.optimizer.settles = True
     broadcast_state(world, classifier, classifier.optimizer, seed=0, step=0)
-    traced = tf.function(classifier.train_step, autograph=False)
+    steps_by_has_examples = {}  # as app/loop.py does: others would be traced twice
+
+    def step_of(part):
+        has_examples = bool(len(part.labels))
+        if has_examples not in steps_by_has_examples:
+            specs = spec_of(part, None if has_examples else 0)
+            with classifier.never_empty():
+                traced = tf.function(classifier.train_step, autograph=False)
+                steps_by_has_examples[has_examples] = traced.get_concrete_function(specs)
+        return steps_by_has_examples[has_examples]
 
     def batches():
         for epoch in itertools.count():
@@ -94,9 +103,7 @@ def train(
             yield from Feed(data, counts=counts).training(plan, world.rank)
 
     for part in itertools.islice(batches(), steps * passes):
-        # One trace for any number of rows: shares are uneven, and some are empty.
-        step = traced.get_concrete_function(spec_of(part, None))
-        step(part)
+        step_of(part)(part)
     classifier.optimizer.settle()
     assert int(classifier.optimizer.iterations) == steps
     return [variable.numpy() for variable in classifier.trainable_variables]
