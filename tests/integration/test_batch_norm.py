@@ -10,7 +10,7 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from app.__main__ import main
 from app.rundir.files import RunFiles, list_checkpoints
-from tests.integration.launching import app, horovodrun, run
+from tests.integration.launching import local, run
 
 # 1,294 examples: the last step of an epoch has one, so the second rank has none.
 KEYS = ["--model", "resnet20", "--width", "2", "--sync-batch-norm", "true", "--epochs", "1"]
@@ -36,8 +36,7 @@ def operations(export: Path) -> set[str]:
 @pytest.mark.timeout(1200)
 def test_two_ranks_learn_what_one_does_and_their_run_is_used_as_any_other(tmp_path: Path) -> None:
     together, alone = tmp_path / "together", tmp_path / "alone"
-    train = [*app("train", *KEYS), "--run-dir", str(together)]
-    done = run(horovodrun(2, "gloo", *train), timeout_s=300)
+    done = run(local(2, "train", *KEYS, "--run-dir", str(together)), timeout_s=300)
     assert done.code == 0, done.all
     assert main(["train", *KEYS, "--run-dir", str(alone)]) == 0
     ours, expected = arrays(together), arrays(alone)

@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.integration.launching import app, horovodrun, run
+from tests.integration.launching import app, local, run
 
 WORDS = {"train.csv": ["sun", "rain", "moon"], "more.csv": ["moon", "sun", "star"]}
 
@@ -20,8 +19,7 @@ def test_ranks_begin_with_the_weights_of_another_run(tmp_path: Path) -> None:
     done = run(app("train", *keys, "--epochs", "4", "--run-dir", str(old)), timeout_s=200)
     assert done.code == 0, done.all
     begins = [*keys, "--learning-rate", "1e-9", "--run-dir", str(new), "--init-from", str(old)]
-    command = [sys.executable, "-m", "app", "train", *begins, "--epochs", "1"]
-    done = run(horovodrun(2, "gloo", *command), timeout_s=200)
+    done = run(local(2, "train", *begins, "--epochs", "1"), timeout_s=200)
     assert done.code == 0, done.all
     assert "6 of 6 variables from " in done.out, done.all
     assert "loaded: conv1/kernel" in (new / "logs" / "rank-000.log").read_text()

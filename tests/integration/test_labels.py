@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.launching import app, horovodrun, run
+from tests.integration.launching import app, local, run
 from tests.single.commands.heads_runs import UNKNOWN, text_rows, write_rows
 
 pytestmark = pytest.mark.full_matrix  # slow: CI runs it
@@ -18,7 +18,7 @@ def test_two_labels_are_learned_calibrated_scored_and_predicted(tmp_path: Path) 
     keys = ["--dataset", str(data), "--label-key", "intent,domain", "--task-weights", "1,0.5"]
     keys += ["--model", "bag", "--width", "8", "--learning-rate", "0.05", "--epochs", "6"]
     keys += ["--global-batch-size", "32", "--validation", "0.2", "--run-dir", directory, "--json"]
-    done = run(horovodrun(2, "gloo", *app("train", *keys)), timeout_s=240)
+    done = run(local(2, "train", *keys), timeout_s=240)
     assert done.code == 0, done.all
     assert "labels     intent (5 classes), domain (2 classes, weight 0.5" in done.all
     assert "test accuracy  intent " in done.all
@@ -29,8 +29,8 @@ def test_two_labels_are_learned_calibrated_scored_and_predicted(tmp_path: Path) 
     assert done.code == 0, done.all
     assert set(json.loads(done.out)["temperatures"]) == {"intent", "domain"}
 
-    command = app("evaluate", directory, "--unknown-class", UNKNOWN)
-    done = run(horovodrun(2, "gloo", *command), timeout_s=240)
+    command = local(2, "evaluate", directory, "--unknown-class", UNKNOWN)
+    done = run(command, timeout_s=240)
     assert done.code == 0, done.all
     assert f"{UNKNOWN}: recall" in done.all and "before calibration" in done.all
     result = json.loads((tmp_path / "run" / "evaluations" / "test" / "evaluation.json").read_text())

@@ -19,7 +19,7 @@ UNEVEN = [
     ),
 ]
 WAYS = [f"tests/parallel/test_{name}.py" for name in ("matrix", "stale", "hierarchical")]
-EQUALITY = ["tests/parallel/test_equality.py", "-k", "n_ranks_end or fp16"]
+FOUR = [*WAYS, EXCHANGE[0], "-k", "not test_equality or n_ranks_end or fp16"]
 full = pytest.mark.full_matrix
 
 
@@ -29,11 +29,9 @@ full = pytest.mark.full_matrix
     [
         pytest.param(2, "gloo", QUICK, id="2-gloo"),
         pytest.param(2, "gloo", SLOW, id="2-gloo-slow", marks=full),
-        pytest.param(4, "gloo", [*EXCHANGE, "-k", "not encoder"], id="4-gloo", marks=full),
-        pytest.param(2, "mpi", EXCHANGE, id="2-mpi", marks=full),
+        pytest.param(2, "mpi", EXCHANGE[1:], id="2-mpi", marks=full),
         pytest.param(3, "gloo", UNEVEN, id="3-gloo", marks=full),
-        pytest.param(4, "mpi", EQUALITY, id="4-mpi", marks=full),
-        pytest.param(4, "mpi", [*WAYS, "-m", "not full_matrix"], id="4-mpi-ways", marks=full),
+        pytest.param(4, "mpi", [*FOUR, "-m", "not full_matrix"], id="4-mpi", marks=full),
     ],
 )
 def test_the_parallel_tests_pass(ranks, transport, tests):

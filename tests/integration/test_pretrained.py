@@ -2,12 +2,11 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.integration.launching import app, horovodrun, run
+from tests.integration.launching import app, local, run
 from tests.single.pretrained.bert_files import write_encoder
 
 PHRASES = {"letters": "a b c", "others": "f g h", "mixed": "a g i"}
@@ -39,7 +38,7 @@ def test_an_encoder_is_trained_on_two_ranks_and_needed_no_more(tmp_path: Path) -
         "--run-dir",
         str(run_dir),
     ]
-    done = run(horovodrun(2, "gloo", sys.executable, "-m", "app", "train", *keys), timeout_s=300)
+    done = run(local(2, "train", *keys), timeout_s=300)
     assert done.code == 0, done.all
     assert "begins with  " in done.out and "embeddings frozen" in done.out, done.all
     shutil.rmtree(encoder)
