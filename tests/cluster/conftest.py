@@ -38,6 +38,13 @@ Host *.svc
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `-n 2 --dist loadgroup`: jobs in pods beside all others, each with fixtures of its own."""
+    for item in items:
+        in_pods = "image" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("pods" if in_pods else "hosts"))
+
+
 class Hosts:
     """h1, h2 and h3 on a network; sshd runs where `start_sshd` was called."""
 
