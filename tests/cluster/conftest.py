@@ -38,8 +38,9 @@ Host *.svc
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks at groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup`: jobs in pods beside all others, each with fixtures of its own."""
+    """For `-n 2 --dist loadgroup`: jobs in pods run beside all other tests."""
     for item in items:
         in_pods = "image" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("pods" if in_pods else "hosts"))
