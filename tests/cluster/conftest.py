@@ -38,14 +38,6 @@ Host *.svc
 """
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks at groups in this hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: jobs in pods run beside all other tests."""
-    for item in items:
-        in_pods = "image" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("pods" if in_pods else "hosts"))
-
-
 class Hosts:
     """h1, h2 and h3 on a network; sshd runs where `start_sshd` was called."""
 
