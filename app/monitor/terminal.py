@@ -49,8 +49,9 @@ class Terminal(Show):
         self._has_bar = self._console.is_terminal and not quiet
         self._epochs = epochs
         self._bar: rich.progress.Progress | None = None
-        self._first_step = self._total_steps = 0
-        self._began, self._last_line = time.monotonic(), -math.inf
+        self._total_steps = 0
+        self._first_report: tuple[int, float] | None = None  # its step, and when it came
+        self._last_line = -math.inf
         self._averaged = ""
 
     def table(self, title: str, rows: Mapping[str, Any]) -> None:
@@ -63,8 +64,7 @@ class Terminal(Show):
 
     def began(self, step: int, total_steps: int) -> None:
         """Show the bar, if the screen can show it moving."""
-        self._first_step, self._total_steps = step, total_steps
-        self._began = time.monotonic()
+        self._total_steps, self._first_report = total_steps, None
         if self._has_bar:
             self._bar = rich.progress.Progress(
                 rich.progress.BarColumn(BAR_WIDTH // 2),
@@ -99,6 +99,8 @@ class Terminal(Show):
             self._bar.stop()
 
     def _show(self, progress: Progress, line: str, every_s: float) -> None:
+        if self._first_report is None:
+            self._first_report = (progress.step, time.monotonic())
         if self._bar:
             self._bar.update(self._task, completed=progress.step, description=line)
         elif time.monotonic() - self._last_line >= every_s:
@@ -109,11 +111,11 @@ class Terminal(Show):
             self._last_line = time.monotonic()
 
     def _left(self, step: int) -> str:
-        """The time left at the mean speed so far."""
-        if step <= self._first_step or step >= self._total_steps:
+        """The time left at the mean speed since the first report; before it TensorFlow compiles."""
+        first, when = self._first_report or (step, 0.0)
+        if not first < step < self._total_steps:
             return ""
-        passed = time.monotonic() - self._began
-        left = passed * (self._total_steps - step) / (step - self._first_step)
+        left = (time.monotonic() - when) * (self._total_steps - step) / (step - first)
         return f"  {datetime.timedelta(seconds=round(left))} left"
 
     def _line(self, progress: Progress) -> str:
