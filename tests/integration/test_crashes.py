@@ -1,6 +1,7 @@
-"""A run that is killed in every way, damaged and started again loses nothing that counted.
+"""A run that is killed, damaged and started again loses nothing that counted.
 
-The long version, at random moments: tests/benchmarks/crashes.py."""
+In more ways, and at random moments: tests/benchmarks/crashes.py. Asked to stop:
+test_watched_ranks.py."""
 
 import pytest
 
@@ -10,17 +11,15 @@ from tests.integration.undisturbed import Undisturbed
 EPOCHS = ["--epochs", "3"]
 # And what is done to the newest checkpoint after each kill.
 KILLS = [
-    (Moment("all", delay_s=3.0), None),  # in start-up
     (Moment("writing", commits=1), None),
     (Moment("all", commits=1), "truncate"),
-    (Moment("stop", commits=1), None),
     (Moment("launcher", commits=1), "flip"),
 ]
 
 
 @pytest.mark.full_matrix
 @pytest.mark.timeout(1800)
-def test_a_run_that_is_killed_in_every_way_ends_as_one_that_is_not(tmp_path) -> None:
+def test_a_run_that_is_killed_and_damaged_ends_as_one_that_is_not(tmp_path) -> None:
     whole = Undisturbed(tmp_path, 2, *EPOCHS)
     run = Run(tmp_path, "killed", 2, *EPOCHS)
     run.final_step = whole.final_step

@@ -104,7 +104,7 @@ def test_a_python_with_no_packages_at_all_gets_a_report(tmp_path):
 def test_hosts_out_of_reach_are_told_within_a_bounded_time(no_horovod):
     started_s = time.monotonic()
     done, results = doctor("--hosts", "192.0.2.1:4,no-such-host.invalid:4", **no_horovod)
-    assert time.monotonic() - started_s < 60, done.all
+    assert time.monotonic() - started_s < 120, done.all
     assert results["192.0.2.1"]["status"] == "problem", done.all
     assert "cannot be resolved" in results["no-such-host.invalid"]["found"], done.all
 
