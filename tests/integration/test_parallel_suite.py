@@ -30,8 +30,8 @@ full = pytest.mark.full_matrix
         pytest.param(2, "gloo", QUICK, id="2-gloo"),
         pytest.param(2, "gloo", SLOW, id="2-gloo-slow", marks=full),
         pytest.param(2, "mpi", EXCHANGE[1:], id="2-mpi", marks=full),
-        pytest.param(3, "gloo", UNEVEN, id="3-gloo", marks=full),
-        pytest.param(4, "mpi", [*FOUR, "-m", "not full_matrix"], id="4-mpi", marks=full),
+        pytest.param(3, "gloo", [*UNEVEN, *QUICK[1:]], id="3-gloo", marks=full),
+        pytest.param(4, "mpi", [*FOUR, *QUICK[1:]], id="4-mpi", marks=full),
     ],
 )
 def test_the_parallel_tests_pass(ranks, transport, tests):

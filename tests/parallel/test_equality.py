@@ -66,7 +66,9 @@ def on_all_ranks(world, task, optimizer, **options):
 @pytest.mark.parametrize(
     ("task", "optimizer"),
     [
-        pytest.param(task, rule, marks=[pytest.mark.full_matrix] if task == "encoder" else [])
+        pytest.param(
+            task, rule, marks=[pytest.mark.full_matrix] * ((task, rule) == ("encoder", "lars"))
+        )
         for task in TASKS
         for rule in OPTIMIZERS
         if (task, rule) != ("encoder", "adam")
