@@ -57,7 +57,6 @@ class Stop:
         self._listens = self._deferred = False
         self._asked_at = 0.0
         self._reached = threading.Event()
-        self._over = threading.Event()
 
     @property
     def wanted(self) -> bool:
@@ -77,9 +76,10 @@ class Stop:
         hears, tells = os.pipe()
         os.set_blocking(tells, False)
         self._listens, self.signal, self.interrupted = True, None, None
-        self._over.clear()
         self._reached.clear()
-        threading.Thread(target=self._hear, args=(hears,), name="stop", daemon=True).start()
+        # Its own: a thread that looks late must not wait for the end of the next block.
+        over = threading.Event()
+        threading.Thread(target=self._hear, args=(hears, over), name="stop", daemon=True).start()
         descriptor = signal.set_wakeup_fd(tells, warn_on_full_buffer=False)
         before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
@@ -94,7 +94,7 @@ class Stop:
                 signal.signal(number, handler)
             signal.set_wakeup_fd(descriptor)
             self._listens = False
-            self._over.set()
+            over.set()
             os.close(tells)
 
     @contextlib.contextmanager
@@ -129,18 +129,18 @@ class Stop:
             self.interrupted = Interrupted(f"stopped by {self.signal.name} in {PULSE.phase}")
             raise self.interrupted
 
-    def _hear(self, descriptor: int) -> None:
+    def _hear(self, descriptor: int, over: threading.Event) -> None:
         """Wait for the number of a signal, until `listening` is over."""
         with open(descriptor, "rb", buffering=0) as pipe:
             while number := pipe.read(1):
                 if number[0] in SIGNALS:
-                    self._give_up(signal.Signals(number[0]).name)
+                    self._give_up(signal.Signals(number[0]).name, over)
 
-    def _give_up(self, name: str) -> None:
+    def _give_up(self, name: str, over: threading.Event) -> None:
         """End this process if the orderly end takes too long."""
         began = time.monotonic()
         while time.monotonic() - began < self._limit_s:
-            if self._over.wait(0.05):
+            if over.wait(0.05):
                 return
         message = (
             f"stopped by {name}, but still in {PULSE.phase} after "

@@ -124,3 +124,27 @@ def test_a_stop_has_an_end(body, code, said) -> None:
     assert done.returncode == code, done.stderr
     assert said in done.stderr
     assert ("over" in done.stdout) == (code == 0)
+
+
+def test_a_wish_that_has_been_served_does_not_end_the_next_block(monkeypatch) -> None:
+    """Also if the thread that watches over it looks only after the next block has begun."""
+    ends: list[int] = []
+    monkeypatch.setattr("app.stop.os._exit", ends.append)
+    wait = threading.Event.wait
+
+    def late(event: threading.Event, timeout: float | None = None) -> bool:
+        if timeout is None:
+            return wait(event)
+        time.sleep(timeout)
+        return event.is_set()
+
+    stop = Stop(at_once_s=0.3)
+    with monkeypatch.context() as slow:
+        slow.setattr(threading.Event, "wait", late)
+        with stop.listening(), stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.12)  # between two looks, which come every 0.05 s
+            assert stop.wanted
+        with stop.listening():
+            time.sleep(0.6)
+    assert ends == []
