@@ -3,11 +3,11 @@
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import layers
 
-from models.airbench_layers import Dirac, MeanOfMirrored, Whiten, WithMirrored
+from models.airbench_layers import Dirac, MeanOfMirrored, Whiten, WithMirrored, gelu
 from models.heads import Classes, logits_of
-from models.layers import Dropout
+from models.layers import BatchNormalization, Dropout
 
 # The statistics follow the last few steps: the rate is high, and weights move far.
 MOMENTUM = 0.6
@@ -29,7 +29,7 @@ def build_airbench(
     x = layers.Rescaling(1 / 255, dtype="float32", name="pixels")(image)
     x = WithMirrored(name="mirrored")(x)
     x = Whiten(name="whiten")(x)  # (B, H-1, W-1, 8 * C)
-    x = layers.Activation(_gelu, name="whiten_gelu")(x)
+    x = layers.Activation(gelu, name="whiten_gelu")(x)
     for number, factor in enumerate((1, 4, 4), 1):
         x = _block(x, factor * width, f"block{number}_")
     x = layers.GlobalMaxPooling2D(name="strongest")(x)  # (B, 4 * width)
@@ -57,13 +57,8 @@ def _block(x: Any, filters: int, name: str) -> Any:
         )(x)
         if number == 1:
             x = layers.MaxPooling2D(2, name=f"{name}pool")(x)
-        x = layers.BatchNormalization(
+        x = BatchNormalization(
             momentum=MOMENTUM, epsilon=1e-5, scale=False, name=f"{name}norm{number}"
         )(x)
-        x = layers.Activation(_gelu, name=f"{name}gelu{number}")(x)
+        x = layers.Activation(gelu, name=f"{name}gelu{number}")(x)
     return x
-
-
-@keras.saving.register_keras_serializable(package="lockstep")
-def _gelu(x: Any) -> Any:
-    return ops.gelu(x, approximate=True)

@@ -8,7 +8,7 @@ from keras import layers
 
 from models.heads import Classes
 from models.images import BATCH_NORM_MOMENTUM, check_color, classifier
-from models.layers import Dropout
+from models.layers import BatchNormalization, Dropout
 
 
 def build_efficientnetv2(
@@ -50,5 +50,5 @@ def _adapted(layer: layers.Layer) -> layers.Layer:
     elif isinstance(layer, layers.Normalization):
         config |= {"name": "pixels_normalized", "dtype": "float32"}
     elif isinstance(layer, layers.BatchNormalization):
-        config["momentum"] = BATCH_NORM_MOMENTUM
+        return BatchNormalization.from_config({**config, "momentum": BATCH_NORM_MOMENTUM})
     return type(layer).from_config(config)

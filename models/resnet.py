@@ -17,7 +17,7 @@ from keras import layers
 
 from models.heads import Classes
 from models.images import BATCH_NORM_MOMENTUM, check_color, classifier
-from models.layers import Dropout
+from models.layers import BatchNormalization, Dropout
 
 # From this size up, resnet18 begins as it does for ImageNet, with a stem that divides by four.
 IMAGENET_STEM_PIXELS = 96
@@ -198,7 +198,7 @@ def _conv_norm(
         kernel_initializer="he_normal",  # arXiv 1502.01852: keeps the variance through ReLUs
         name=f"{name}conv{number}",
     )(x)
-    norm = layers.BatchNormalization(
+    norm = BatchNormalization(
         momentum=BATCH_NORM_MOMENTUM, epsilon=1e-5, name=f"{name}norm{number}"
     )
     x = norm(x)

@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from models import build_image_model
-from models.airbench_layers import Dirac, Whiten
+from models.airbench_layers import Dirac, Whiten, gelu
 
 
 def images(count: int = 300) -> np.ndarray:
@@ -72,3 +73,14 @@ def test_it_is_saved_and_loaded(tmp_path) -> None:
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(again(pixels), model(pixels), atol=1e-6)
+
+
+def test_gelu_is_near_its_definition_and_has_its_own_slope() -> None:
+    x = tf.constant(np.linspace(-6, 6, 241), tf.float64)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        received = gelu(x)
+    step = 1e-6
+    slope = (gelu(x + step) - gelu(x - step)) / (2 * step)
+    np.testing.assert_allclose(tape.gradient(received, x), slope, atol=1e-8)
+    assert float(tf.reduce_max(tf.abs(received - keras.ops.gelu(x, approximate=False)))) < 0.021
