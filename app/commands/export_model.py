@@ -25,7 +25,7 @@ from app.errors import UserError
 from app.rundir.contents import write_file
 from app.rundir.files import RunFiles
 from app.version import code_version
-from models.layers import Dropout
+from models.layers import BatchNormalization, Dropout
 
 BYTES, TEXT = Signature("serving_default", "bytes"), Signature("serving_default", "text")
 ARRAYS, ARRAYS_TOO = Signature("serving_default", "array"), Signature("serving_arrays", "array")
@@ -205,11 +205,14 @@ def _array_signature(run: SavedRun, network: keras.Model) -> Callable:
 
 
 def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
-    """The same network with only Keras' own layers: our `Dropout` does nothing here."""
+    """The same network with only Keras' own layers: our `Dropout` does nothing here, and our
+    `BatchNormalization` is Keras' with another kernel."""
 
     def plain(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, Dropout):
             return keras.layers.Identity(name=layer.name)
+        if isinstance(layer, BatchNormalization):
+            return keras.layers.BatchNormalization.from_config(layer.get_config())
         return type(layer).from_config(layer.get_config())
 
     inputs = keras.Input(run.image_shape, dtype="uint8", name="inputs")

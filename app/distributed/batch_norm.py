@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+import models.layers
 from app.distributed.horovod_world import current_world
 from app.distributed.world import World
 from app.state import Kind, declare
@@ -35,15 +36,15 @@ class _Pass:
 
 
 @keras.saving.register_keras_serializable(package="lockstep")
-class BatchNormalization(keras.layers.BatchNormalization):
+class BatchNormalization(models.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of the last axis that in training takes mean and variance
     from the rows of all ranks (Peng et al. 2017, arXiv:1711.07240, section 3.3).
 
     One collective in the forward pass and one in the backward pass, named after the layer: all
     ranks run both in every step, also one without examples, see `begin_pass`. Statistics are
     float32, or float64 where the inputs are, whatever the layer computes in. The moving ones have
-    the same bits on all ranks. When frozen, and in inference, it is as Keras' own. So is its name,
-    since Keras' files of weights go by the names of classes.
+    the same bits on all ranks. When frozen, and in inference, it is as the networks' own. Its name
+    is Keras', since Keras' files of weights go by the names of classes.
 
     `world`: the ranks; default: those of the running Horovod. Other arguments are those of Keras.
     Raises ValueError for another axis than the last, for `renorm`, and for a mask in training.

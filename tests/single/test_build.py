@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import models.layers
 from app.build import (
     build_classifier,
     build_optimizer,
@@ -55,7 +56,7 @@ def test_a_network_that_refuses_the_images_is_a_users_mistake() -> None:
         build_classifier(config, data.plan)
 
 
-def test_who_trains_gets_a_batchnorm_of_all_ranks_and_who_predicts_that_of_keras() -> None:
+def test_who_trains_gets_a_batchnorm_of_all_ranks_and_who_predicts_the_networks_own() -> None:
     config = load(None, {"model": "resnet20", "width": 2, "sync_batch_norm": True})
     plan = load_data(config, World()).plan
 
@@ -64,7 +65,7 @@ def test_who_trains_gets_a_batchnorm_of_all_ranks_and_who_predicts_that_of_keras
         return {type(x) for x in layers if isinstance(x, keras.layers.BatchNormalization)}
 
     assert kinds(World()) == {BatchNormalization}
-    assert kinds(None) == {keras.layers.BatchNormalization}
+    assert kinds(None) == {models.layers.BatchNormalization}
     without = load(None, {"sync_batch_norm": True})
     with pytest.raises(UserError, match="sync_batch_norm: network 'cnn' has no BatchNorm; leave"):
         build_classifier(without, plan, world=World())
