@@ -42,6 +42,9 @@ REFUSED = {
     "TensorFlow 2.20 cannot run them (it has no Flex delegate: github.com/google-ai-edge/LiteRT "
     "issue 6458), so the file could not be checked",
 }
+OTHER_FORMAT = (
+    "use --format savedmodel, which Keras opens too: keras.layers.TFSMLayer(PATH, call_endpoint="
+)
 
 
 def export(
@@ -69,9 +72,8 @@ def export(
     run = open_run(run_dir, checkpoint, weights)
     if (format, run.kind) not in SIGNATURES:
         raise UserError(
-            f"--format {format}: {run_dir} holds a model of texts, and {REFUSED[format]}: use "
-            "--format savedmodel, which Keras opens too: keras.layers.TFSMLayer(PATH, "
-            "call_endpoint='serving_default')"
+            f"--format {format}: {run_dir} holds a model of texts, and {REFUSED[format]}: "
+            f"{OTHER_FORMAT}'serving_default')"
         )
     output = output or RunFiles(run_dir).exports / _default_name(format, quantize)
     card = output.with_name(f"{output.name}.md")
@@ -213,6 +215,12 @@ def _write_keras(run: SavedRun, network: keras.Model, path: Path) -> None:
             return keras.layers.Identity(name=layer.name)
         if isinstance(layer, BatchNormalization):
             return keras.layers.BatchNormalization.from_config(layer.get_config())
+        if not type(layer).__module__.startswith("keras."):
+            raise UserError(
+                f"--format keras: this model has layers that are not Keras' own ('{layer.name}' is "
+                f"a {type(layer).__name__}), so the file would not load without Lockstep's code: "
+                f"{OTHER_FORMAT}'serving_arrays')"
+            )
         return type(layer).from_config(layer.get_config())
 
     inputs = keras.Input(run.image_shape, dtype="uint8", name="inputs")

@@ -27,6 +27,7 @@ TEXTS = "synthetic-text:examples=200,classes=3"
 RUNS: dict[str, list[str]] = {
     "cnn": ["--dataset", IMAGES, "--model=cnn", "--width=4", "--dropout=0.2"],
     "resnet20": ["--dataset", IMAGES, "--model=resnet20", "--width=4"],
+    "airbench": ["--dataset", IMAGES, "--model=airbench", "--width=4"],
     "mixed_float16": ["--dataset", IMAGES, "--model=cnn", "--precision=mixed_float16"],
     "bag": ["--dataset", TEXTS, "--model=bag", "--width=4", "--ngrams=2"],
     "transformer": ["--dataset", TEXTS, "--model=transformer", "--width=8", "--max-tokens=12"],
@@ -225,12 +226,19 @@ def test_the_card_of_another_checkpoint_says_of_which_the_results_are(
         assert (f"of the end of the run, but this export is checkpoint {name}" in card) == foreign
 
 
-@pytest.mark.parametrize("format", ["keras", "tflite"])
-def test_formats_that_cannot_hold_texts_are_refused_with_the_reason(
-    format: str, run: Callable[[str], Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "format", "reason"),
+    [
+        ("bag", "keras", "a model of texts, and"),
+        ("bag", "tflite", "a model of texts, and"),
+        ("airbench", "keras", "not Keras' own .*WithMirrored"),
+    ],
+)
+def test_formats_that_cannot_hold_a_model_are_refused_with_the_reason(
+    name: str, format: str, reason: str, run: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"a model of texts, and .*: use --format savedmodel"):
-        export(run("bag"), format, tmp_path / f"model.{format}", None)
+    with pytest.raises(UserError, match=rf"{reason}.*: use --format savedmodel"):
+        export(run(name), format, tmp_path / f"model.{format}", None)
     assert left_behind(tmp_path) == []
 
 
