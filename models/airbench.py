@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from models.airbench_layers import Dirac, MeanOfMirrored, Whiten, WithMirrored, gelu
+from models.airbench_layers import Dirac, MeanOfViews, Whiten, WithViews, gelu
 from models.heads import Classes, logits_of
 from models.layers import BatchNormalization, Dropout
 
@@ -21,13 +21,13 @@ def build_airbench(
     `width`, `4 * width` and `4 * width` filters, each halved by max-pooling, with GELU.
 
     A convolution begins with its first filters passing their inputs on. BatchNorm has no scale.
-    Where the network does not train, logits are the mean of those of an image and of its mirror
-    image. The first layer is set from images by `Whiten.adapt_to_images`.
+    Where the network does not train, logits are a mean over six views of an image (`WithViews`): it
+    costs six passes. The first layer is set from images by `Whiten.adapt_to_images`.
     Pixels (B, H, W, C) of 0 to 255 -> float32 logits (B, classes).
     """
     image = keras.Input(image_shape, dtype="float32", name="image")
     x = layers.Rescaling(1 / 255, dtype="float32", name="pixels")(image)
-    x = WithMirrored(name="mirrored")(x)
+    x = WithViews(name="views")(x)
     x = Whiten(name="whiten")(x)  # (B, H-1, W-1, 8 * C)
     x = layers.Activation(gelu, name="whiten_gelu")(x)
     for number, factor in enumerate((1, 4, 4), 1):
@@ -38,8 +38,7 @@ def build_airbench(
     outputs = logits_of(x, classes)
     heads = outputs if isinstance(outputs, list) else [outputs]
     means = [
-        MeanOfMirrored(dtype="float32", name=f"mean_{number}")(one)
-        for number, one in enumerate(heads)
+        MeanOfViews(dtype="float32", name=f"mean_{number}")(one) for number, one in enumerate(heads)
     ]
     return keras.Model(image, means if isinstance(outputs, list) else means[0], name="airbench")
 

@@ -51,22 +51,29 @@ class Whiten(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="lockstep")
-class WithMirrored(keras.layers.Layer):
-    """In inference, also the mirror images (left to right): (B, H, W, C) -> (2 * B, H, W, C)."""
+class WithViews(keras.layers.Layer):
+    """In inference, six views of each image: itself, moved by a pixel up and to the left, and down
+    and to the right; and these mirrored, left to right: (B, H, W, C) -> (6 * B, H, W, C)."""
 
     def call(self, images: Any, training: bool = False) -> Any:
-        return images if training else ops.concatenate([images, ops.flip(images, axis=2)], axis=0)
+        if training:
+            return images
+        height, width = ops.shape(images)[1:3]
+        wide = ops.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
+        moved = [images, wide[:, 2:, 2:], wide[:, :height, :width]]
+        return ops.concatenate([*moved, *(ops.flip(one, axis=2) for one in moved)], axis=0)
 
 
 @keras.saving.register_keras_serializable(package="lockstep")
-class MeanOfMirrored(keras.layers.Layer):
-    """In inference, the mean of what images and their mirror images gave: (2 * B, N) -> (B, N)."""
+class MeanOfViews(keras.layers.Layer):
+    """In inference, the mean of what the views of `WithViews` gave, those that are not moved
+    counting twice: (6 * B, N) -> (B, N)."""
 
     def call(self, outputs: Any, training: bool = False) -> Any:
         if training:
             return outputs
-        half = ops.shape(outputs)[0] // 2
-        return (outputs[:half] + outputs[half:]) / 2
+        own, up, down, *mirrored = ops.split(outputs, 6)
+        return (2 * (own + mirrored[0]) + up + down + mirrored[1] + mirrored[2]) / 8
 
 
 @keras.saving.register_keras_serializable(package="lockstep")

@@ -64,7 +64,8 @@ class Training(Section):
         1, description="accumulate gradients over this many passes before each exchange"
     )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
-        "float32", description="Keras dtype policy"
+        "float32",
+        description="Keras dtype policy; mixed_bfloat16 also pays on CPUs with amx_bf16 (lscpu)",
     )
     task_weights: Numbers | None = Field(
         None,

@@ -231,7 +231,7 @@ def test_the_card_of_another_checkpoint_says_of_which_the_results_are(
     [
         ("bag", "keras", "a model of texts, and"),
         ("bag", "tflite", "a model of texts, and"),
-        ("airbench", "keras", "not Keras' own .*WithMirrored"),
+        ("airbench", "keras", "not Keras' own .*WithViews"),
     ],
 )
 def test_formats_that_cannot_hold_a_model_are_refused_with_the_reason(
