@@ -54,17 +54,28 @@ class Sockets:
         with self._lock:
             if opened is not None and self._opened is not opened:
                 return
-            now = _sockets()
             for descriptor, name in self._opened.items():
-                if now.get(descriptor) != name:
-                    continue
-                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as one:
-                    one.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):
+                    _cut(descriptor, name)
 
     def forget(self) -> None:
         """They are about to be closed, and their numbers may be given to others."""
         with self._lock:
             self._opened = {}
+
+
+def _cut(descriptor: int, name: str) -> None:
+    """Shut a socket down. Looks at a copy: another thread may give the number to another one."""
+    copy = os.dup(descriptor)
+    try:
+        if os.readlink(f"/proc/self/fd/{copy}") == name:
+            one = socket.socket(fileno=copy)
+            try:
+                one.shutdown(socket.SHUT_RDWR)
+            finally:
+                one.detach()
+    finally:
+        os.close(copy)
 
 
 def _sockets() -> dict[int, str]:

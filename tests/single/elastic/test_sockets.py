@@ -95,6 +95,23 @@ def test_a_number_that_belongs_to_another_socket_by_now_is_not_cut(pairs) -> Non
     reused.close()
 
 
+def test_a_number_that_changes_hands_while_it_is_cut_is_left_alone(pairs, monkeypatch) -> None:
+    sockets = Sockets()
+    (other,) = connect(pairs)
+    with sockets.noted(watches=False):
+        (gone,) = connect(pairs)
+    number, dup = gone[0].fileno(), os.dup
+
+    def late(descriptor: int) -> int:
+        if descriptor == number:
+            _moved(other[0], number)
+        return dup(descriptor)
+
+    monkeypatch.setattr(os, "dup", late)
+    sockets.cut()
+    assert not is_cut(other)
+
+
 def _moved(one: socket.socket, number: int) -> int:
     """The same socket under this number."""
     return os.dup2(one.fileno(), number)
