@@ -95,7 +95,7 @@ class Dirac(keras.initializers.Initializer):
 
 @keras.saving.register_keras_serializable(package="lockstep")
 def gelu(x: Any) -> Any:
-    """GELU in the approximation that costs least, x * sigmoid(1.702 * x) (Hendrycks and Gimpel
+    """GELU in its simplest approximation, x * sigmoid(1.702 * x) (Hendrycks and Gimpel
     2016, arXiv:1606.08415, section 2), with a gradient that computes nothing twice."""
 
     @ops.custom_gradient

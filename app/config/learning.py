@@ -65,7 +65,7 @@ class Training(Section):
     )
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = Field(
         "float32",
-        description="Keras dtype policy; mixed_bfloat16 also pays on CPUs with amx_bf16 (lscpu)",
+        description="Keras dtype policy; mixed_bfloat16 may also pay on CPUs with amx_bf16 (lscpu)",
     )
     task_weights: Numbers | None = Field(
         None,
